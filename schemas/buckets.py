@@ -1,0 +1,93 @@
+"""Names: where the data of one stream and hour lie, in the same form on disk, in Cloud Storage and in a shuffle's keys."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+DEAD_LETTERS = "dead_letters"
+"""The stream of refused messages. It has buckets, receipts and a table like an event type, whose name it therefore can't be."""
+
+HOUR = timedelta(hours=1)
+
+
+def hour_of(moment: datetime) -> datetime:
+    """The start of the UTC hour that holds `moment`, which must carry a time zone (ValueError otherwise)."""
+    if moment.tzinfo is None:
+        raise ValueError(f"{moment} has no time zone")
+    return moment.astimezone(UTC).replace(minute=0, second=0, microsecond=0)
+
+
+@dataclass(frozen=True, order=True)
+class Bucket:
+    """One stream (an event type, or DEAD_LETTERS) in one UTC hour, named by the hour's start."""
+
+    stream: str
+    hour: datetime
+
+    def __post_init__(self) -> None:
+        if hour_of(self.hour) != self.hour:
+            raise ValueError(f"{self.hour} is not the start of an hour")
+
+    @property
+    def end(self) -> datetime:
+        """The first moment that no longer belongs to the hour."""
+        return self.hour + HOUR
+
+    @property
+    def key(self) -> str:
+        """`<stream>/<YYYYMMDDHH>`: the bucket as a shuffle's key. `from_key` reads it back."""
+        return f"{self.stream}/{self.hour:%Y%m%d%H}"
+
+    @classmethod
+    def from_key(cls, key: str) -> Bucket:
+        """The bucket that `key` names; ValueError when it names none."""
+        stream, _, hour = key.rpartition("/")
+        if not stream:
+            raise ValueError(f"{key!r} is not the key of a bucket")
+        return cls(stream, datetime.strptime(hour, "%Y%m%d%H").replace(tzinfo=UTC))
+
+    @property
+    def folder(self) -> str:
+        """Where its committed files lie, relative to the root of all buckets, without a slash at the end."""
+        return f"{stream_folder(self.stream)}/dt={self.hour:%Y-%m-%d}/hour={self.hour:%H}"
+
+    @property
+    def staging(self) -> str:
+        """Where its files lie until a receipt lists them. What stays here belongs to a lost attempt."""
+        return f"staging/{self.folder}"
+
+    @property
+    def receipt_name(self) -> str:
+        """The newest receipt whose files are all in place: what a reader of the bucket opens."""
+        return f"{self.folder}/_RECEIPT.json"
+
+    @property
+    def success_name(self) -> str:
+        """The empty object that is there once the bucket is closed."""
+        return f"{self.folder}/_SUCCESS"
+
+    def version_name(self, version: int) -> str:
+        """The receipt's version `version` (1 or more). Created once, never written again."""
+        return f"{self.folder}/_receipts/{version:06d}.json"
+
+
+def stream_folder(stream: str) -> str:
+    """The folder of all hours of a stream."""
+    return DEAD_LETTERS if stream == DEAD_LETTERS else f"events/{stream}"
+
+
+def bucket_of(name: str) -> Bucket | None:
+    """The bucket whose folder holds the object `name`, or None where it is in no bucket's."""
+    parts = name.split("/")
+    if parts[0] == "events":
+        del parts[0]
+    elif parts[0] != DEAD_LETTERS:
+        return None
+    if len(parts) < 4 or not parts[1].startswith("dt=") or not parts[2].startswith("hour="):
+        return None
+    try:
+        hour = datetime.strptime(parts[1][3:] + parts[2][5:], "%Y-%m-%d%H").replace(tzinfo=UTC)
+    except ValueError:
+        return None
+    return Bucket(parts[0], hour)

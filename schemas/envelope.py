@@ -1,0 +1,115 @@
+"""What surrounds every event: a message's attributes, and the columns that come before the event's own."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+from schemas.outcomes import Reason, Rejected, Stage
+
+EVENT_TYPE = "event_type"
+EVENT_ID = "event_id"
+SCHEMA_VERSION = "schema_version"
+CONTENT_TYPE = "content_type"
+SENT_AT = "sent_at"
+RECEIVED_AT = "received_at"
+
+JSON = "application/json"
+AVRO = "application/avro"
+
+MAX_PAYLOAD_BYTES = 8 * 1024 * 1024
+"""Refused above this. BigQuery loads Avro blocks of up to 16 MB, and the largest row must fit into one."""
+
+MAX_CLOCK_SKEW = timedelta(minutes=5)
+"""How far an edge's clock may run ahead of Pub/Sub's before its stamp is refused."""
+
+ENVELOPE_FIELDS: tuple[dict[str, object], ...] = (
+    {"name": "event_id", "type": "string", "doc": "Unique for the event type; the Pub/Sub message id where the client gave none."},
+    {"name": "event_type", "type": "string", "doc": "Names the contract."},
+    {"name": "schema_version", "type": "int", "doc": "The contract's version that the client wrote."},
+    {
+        "name": "received_at",
+        "type": {"type": "long", "logicalType": "timestamp-micros"},
+        "doc": "When the event was received; decides the hour.",
+    },
+    {
+        "name": "sent_at",
+        "type": ["null", {"type": "long", "logicalType": "timestamp-micros"}],
+        "default": None,
+        "doc": "When the client sent it, by the client's clock.",
+    },
+    {"name": "message_id", "type": "string", "doc": "Pub/Sub's id of the message that brought it."},
+    {
+        "name": "unknown_fields",
+        "type": ["null", "string"],
+        "default": None,
+        "doc": "JSON object of what the payload has and the contract does not know, nested as in the payload.",
+    },
+    {
+        "name": "skewed_from",
+        "type": ["null", {"type": "long", "logicalType": "timestamp-micros"}],
+        "default": None,
+        "doc": "The edge's stamp, where it lies further back than the allowed lateness: received_at is then Pub/Sub's publish time.",
+    },
+)
+"""Avro fields of the envelope's columns, in their order. A contract can't use their names."""
+
+_TIME = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d{1,9})?([Zz]|[+-]\d\d:\d\d)")
+
+
+@dataclass(frozen=True)
+class Message:
+    """What Pub/Sub delivered. published_at: Pub/Sub's own stamp, the same at each delivery of the message."""
+
+    data: bytes
+    attributes: Mapping[str, str]
+    message_id: str
+    published_at: datetime
+
+
+@dataclass(frozen=True)
+class Stamp:
+    """received_at decides the hour; skewed_from is the edge's stamp where it was too old to decide it."""
+
+    received_at: datetime
+    skewed_from: datetime | None = None
+
+
+def parse_time(text: str) -> datetime:
+    """Reads an RFC 3339 time with its offset, cut to microseconds, as UTC. Raises ValueError."""
+    match = _TIME.fullmatch(text)
+    if not match:
+        raise ValueError("not an RFC 3339 time with an offset, such as 2026-01-31T09:30:00Z")
+    fraction = match[1] or ""
+    return datetime.fromisoformat(text[:19].replace("t", "T") + fraction[:7] + match[2].upper().replace("Z", "+00:00")).astimezone(UTC)
+
+
+def format_time(moment: datetime) -> str:
+    """RFC 3339 in UTC with a Z; microseconds only where there are some."""
+    return moment.astimezone(UTC).isoformat().replace("+00:00", "Z")
+
+
+def stamp(attributes: Mapping[str, str], published_at: datetime, allowed_lateness: timedelta) -> Stamp:
+    """When the event was received, from data that never change, so that every delivery comes to the same hour.
+
+    That is the attribute received_at where an edge set it, Pub/Sub's publish time otherwise. A stamp whose
+    hour had ended more than allowed_lateness before the publish time is kept beside, and the publish time
+    decides: the event is delivered to an hour that is open, never dropped.
+    Raises Rejected for a stamp that can't be read, or that lies more than MAX_CLOCK_SKEW after the publish time.
+    """
+    text = attributes.get(RECEIVED_AT)
+    if text is None:
+        return Stamp(published_at)
+    try:
+        edge = parse_time(text)
+    except (ValueError, OverflowError) as error:
+        raise Rejected(Stage.ENVELOPE, Reason.UNREADABLE_RECEIVED_AT, f"attribute {RECEIVED_AT}: {error}") from None
+    if edge > published_at + MAX_CLOCK_SKEW:
+        detail = f"attribute {RECEIVED_AT} lies {edge - published_at} after the publish time; at most {MAX_CLOCK_SKEW} is allowed"
+        raise Rejected(Stage.ENVELOPE, Reason.FUTURE_RECEIVED_AT, detail)
+    end = edge.replace(minute=0, second=0, microsecond=0) + timedelta(hours=1)
+    if published_at - end > allowed_lateness:
+        return Stamp(published_at, skewed_from=edge)
+    return Stamp(edge)

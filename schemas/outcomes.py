@@ -1,0 +1,52 @@
+"""How a message can end: the exits that the books know, and why a message is refused."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class Exit(StrEnum):
+    """What the books count per event type and hour. RECEIVED equals the sum of the three ways out."""
+
+    RECEIVED = "received"
+    DELIVERED = "delivered"
+    DUPLICATE = "duplicate"
+    DEAD_LETTER = "dead_letter"
+
+
+class Stage(StrEnum):
+    """Where in the way of an event a message was refused."""
+
+    ENVELOPE = "envelope"
+    DECODE = "decode"
+    VALIDATE = "validate"
+
+
+class Reason(StrEnum):
+    """Why a message was refused. A value is a name in files and tables: it is never renamed."""
+
+    NO_TYPE = "no_type"
+    UNKNOWN_TYPE = "unknown_type"
+    UNKNOWN_VERSION = "unknown_version"
+    UNKNOWN_CONTENT_TYPE = "unknown_content_type"
+    BAD_ATTRIBUTE = "bad_attribute"
+    UNREADABLE_RECEIVED_AT = "unreadable_received_at"
+    FUTURE_RECEIVED_AT = "future_received_at"
+    EMPTY_PAYLOAD = "empty_payload"
+    PAYLOAD_TOO_LARGE = "payload_too_large"
+    INVALID_UTF8 = "invalid_utf8"
+    NOT_JSON = "not_json"
+    BROKEN_AVRO = "broken_avro"
+    MISSING_FIELD = "missing_field"
+    WRONG_TYPE = "wrong_type"
+    OUT_OF_RANGE = "out_of_range"
+
+
+class Rejected(Exception):
+    """A message breaks its contract. `detail` names the place and the rule, never a value of the payload."""
+
+    def __init__(self, stage: Stage, reason: Reason, detail: str) -> None:
+        super().__init__(f"{stage}: {reason}: {detail}")
+        self.stage = stage
+        self.reason = reason
+        self.detail = detail

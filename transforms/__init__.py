@@ -1,0 +1,1 @@
+"""How one step works. Knows no flag, no environment and no resource name."""
