@@ -1,0 +1,167 @@
+"""deliver: takes events from a Pub/Sub subscription, once each, to hourly buckets of files and table partitions.
+
+On Dataflow it runs until it is drained. On one machine it takes what was published before it started, and stops; messages are
+acknowledged when all of them are delivered. An hour that is not over yet is written, but not closed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import apache_beam as beam
+from apache_beam.io.gcp.pubsub import ReadFromPubSub
+from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.runners.runner import PipelineResult
+from google.cloud import pubsub_v1
+
+from pipelines.clients import subscriber
+from pipelines.flags import duration, resource, run_main
+from pipelines.runners import DATAFLOW, add_runner, beam_options, parse
+from schemas.buckets import DEAD_LETTERS
+from schemas.contracts import DEFAULT_FOLDER, Contracts, load_contracts
+from schemas.rows import dead_letter_schema, row_schema
+from schemas.tables import dead_letters_table, table_of
+from transforms.buckets import Buckets
+from transforms.buckets.opening import open_buckets
+from transforms.clocks import Clock, Fixed, utc_now
+from transforms.closing import CommitBuckets, FindOpenHours, LoadTables, LookAtHours, PassingHours, Report
+from transforms.delivering import BOOKS, HOURS, PACKS, Receive, WriteParts
+from transforms.pubsub import Leases, check_subscription, check_topic
+from transforms.source import PubSubSource, lend
+from transforms.tables import Tables
+from transforms.tables.opening import open_tables
+from transforms.windows import Hourly
+
+LOCAL_SHARDS = 1
+DATAFLOW_SHARDS = 16
+"""Files that a bucket gets at each pane, and so the workers that can write one busy event type at a time."""
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is plugged into the graph.
+
+    source: gives PubsubMessages; ends: whether it does so by itself, with what was there when the run started.
+    """
+
+    source: beam.PTransform
+    ends: bool
+    started: datetime
+    contracts: Contracts
+    buckets: Buckets
+    tables: Tables
+    audit_topic: str
+    allowed_lateness: timedelta
+    shards: int
+
+
+def build(pipeline: beam.Pipeline, plan: Plan) -> None:
+    """The whole way of an event, whatever runs it."""
+    contracts, buckets, lateness = plan.contracts, plan.buckets, plan.allowed_lateness
+    hourly = Hourly(lateness, plan.ends)
+    # A run that ends has not seen what came after its start, so it closes nothing that was not over by then.
+    closable: Clock = Fixed(plan.started) if plan.ends else utc_now
+    streams = [*contracts.types, DEAD_LETTERS]
+    row_schemas = {kind: row_schema(contracts.newest(kind)) for kind in contracts.types} | {DEAD_LETTERS: dead_letter_schema()}
+    tables_of = {kind: table_of(contracts.newest(kind)) for kind in contracts.types} | {DEAD_LETTERS: dead_letters_table()}
+
+    received = pipeline | "Read" >> plan.source | "Receive" >> Receive(contracts, lateness, plan.shards)
+    parts = received[PACKS] | "Write parts" >> WriteParts(buckets, row_schemas, hourly)
+
+    open_hours = pipeline | "Find open hours" >> FindOpenHours(buckets, streams, plan.started - lateness)
+    hours = received[HOURS] if plan.ends else pipeline | "Passing hours" >> PassingHours(plan.started)
+    looks = (open_hours, hours) | "All hours" >> beam.Flatten() | "Look at hours" >> LookAtHours(streams, plan.ends)
+
+    _ = (
+        {"Received": received[BOOKS], "Parts": parts, "Looks": looks}
+        | "Commit buckets" >> CommitBuckets(buckets, closable, hourly)
+        | "Load tables" >> LoadTables(plan.tables, tables_of, buckets)
+        | "Report counts" >> Report(plan.audit_topic)
+    )
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line. Beam's own flags come beside these."""
+    flags = argparse.ArgumentParser(prog="python -m pipelines.deliver", description=__doc__, allow_abbrev=False)
+    flags.add_argument("--subscription", required=True, type=resource("subscriptions"), help="where the events come from")
+    flags.add_argument("--buckets", required=True, help="where the hourly files go: a folder, or gs://bucket[/prefix]")
+    flags.add_argument("--tables", required=True, help="where the tables are: FILE.duckdb, or bigquery://project.dataset")
+    flags.add_argument("--audit_topic", required=True, type=resource("topics"), help="where the counts go")
+    flags.add_argument(
+        "--contracts", type=Path, default=DEFAULT_FOLDER, help="contracts that this run serves (default: the shipped)"
+    )
+    flags.add_argument(
+        "--allowed_lateness",
+        type=duration,
+        default=timedelta(days=7),
+        help="an event that comes later than this after its hour goes into the hour of its publishing (default: 7d)",
+    )
+    add_runner(flags)
+    return flags
+
+
+def main(argv: Sequence[str]) -> int:
+    """Checks everything that can be checked before it starts, then runs. Raises what `run_main` tells the user."""
+    flags, rest = parse(parser(), argv)
+    contracts = load_contracts(flags.contracts)
+    buckets, tables = open_buckets(flags.buckets), open_tables(flags.tables)
+    buckets.check_writable()
+    tables.check_writable(buckets)
+    with subscriber() as client:
+        check_subscription(client, flags.subscription)
+    with pubsub_v1.PublisherClient() as client:
+        check_topic(client, flags.audit_topic)
+    options, started = beam_options(flags.runner, rest), utc_now()
+    ends = flags.runner != DATAFLOW
+    plan = Plan(
+        source=beam.io.Read(PubSubSource(flags.subscription, started))
+        if ends
+        else ReadFromPubSub(subscription=flags.subscription, with_attributes=True),
+        ends=ends,
+        started=started,
+        contracts=contracts,
+        buckets=buckets,
+        tables=tables,
+        audit_topic=flags.audit_topic,
+        allowed_lateness=flags.allowed_lateness,
+        shards=LOCAL_SHARDS if ends else DATAFLOW_SHARDS,
+    )
+    if ends:
+        take(options, plan, flags.subscription)
+    else:
+        launch(options, plan)
+    return 0
+
+
+def launch(options: PipelineOptions, plan: Plan) -> PipelineResult:
+    """Starts the job and does not wait for its end, as a flex template's launcher must not."""
+    pipeline = beam.Pipeline(options=options)
+    build(pipeline, plan)
+    return pipeline.run()
+
+
+def take(options: PipelineOptions, plan: Plan, subscription: str) -> int:
+    """Runs until the source ends, acknowledges what was taken, and returns how many messages that were.
+
+    If the run fails nothing is acknowledged, and the messages go back to Pub/Sub.
+    """
+    begin = time.monotonic()
+    with subscriber() as client, Leases(subscription, client) as leases:
+        lend(leases)
+        launch(options, plan).wait_until_finish()
+        taken = leases.acknowledge()
+    _log.info("%s: %d messages delivered and acknowledged in %.0f s", subscription, taken, time.monotonic() - begin)
+    return taken
+
+
+if __name__ == "__main__":
+    sys.exit(run_main(main))

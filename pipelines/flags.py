@@ -1,0 +1,60 @@
+"""Flags, and how a command ends: what every pipeline's command line shares."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import re
+import sys
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+
+from schemas.contracts import ContractError
+from schemas.receipts import ReceiptError
+from transforms.buckets import BucketsError
+from transforms.pubsub import PubSubError
+from transforms.tables import TablesError
+
+_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
+
+
+class UserError(Exception):
+    """Something that the user can mend. The message says what, where, and how."""
+
+
+USER_ERRORS = (UserError, ContractError, BucketsError, TablesError, PubSubError, ReceiptError)
+"""What a user can mend. Told in one line, without a stack trace."""
+
+
+def duration(text: str) -> timedelta:
+    """Reads 90s, 15m, 36h or 7d."""
+    match = re.fullmatch(r"(\d+)([smhd])", text)
+    if not match:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a duration such as 90s, 15m, 36h or 7d")
+    return timedelta(**{_UNITS[match[2]]: int(match[1])})
+
+
+def resource(kind: str) -> Callable[[str], str]:
+    """Reads projects/PROJECT/<kind>/NAME, where kind is topics or subscriptions."""
+
+    def read(text: str) -> str:
+        if not re.fullmatch(rf"projects/[a-z][a-z0-9:.-]+/{kind}/[A-Za-z][\w.~+%-]{{2,254}}", text):
+            raise argparse.ArgumentTypeError(f"{text!r} is not of the form projects/PROJECT/{kind}/NAME")
+        return text
+
+    return read
+
+
+def run_main(main: Callable[[Sequence[str]], int]) -> int:
+    """Runs a command with the process's arguments; what a user can mend becomes one line and exit status 2."""
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    for room in ("pipelines", "transforms"):
+        logging.getLogger(room).setLevel(logging.INFO)
+    try:
+        return main(sys.argv[1:])
+    except USER_ERRORS as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted: nothing was acknowledged that is not delivered; run it again", file=sys.stderr)
+        return 130

@@ -1,0 +1,82 @@
+"""A source of Pub/Sub messages for runners that have none of their own."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from apache_beam import coders
+from apache_beam.io.gcp.pubsub import PubsubMessage
+from apache_beam.io.unbounded_source import CheckpointMark, UnboundedReader, UnboundedSource
+from apache_beam.utils.timestamp import MAX_TIMESTAMP, MIN_TIMESTAMP, Timestamp
+
+from transforms.pubsub import Leases, batches
+
+_leases: dict[str, Leases] = {}
+
+
+def lend(leases: Leases) -> None:
+    """Gives the readers of this process the leases to hold messages by. A run's engine must read in this process."""
+    _leases[leases.subscription] = leases
+
+
+class PubSubSource(UnboundedSource):  # type: ignore[misc]
+    """The messages that were published before `until` and that nobody else has leased, each as a PubsubMessage.
+
+    An element's timestamp is its publish time; the watermark follows the publish times, and ends with the last message. The
+    messages are not acknowledged: that is for the holder of the leases, when what they brought is durable.
+    """
+
+    def __init__(self, subscription: str, until: datetime) -> None:
+        self._subscription = subscription
+        self._until = until
+
+    def split(self, desired_num_splits: int, options: Any = None) -> list[PubSubSource]:
+        return [self]
+
+    def create_reader(self, options: Any, checkpoint_mark: CheckpointMark | None) -> _Reader:
+        return _Reader(_leases[self._subscription], self._until)
+
+    def get_checkpoint_mark_coder(self) -> coders.Coder:
+        return coders.PickleCoder()
+
+
+class _Reader(UnboundedReader):  # type: ignore[misc]
+    def __init__(self, leases: Leases, until: datetime) -> None:
+        self._leases = leases
+        self._batches = batches(leases, until)
+        self._batch: list[Any] = []
+        self._watermark = MIN_TIMESTAMP
+
+    def start(self) -> bool:
+        return self.advance()
+
+    def advance(self) -> bool:
+        if self._batch:
+            self._batch.pop()
+        if not self._batch:
+            self._batch = next(self._batches, [])
+            self._watermark = max(self._watermark, min(map(_published, self._batch), default=MAX_TIMESTAMP))
+        if not self._batch:
+            return False
+        self._leases.use(self._batch[-1].ack_id)
+        return True
+
+    def get_current(self) -> PubsubMessage:
+        received = self._batch[-1]
+        published = _published(received).to_utc_datetime(has_tz=True)
+        return PubsubMessage(received.message.data, dict(received.message.attributes), received.message.message_id, published)
+
+    def get_current_timestamp(self) -> Timestamp:
+        return _published(self._batch[-1])
+
+    def get_watermark(self) -> Timestamp:
+        return self._watermark
+
+    def get_checkpoint_mark(self) -> CheckpointMark:
+        return CheckpointMark()
+
+
+def _published(received: Any) -> Timestamp:
+    moment = received.message.publish_time
+    return Timestamp(moment.seconds, moment.nanos // 1000)
