@@ -17,7 +17,14 @@ class TablesError(Exception):
 
 
 class LoadFailed(TablesError):
-    """A load job ended without effect; its id is used up. The partition is as it was."""
+    """A load job ended without effect; its id is used up. The partition is as it was.
+
+    earlier: the job had failed before this call, which ran nothing.
+    """
+
+    def __init__(self, message: str, earlier: bool = False) -> None:
+        super().__init__(message)
+        self.earlier = earlier
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,63 @@
+"""The audit's ledger: every report ever heard, kept beside the buckets, so that an hour can be judged again at any time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from hashlib import sha256
+
+from schemas.buckets import Bucket, hour_of
+from schemas.reports import Delivered, Published, Report, parse_report
+from transforms.buckets import Buckets, BucketsError
+
+_FOLDER = "audit/reports"
+
+
+def keep(buckets: Buckets, reports: Iterable[bytes]) -> int:
+    """Stores reports, each under its hour, and returns how many hours that touched. Keeping the same ones again changes
+    nothing.
+
+    Raises ValueError for what is not a report, before anything is stored.
+    """
+    by_hour: dict[datetime, set[bytes]] = {}
+    for data in reports:
+        by_hour.setdefault(_hour(parse_report(data)), set()).add(data)
+    for hour, lines in by_hour.items():
+        content = b"\n".join(sorted(lines)) + b"\n"
+        buckets.create(f"{_folder(hour)}/{sha256(content).hexdigest()[:32]}.ndjson", content)
+    return len(by_hour)
+
+
+def known_hours(buckets: Buckets) -> list[datetime]:
+    """The hours that some report speaks of, in order."""
+    hours = set()
+    for stored in buckets.list(f"{_FOLDER}/"):
+        day, hour = stored.name.split("/")[2:4]
+        hours.add(datetime.strptime(day + hour, "dt=%Y-%m-%dhour=%H").replace(tzinfo=UTC))
+    return sorted(hours)
+
+
+def heard(buckets: Buckets, hour: datetime) -> tuple[list[Published], dict[Bucket, Delivered]]:
+    """The publishers' reports of an hour, one of each id, and each bucket's newest. BucketsError names a broken file."""
+    published: dict[str, Published] = {}
+    delivered: dict[Bucket, Delivered] = {}
+    for stored in buckets.list(f"{_folder(hour)}/"):
+        data, _ = buckets.read(stored.name)
+        for line in data.splitlines():
+            try:
+                report = parse_report(line)
+            except ValueError as error:
+                raise BucketsError(f"{stored.name} can't be read: {error}. Restore it from a copy.") from None
+            if isinstance(report, Published):
+                published[report.id] = report
+            elif report.bucket not in delivered or delivered[report.bucket].version < report.version:
+                delivered[report.bucket] = report
+    return list(published.values()), delivered
+
+
+def _hour(report: Report) -> datetime:
+    return hour_of(report.hour) if isinstance(report, Published) else report.bucket.hour
+
+
+def _folder(hour: datetime) -> str:
+    return f"{_FOLDER}/dt={hour:%Y-%m-%d}/hour={hour:%H}"
