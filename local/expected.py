@@ -1,0 +1,70 @@
+"""What went into the demo, told from the inputs alone, and how the audit's verdicts differ from it."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from publisher.simulate import Expected, expected
+from schemas.buckets import HOUR, hour_of
+from schemas.envelope import format_time, parse_time
+
+Key = tuple[str, datetime]
+
+
+def flights_hours(file: Path) -> list[datetime]:
+    """Every hour from the file's first event to its last."""
+    return _every_hour(hour for _, hour in _flights(file))
+
+
+def put_in(flights: Path, seed: int, events: int, hours: int, end: datetime) -> dict[Key, Expected]:
+    """What must come out of each event type and hour."""
+    result = expected(seed, events, hours, end)
+    found = _flights(flights)
+    for key in product({kind for kind, _ in found}, _every_hour(hour for _, hour in found)):
+        result[key] = Expected()
+    for key in found:
+        result[key].messages += 1
+        result[key].delivered += 1
+    return result
+
+
+def differences(verdicts: Iterable[Mapping[str, Any]], expectation: Mapping[Key, Expected]) -> list[str]:
+    """Where the verdicts say something else than what was put in, a sentence each."""
+    found = {(row["event_type"], parse_time(row["hour"])): row for row in verdicts}
+    result = [
+        f"{kind or '(no type)'} {format_time(hour)}: a verdict on what was never put in"
+        for kind, hour in found.keys() - expectation.keys()
+    ]
+    for (kind, hour), one in expectation.items():
+        row = found.get((kind, hour), {})
+        wanted = {
+            "status": "COMPLETE",
+            "published": one.messages,
+            "received": one.messages,
+            "in_files": one.delivered,
+            "in_table": one.delivered,
+            "late": one.late,
+            "duplicates": one.duplicates,
+            "dead_letters": one.dead.total(),
+        }
+        wrong = [f"{name} is {row.get(name)}, not {value}" for name, value in wanted.items() if row.get(name) != value]
+        if wrong:
+            result.append(f"{kind or '(no type)'} {format_time(hour)}: {', '.join(wrong)}")
+    return sorted(result)
+
+
+def _flights(file: Path) -> list[Key]:
+    with gzip.open(file) as lines:
+        events = [json.loads(line) for line in lines]
+    return [(event["event_type"], hour_of(parse_time(event["received_at"]))) for event in events]
+
+
+def _every_hour(hours: Iterable[datetime]) -> list[datetime]:
+    found = sorted(set(hours))
+    return [found[0] + HOUR * step for step in range((found[-1] - found[0]) // HOUR + 1)]

@@ -1,0 +1,65 @@
+"""The demo's table: a row for each event type, and what a person should look at below it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import duckdb
+from rich.table import Table
+
+_NUMBERS = {
+    "published": "published",
+    "received": "received",
+    "in_files": "in files",
+    "in_table": "in table",
+    "late": "late",
+    "duplicates": "duplicates",
+    "dead_letters": "dead letters",
+}
+
+
+def read_verdicts(file: Path) -> list[dict[str, Any]]:
+    """The verdicts that the audit wrote."""
+    verdicts: list[dict[str, Any]] = json.loads(file.read_text())
+    return verdicts
+
+
+def picture(verdicts: Sequence[dict[str, Any]]) -> Table:
+    """One row for each event type: its hours, its events, and how many of its hours are COMPLETE."""
+    table = Table("event type", "hours", *_NUMBERS.values(), "COMPLETE")
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for kind in sorted({row["event_type"] for row in verdicts}):
+        rows = [row for row in verdicts if row["event_type"] == kind]
+        table.add_row(*_cells(kind or "(no type)", rows))
+    table.add_section()
+    table.add_row(*_cells("all", verdicts))
+    return table
+
+
+def _cells(name: str, rows: Sequence[dict[str, Any]]) -> list[str]:
+    complete = sum(row["status"] == "COMPLETE" for row in rows)
+    numbers = [f"{sum(row[key] or 0 for row in rows):,}" for key in _NUMBERS]
+    colour = "green" if complete == len(rows) else "bold red"
+    return [name, str(len(rows)), *numbers, f"[{colour}]{complete} of {len(rows)}[/]"]
+
+
+def unfinished(verdicts: Sequence[dict[str, Any]]) -> list[str]:
+    """A line for each bucket that is not COMPLETE."""
+    return [
+        f"{row['event_type'] or '(no type)'} {row['hour']}: {row['status']}: {'; '.join(row['findings'])}"
+        for row in verdicts
+        if row["status"] != "COMPLETE"
+    ]
+
+
+def refusals(tables: Path) -> list[str]:
+    """The dead letters by reason, a line each, as the table has them."""
+    with duckdb.connect(tables, read_only=True) as db:
+        found = db.execute(
+            "SELECT reason, count(*) FROM dead_letters GROUP BY reason ORDER BY count(*) DESC, reason"
+        ).fetchall()
+    return [f"{number:>6}  {reason}" for reason, number in found]
