@@ -1,0 +1,69 @@
+# Works with GNU make 3.81 and later, on Linux and macOS. `make` alone prints the targets.
+
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+# Looked for in this order; the first is what the image has. `make venv PYTHON=/path/to/python` names another.
+PYTHONS := $(PYTHON) python3.12 python3.13 python3.11 python3 python
+FITS := import sys, ensurepip, venv; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))
+
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+# Google's libraries would ask a metadata server for credentials, and wait for it where there is none.
+export NO_GCE_CHECK := true
+
+.DEFAULT_GOAL := help
+.PHONY: help venv demo test test-fast lint contracts templates bench lock clean
+
+help: ## Print this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+venv: $(INSTALLED) ## Make the virtual environment .venv with pinned dependencies (the other targets do it when they need it)
+
+demo: $(INSTALLED) ## Publish, deliver and audit events on this machine; show what became of them, and leave it in demo/
+	$(BIN)/python -m local.demo
+
+test: $(INSTALLED) ## Run all tests
+	$(BIN)/python -m pytest
+
+test-fast: $(INSTALLED) ## Run the tests that take no longer than a moment
+	$(BIN)/python -m pytest -m "not slow"
+
+lint: $(INSTALLED) ## Check style, formatting, types and which room imports which
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+contracts: $(INSTALLED) ## Check the contracts: valid, fit for BigQuery, compatible with their earlier versions
+	$(BIN)/python -m schemas.check
+
+templates: $(INSTALLED) ## Render the specs of the Dataflow templates into build/templates/
+	$(BIN)/python -m templates.render
+
+bench: $(INSTALLED) ## Measure how fast deliver is, beside the textbook pipeline and a bare loop
+	$(BIN)/python -m bench.deliver
+
+lock: ## Pin what setup.py asks for in requirements.txt; pins that still fit stay (delete the file to renew all)
+	@test -x $(BIN)/uv || { echo "error: $(BIN)/uv is not there; run 'make venv' first" >&2; exit 1; }
+	$(BIN)/uv pip compile setup.py --extra dev --universal --python-version 3.11 --generate-hashes --no-annotate \
+		--custom-compile-command "make lock" --output-file requirements.txt --quiet
+
+clean: ## Remove everything that was made here: environment, demo, builds, caches
+	rm -rf $(VENV) demo build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(INSTALLED): requirements.txt setup.py
+	@python=; for candidate in $(PYTHONS); do \
+		if "$$candidate" -c '$(FITS)' 2>/dev/null; then python=$$candidate; break; fi; \
+	done; \
+	if [ -z "$$python" ]; then \
+		echo "error: found no Python 3.11, 3.12 or 3.13 with its venv module (tried: $(PYTHONS))." >&2; \
+		echo "Install one (Debian: python3.12-venv), or name it: make venv PYTHON=/path/to/python3.12" >&2; \
+		exit 1; \
+	fi; \
+	echo "Making $(VENV) with $$("$$python" --version): about 1.2 GB, one to three minutes"; \
+	"$$python" -m venv --clear $(VENV)
+	$(BIN)/python -m pip install --require-hashes -r requirements.txt
+	$(BIN)/python -m pip install --no-deps --no-build-isolation --no-index -e .
+	@touch $@

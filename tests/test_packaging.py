@@ -1,0 +1,176 @@
+"""One list of dependencies, one lock: setup.py, requirements.txt and what the code imports."""
+
+from __future__ import annotations
+
+import ast
+import importlib.metadata
+import re
+import runpy
+import shutil
+import subprocess
+import sys
+import zipfile
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import setuptools
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).parents[1]
+SHIPPED = ["schemas", "transforms", "pipelines", "publisher", "local"]
+TOOLS = ["templates", "tests", "bench"]
+
+
+@pytest.fixture
+def package(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """What setup.py passes to setuptools."""
+    passed: dict[str, Any] = {}
+    monkeypatch.setattr(setuptools, "setup", passed.update)
+    monkeypatch.chdir(ROOT)
+    runpy.run_path("setup.py")
+    return passed
+
+
+def locked() -> dict[str, list[Requirement]]:
+    """The lock's packages by name. One may be pinned several times, for different Pythons."""
+    pins: dict[str, list[Requirement]] = {}
+    for line in (ROOT / "requirements.txt").read_text().splitlines():
+        if not line.startswith((" ", "#")):
+            pin = Requirement(line.rstrip(" \\"))
+            pins.setdefault(canonicalize_name(pin.name), []).append(pin)
+    return pins
+
+
+def imports(rooms: list[str]) -> Iterator[tuple[str, str]]:
+    """Each module that files of the rooms import, with the file's name."""
+    for path in sorted(path for room in rooms for path in (ROOT / room).rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names: list[str] = []
+            if isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                # `from google.cloud import bigquery` names a module of a package that is in no distribution by itself.
+                names = [f"{node.module}.{alias.name}" for alias in node.names]
+            yield from ((name, str(path.relative_to(ROOT))) for name in names)
+
+
+@cache
+def distributions() -> dict[str, str]:
+    """Which installed distribution brings a module or package, by its dotted name."""
+    found: dict[str, str] = {}
+    for distribution in importlib.metadata.distributions():
+        owner = canonicalize_name(distribution.metadata["Name"])
+        for line in (distribution.read_text("RECORD") or "").splitlines():
+            file = line.partition(",")[0]
+            if file.endswith((".py", ".so")):
+                folder, _, name = file.rpartition("/")
+                module = folder if name == "__init__.py" else f"{folder}/{name.partition('.')[0]}".lstrip("/")
+                found[module.replace("/", ".")] = owner
+    return found
+
+
+def undeclared(rooms: list[str], declared: set[str]) -> list[str]:
+    """Imports of the rooms that no declared dependency brings."""
+    own, brings, missing = {*SHIPPED, *TOOLS}, distributions(), []
+    for name, path in imports(rooms):
+        if name.split(".")[0] in own | sys.stdlib_module_names:
+            continue
+        parts = name.split(".")
+        prefixes = [".".join(parts[:length]) for length in range(len(parts), 0, -1)]
+        source = next((brings[prefix] for prefix in prefixes if prefix in brings), None)
+        if source not in declared:
+            missing.append(f"{path}: {name} comes from {source or 'nothing that is installed'}")
+    return missing
+
+
+def names(requirements: list[str]) -> set[str]:
+    return {canonicalize_name(Requirement(requirement).name) for requirement in requirements}
+
+
+def test_the_lock_pins_every_direct_dependency_to_a_version_that_setup_py_allows(package: dict[str, Any]) -> None:
+    pins = locked()
+    for requirement in map(Requirement, package["install_requires"] + package["extras_require"]["dev"]):
+        for pin in pins[canonicalize_name(requirement.name)]:
+            (version,) = pin.specifier
+            assert version.operator == "=="
+            assert version.version in requirement.specifier, f"{pin} does not fit {requirement}: run `make lock`"
+
+
+def test_the_lock_has_a_hash_for_every_package() -> None:
+    entries = re.split(r"\n(?=[^ #])", (ROOT / "requirements.txt").read_text())[1:]
+    assert len(entries) > 100
+    assert [entry for entry in entries if "--hash=sha256:" not in entry] == []
+
+
+def test_the_lock_names_no_registry_and_no_path() -> None:
+    lines = (ROOT / "requirements.txt").read_text().splitlines()
+    wrong = [line for line in lines if re.search(r"://|--(index|extra|find|trusted)|@|(^|[\s=])/|file:", line)]
+    assert wrong == []
+
+
+def test_the_pythons_are_said_alike_by_setup_py_the_makefile_and_the_tools(package: dict[str, Any]) -> None:
+    allowed = SpecifierSet(package["python_requires"])
+    assert [minor for minor in range(8, 20) if f"3.{minor}.0" in allowed] == [11, 12, 13]
+    makefile, tools = (ROOT / "Makefile").read_text(), (ROOT / "pyproject.toml").read_text()
+    assert "(3, 11) <= sys.version_info[:2] < (3, 14)" in makefile
+    assert "--python-version 3.11 " in makefile
+    assert 'target-version = "py311"' in tools
+    assert 'python_version = "3.11"' in tools
+
+
+def test_all_that_the_shipped_code_imports_is_asked_for(package: dict[str, Any]) -> None:
+    assert undeclared(SHIPPED, names(package["install_requires"])) == []
+
+
+def test_all_that_tests_and_tools_import_is_asked_for(package: dict[str, Any]) -> None:
+    assert undeclared(TOOLS, names(package["install_requires"] + package["extras_require"]["dev"])) == []
+
+
+def test_make_alone_prints_every_target_with_a_sentence() -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    targets = re.search(r"^\.PHONY: (.+)$", makefile, re.MULTILINE)
+    assert targets
+    # --no-print-directory: this test may itself be run by make, which would say so.
+    printed = subprocess.run(["make", "--no-print-directory"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    lines = [re.fullmatch(r"make ([a-z-]+) +[A-Z].{10,}", line) for line in printed.splitlines()]
+    assert [line and line[1] for line in lines] == targets[1].split()
+
+
+def test_make_venv_says_what_to_do_where_no_python_fits(tmp_path: Path) -> None:
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    for name in ("requirements.txt", "setup.py"):
+        (tmp_path / name).touch()
+    for python in ("python3", "python3.12"):
+        (tmp_path / python).write_text("#!/bin/sh\nexit 1\n")
+        (tmp_path / python).chmod(0o755)
+    make = shutil.which("make")
+    assert make
+    path = {"PATH": str(tmp_path)}
+    made = subprocess.run([make, "venv"], check=False, cwd=tmp_path, capture_output=True, text=True, env=path)
+    assert made.returncode != 0
+    assert "make venv PYTHON=" in made.stderr
+    assert not (tmp_path / ".venv").exists()
+
+
+@pytest.mark.slow
+def test_the_wheel_has_the_contracts_and_every_room_but_no_tests_and_no_tools(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    source.mkdir()
+    for name in ("setup.py", "pyproject.toml", "MANIFEST.in", "LICENSE", "requirements.txt"):
+        shutil.copy(ROOT / name, source)
+    for room in SHIPPED + TOOLS:
+        shutil.copytree(ROOT / room, source / room, ignore=shutil.ignore_patterns("__pycache__"))
+    build = ["pip", "wheel", "--no-deps", "--no-build-isolation", "--no-index", "--wheel-dir"]
+    subprocess.run([sys.executable, "-m", *build, tmp_path, source], check=True, capture_output=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    shipped = {Path(name) for name in zipfile.ZipFile(wheel).namelist()}
+    expected = {
+        path.relative_to(source) for room in SHIPPED for path in (source / room).rglob("*") if path.suffix in (".py", ".avsc")
+    }
+    assert {path for path in shipped if not path.parts[0].endswith(".dist-info")} == expected
+    assert any(path.suffix == ".avsc" for path in shipped)
