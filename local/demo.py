@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from contextlib import chdir
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from google.cloud import pubsub_v1
 from rich.console import Console
@@ -29,40 +30,34 @@ from schemas.envelope import format_time
 
 ROOT = Path(__file__).resolve().parent.parent
 FLIGHTS = Path("tests/data/flights.ndjson.gz")
-FOLDER = Path("demo")
-BUCKETS, TABLES, VERDICTS = FOLDER / "buckets", FOLDER / "tables.duckdb", FOLDER / "verdicts.json"
-
 SEED, EVENTS, HOURS = 1, 20_000, 3
 """The simulated traffic: the same in every run, but for the hours it lies in, the last full ones."""
 
 PROJECT = "projects/local-demo"
+BUCKETS, TABLES, VERDICTS = "buckets", "tables.duckdb", "verdicts.json"
+TABLE_WIDTH = 110
 
 
-def main() -> int:
-    """Runs the demo in the checkout's folder. Returns the exit status."""
+def main(folder: Path = Path("demo")) -> int:
+    """Runs the demo in the checkout, and leaves what it made in `folder`. Returns the exit status."""
     started = time.monotonic()
     console = Console(highlight=False, soft_wrap=True)
     end = hour_of(datetime.now(UTC))
     with chdir(ROOT), Broker(port=0) as broker:
         os.environ["PUBSUB_EMULATOR_HOST"] = broker.address
-        clear(console)
+        clear(folder, console)
         for name in ("flights", "music", "audit"):
             make_topic(name)
-        for title, allowed, command in commands(end):
+        for title, good, command in commands(folder, end):
             console.print(f"[bold cyan]{title}[/]\n[dim]$ python -m {' '.join(command)}[/]")
             status = subprocess.run([sys.executable, "-m", *command], check=False).returncode  # noqa: S603 - our own commands
-            if status not in allowed:
-                console.print(f"[bold red]failed: {title}: exit status {status}[/]")
+            if status not in good:
+                console.print(f"[bold red]failed with exit status {status}: {title}[/]")
                 return 1
-        verdicts = read_verdicts(VERDICTS)
+        verdicts = read_verdicts(folder / VERDICTS)
         wrong = differences(verdicts, put_in(FLIGHTS, SEED, EVENTS, HOURS, end))
-        console.print(picture(verdicts))
-        for line in unfinished(verdicts):
-            console.print(line)
-        console.print("dead letters by reason:", *refusals(TABLES), sep="\n")
-        for line in wrong:
-            console.print(f"[bold red]not as put in:[/] {line}")
-        where_next(console, end)
+        show(console, folder, verdicts, wrong)
+        where_next(console, folder, end)
     outcome = (
         "[bold red]The audit does not say what was put in.[/]" if wrong else "[bold green]The audit says what was put in.[/]"
     )
@@ -70,16 +65,16 @@ def main() -> int:
     return 1 if wrong else 0
 
 
-def clear(console: Console) -> None:
+def clear(folder: Path, console: Console) -> None:
     """Begins with nothing: what an earlier run left goes, so that every run shows the same."""
-    if FOLDER.exists():
-        console.print(f"[dim]{FOLDER}/ of an earlier run is replaced[/]")
-        shutil.rmtree(FOLDER)
+    if folder.exists():
+        console.print(f"[dim]{folder}/ of an earlier run is replaced[/]")
+        shutil.rmtree(folder)
     # A run closes the hours of all types that it has contracts for, so each topic's run gets those of its own types.
     for contract in DEFAULT_FOLDER.iterdir():
         if contract.is_dir():
             shutil.copytree(
-                contract, FOLDER / "contracts" / ("music" if contract.name in EVENT_TYPES else "flights") / contract.name
+                contract, folder / "contracts" / ("music" if contract.name in EVENT_TYPES else "flights") / contract.name
             )
 
 
@@ -89,13 +84,13 @@ def make_topic(name: str) -> None:
     with pubsub_v1.PublisherClient() as publisher:
         publisher.create_topic(name=topic)
     with pubsub_v1.SubscriberClient() as subscriber:
-        subscriber.create_subscription(name=f"{PROJECT}/subscriptions/{name}", topic=topic, ack_deadline_seconds=60)
+        subscriber.create_subscription(name=f"{PROJECT}/subscriptions/{name}", topic=topic)
 
 
-def commands(end: datetime) -> Sequence[tuple[str, tuple[int, ...], list[str]]]:
+def commands(folder: Path, end: datetime) -> Sequence[tuple[str, tuple[int, ...], list[str]]]:
     """What the demo does: a title, the exit statuses that are no failure, and a Python module with its arguments."""
     audit_topic = ["--audit_topic", f"{PROJECT}/topics/audit"]
-    stores = ["--buckets", str(BUCKETS), "--tables", str(TABLES)]
+    stores = ["--buckets", str(folder / BUCKETS), "--tables", str(folder / TABLES)]
     music = ["publisher", "simulate", "--topic", f"{PROJECT}/topics/music", *audit_topic]
     music += ["--seed", str(SEED), "--events", str(EVENTS), "--hours", str(HOURS), "--end", format_time(end)]
     deliver = ["pipelines.deliver", *stores, *audit_topic]
@@ -104,16 +99,24 @@ def commands(end: datetime) -> Sequence[tuple[str, tuple[int, ...], list[str]]]:
         "--subscription",
         f"{PROJECT}/subscriptions/music",
         "--contracts",
-        str(FOLDER / "contracts/music"),
+        str(folder / "contracts/music"),
     ]
     deliver_flights = [
         *deliver,
         "--subscription",
         f"{PROJECT}/subscriptions/flights",
         "--contracts",
-        str(FOLDER / "contracts/flights"),
+        str(folder / "contracts/flights"),
     ]
     age = (end - flights_hours(FLIGHTS)[0]) // (24 * HOUR) + 1
+    audit = [
+        "pipelines.audit",
+        "--subscription",
+        f"{PROJECT}/subscriptions/audit",
+        *stores,
+        "--verdicts",
+        str(folder / VERDICTS),
+    ]
     return [
         (
             "Publish real events",
@@ -125,28 +128,36 @@ def commands(end: datetime) -> Sequence[tuple[str, tuple[int, ...], list[str]]]:
         ("Deliver the simulated events", (0,), deliver_music),
         ("Publish what was held back: its hours have closed", (0,), [*music, "--part", "second"]),
         ("Deliver what is late", (0,), deliver_music),
-        # 1: some verdict is not COMPLETE. Whether that is as it should be is for the comparison below.
-        (
-            "Audit",
-            (0, 1),
-            ["pipelines.audit", "--subscription", f"{PROJECT}/subscriptions/audit", *stores, "--verdicts", str(VERDICTS)],
-        ),
+        # 1: some verdict is not COMPLETE. Whether that is as it should be, the comparison with what was put in tells.
+        ("Audit", (0, 1), audit),
     ]
 
 
-def where_next(console: Console, end: datetime) -> None:
+def show(console: Console, folder: Path, verdicts: Sequence[dict[str, Any]], wrong: Sequence[str]) -> None:
+    """The table, and below it what a person should look at."""
+    # A terminal that is too narrow would cut the numbers.
+    Console(highlight=False, width=max(console.width, TABLE_WIDTH)).print(picture(verdicts))
+    for line in unfinished(verdicts):
+        console.print(line)
+    console.print("dead letters by reason:", *refusals(folder / TABLES), sep="\n")
+    for line in wrong:
+        console.print(f"[bold red]not as put in:[/] {line}")
+
+
+def where_next(console: Console, folder: Path, end: datetime) -> None:
     """Tells where everything lies, and what to try."""
-    hour = end - HOUR
-    receipt = BUCKETS / Bucket("track_played", hour).receipt_name
+    hour, sql = end - HOUR, f".venv/bin/python -m local.sql {folder / TABLES}"
     of_hour = f"received_at >= '{format_time(hour)}' AND received_at < '{format_time(end)}'"
-    top = f"SELECT * FROM track_played WHERE {of_hour} LIMIT 5"
+    top = f"SELECT event_id, received_at, track.title, played_ms FROM track_played WHERE {of_hour} LIMIT 5"
     hourly = (
         "SELECT hour, status, published, in_files, in_table FROM verdicts WHERE event_type = 'flight_departed' ORDER BY hour"
     )
-    console.print(f"\nFiles and receipts: {BUCKETS}/   tables: {TABLES}   verdicts: {VERDICTS}\nTry next:")
-    console.print(f'  an hour in SQL:             .venv/bin/python -m local.sql {TABLES} "{top}"')
-    console.print(f"  an hour's receipt:          cat {receipt}")
-    console.print(f'  one type, hour by hour:     .venv/bin/python -m local.sql {TABLES} "{hourly}"\n')
+    console.print(
+        f"\nFiles and receipts: {folder / BUCKETS}/   tables: {folder / TABLES}   verdicts: {folder / VERDICTS}\nTry next:"
+    )
+    console.print(f'  {sql} "{top}"')
+    console.print(f"  cat {folder / BUCKETS / Bucket('track_played', hour).receipt_name}")
+    console.print(f'  {sql} "{hourly}"\n')
 
 
 if __name__ == "__main__":

@@ -8,16 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 _NUMBERS = {
     "published": "published",
     "received": "received",
-    "in_files": "in files",
-    "in_table": "in table",
+    "in_files": "delivered\nto files",
+    "in_table": "delivered\nto table",
     "late": "late",
-    "duplicates": "duplicates",
-    "dead_letters": "dead letters",
+    "duplicates": "dupli-\ncates",
+    "dead_letters": "dead\nletters",
 }
 
 
@@ -29,9 +30,10 @@ def read_verdicts(file: Path) -> list[dict[str, Any]]:
 
 def picture(verdicts: Sequence[dict[str, Any]]) -> Table:
     """One row for each event type: its hours, its events, and how many of its hours are COMPLETE."""
-    table = Table("event type", "hours", *_NUMBERS.values(), "COMPLETE")
-    for column in table.columns[1:]:
-        column.justify = "right"
+    table = Table("event type", "hours", *_NUMBERS.values(), "hours\nCOMPLETE", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for column in table.columns:
+        column.no_wrap = True
+        column.justify = "left" if column is table.columns[0] else "right"
     for kind in sorted({row["event_type"] for row in verdicts}):
         rows = [row for row in verdicts if row["event_type"] == kind]
         table.add_row(*_cells(kind or "(no type)", rows))
