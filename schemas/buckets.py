@@ -79,15 +79,11 @@ def stream_folder(stream: str) -> str:
 
 def bucket_of(name: str) -> Bucket | None:
     """The bucket whose folder holds the object `name`, or None where it is in no bucket's."""
-    parts = name.split("/")
-    if parts[0] == "events":
-        del parts[0]
-    elif parts[0] != DEAD_LETTERS:
-        return None
-    if len(parts) < 4 or not parts[1].startswith("dt=") or not parts[2].startswith("hour="):
+    words = name.removeprefix("events/").split("/")
+    if len(words) < 4:
         return None
     try:
-        hour = datetime.strptime(parts[1][3:] + parts[2][5:], "%Y-%m-%d%H").replace(tzinfo=UTC)
+        bucket = Bucket(words[0], datetime.strptime("/".join(words[1:3]), "dt=%Y-%m-%d/hour=%H").replace(tzinfo=UTC))
     except ValueError:
         return None
-    return Bucket(parts[0], hour)
+    return bucket if name.startswith(f"{bucket.folder}/") else None

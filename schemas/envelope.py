@@ -26,7 +26,11 @@ MAX_CLOCK_SKEW = timedelta(minutes=5)
 """How far an edge's clock may run ahead of Pub/Sub's before its stamp is refused."""
 
 ENVELOPE_FIELDS: tuple[dict[str, object], ...] = (
-    {"name": "event_id", "type": "string", "doc": "Unique for the event type; the Pub/Sub message id where the client gave none."},
+    {
+        "name": "event_id",
+        "type": "string",
+        "doc": "Unique for the event type; the Pub/Sub message id where the client gave none.",
+    },
     {"name": "event_type", "type": "string", "doc": "Names the contract."},
     {"name": "schema_version", "type": "int", "doc": "The contract's version that the client wrote."},
     {
@@ -51,7 +55,7 @@ ENVELOPE_FIELDS: tuple[dict[str, object], ...] = (
         "name": "skewed_from",
         "type": ["null", {"type": "long", "logicalType": "timestamp-micros"}],
         "default": None,
-        "doc": "The edge's stamp, where it lies further back than the allowed lateness: received_at is then Pub/Sub's publish time.",
+        "doc": "The edge's stamp, where it is older than the allowed lateness; received_at is then the publish time.",
     },
 )
 """Avro fields of the envelope's columns, in their order. A contract can't use their names."""
@@ -83,7 +87,9 @@ def parse_time(text: str) -> datetime:
     if not match:
         raise ValueError("not an RFC 3339 time with an offset, such as 2026-01-31T09:30:00Z")
     fraction = match[1] or ""
-    return datetime.fromisoformat(text[:19].replace("t", "T") + fraction[:7] + match[2].upper().replace("Z", "+00:00")).astimezone(UTC)
+    return datetime.fromisoformat(
+        text[:19].replace("t", "T") + fraction[:7] + match[2].upper().replace("Z", "+00:00")
+    ).astimezone(UTC)
 
 
 def format_time(moment: datetime) -> str:
@@ -107,7 +113,9 @@ def stamp(attributes: Mapping[str, str], published_at: datetime, allowed_latenes
     except (ValueError, OverflowError) as error:
         raise Rejected(Stage.ENVELOPE, Reason.UNREADABLE_RECEIVED_AT, f"attribute {RECEIVED_AT}: {error}") from None
     if edge > published_at + MAX_CLOCK_SKEW:
-        detail = f"attribute {RECEIVED_AT} lies {edge - published_at} after the publish time; at most {MAX_CLOCK_SKEW} is allowed"
+        detail = (
+            f"attribute {RECEIVED_AT} lies {edge - published_at} after the publish time; at most {MAX_CLOCK_SKEW} is allowed"
+        )
         raise Rejected(Stage.ENVELOPE, Reason.FUTURE_RECEIVED_AT, detail)
     end = edge.replace(minute=0, second=0, microsecond=0) + timedelta(hours=1)
     if published_at - end > allowed_lateness:

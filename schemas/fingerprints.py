@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import struct
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from hashlib import sha256
 HASH_BYTES = 16
 _LANES = 4
 _LANE = 1 << 64
+_FINGERPRINT = re.compile(rf"[0-9a-f]{{{16 * _LANES}}}")
 
 
 def id_hash(event_id: str) -> bytes:
@@ -55,7 +57,9 @@ class Tally:
         if rest:
             raise ValueError(f"{len(hashes)} bytes are no whole number of {HASH_BYTES}-byte hashes")
         words = struct.unpack(f">{count * _LANES}I", hashes)
-        return cls(count, (sum(words[0::4]) % _LANE, sum(words[1::4]) % _LANE, sum(words[2::4]) % _LANE, sum(words[3::4]) % _LANE))
+        return cls(
+            count, (sum(words[0::4]) % _LANE, sum(words[1::4]) % _LANE, sum(words[2::4]) % _LANE, sum(words[3::4]) % _LANE)
+        )
 
     @classmethod
     def of_ids(cls, ids: Iterable[str]) -> Tally:
@@ -71,7 +75,7 @@ class Tally:
         if not isinstance(value, dict):
             raise ValueError("a tally is an object with count and fingerprint")
         count, text = value.get("count"), value.get("fingerprint")
-        if type(count) is not int or not isinstance(text, str) or len(text) != 16 * _LANES:
+        if type(count) is not int or count < 0 or not isinstance(text, str) or not _FINGERPRINT.fullmatch(text):
             raise ValueError("a tally is an object with a whole count and a fingerprint of 64 hex digits")
         return cls(count, (int(text[:16], 16), int(text[16:32], 16), int(text[32:48], 16), int(text[48:], 16)))
 

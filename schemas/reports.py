@@ -11,13 +11,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from schemas.buckets import Bucket
+from schemas.buckets import Bucket, hour_of
 from schemas.envelope import format_time, parse_time
 from schemas.fingerprints import Tally
 from schemas.outcomes import Exit
 
 Books = Mapping[str, Mapping[Exit, Tally]]
-"""event type -> exit -> tally. In an event type's bucket there is one type; in the dead letters', one for each that was claimed."""
+"""event type -> exit -> tally. An event type's bucket has the one type; the dead letters have each that was claimed."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,8 @@ def parse_report(data: bytes) -> Report:
         kind = value["report"]
         if kind == "published":
             tallies = Tally.from_json(value["messages"]), Tally.from_json(value["distinct"])
-            return Published(value["id"], value["reporter"], value["event_type"], parse_time(value["hour"]), *tallies)
+            report_id, reporter, event_type = (_text(value, name) for name in ("id", "reporter", "event_type"))
+            return Published(report_id, reporter, event_type, _hour(value["hour"]), *tallies)
         if kind == "delivered":
             bucket = Bucket.from_key(value["bucket"])
             books = books_from_json(value["books"])
@@ -99,6 +100,20 @@ def parse_report(data: bytes) -> Report:
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"not a report: {error!r}") from None
     raise ValueError(f"not a report of a known kind: {kind!r}")
+
+
+def _text(value: Mapping[str, object], name: str) -> str:
+    text = value[name]
+    if not isinstance(text, str):
+        raise TypeError(f"{name} is not a text")
+    return text
+
+
+def _hour(text: str) -> datetime:
+    hour = parse_time(text)
+    if hour != hour_of(hour):
+        raise ValueError(f"{text} is not the start of an hour")
+    return hour
 
 
 def books_to_json(books: Books) -> dict[str, dict[str, object]]:

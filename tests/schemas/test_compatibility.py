@@ -1,0 +1,82 @@
+"""What one version of a contract may change of those before it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from schemas.contracts import load_contracts
+from tests.support.contracts import field, problem_of_versions, record, write_contract
+
+DECIMAL = {"type": "bytes", "logicalType": "decimal"}
+
+A = field("a", "int")
+
+ENUM = {"type": "enum", "name": "e", "symbols": ["A", "B"]}
+
+MILLIS = {"type": "long", "logicalType": "timestamp-millis"}
+
+MICROS = {"type": "long", "logicalType": "timestamp-micros"}
+
+INCOMPATIBLE = {
+    "a field without a default": ([A], [A, field("b", "int")], "reader_field_missing_default_value"),
+    "another type": ([A], [field("a", "string")], "type_mismatch"),
+    "a narrower type": ([field("a", "long")], [A], "type_mismatch"),
+    "null no longer allowed": ([field("a", ["null", "int"])], [A], "type_mismatch"),
+    "a symbol gone": ([field("a", ENUM)], [field("a", {**ENUM, "symbols": ["A"]})], "missing_enum_symbols"),
+    "another size": (
+        [field("a", {"type": "fixed", "name": "f", "size": 2})],
+        [field("a", {"type": "fixed", "name": "f", "size": 3})],
+        "fixed_size_mismatch",
+    ),
+    "another name of a record": (
+        [field("a", record("inner", field("x", "int")))],
+        [field("a", record("renamed", field("x", "int")))],
+        "name_mismatch",
+    ),
+    "a column of another type": ([A], [field("a", "double")], "field a: FLOAT64 is not the INT64 column a of v1"),
+    "bytes for text": ([field("a", "string")], [field("a", "bytes")], "field a: BYTES is not the STRING column a of v1"),
+    "another unit": ([field("a", MILLIS)], [field("a", MICROS)], "timestamp-micros is not the timestamp-millis column"),
+    "a unit where was none": ([field("a", "long")], [field("a", MICROS)], "timestamp-micros is not the INT64 column"),
+    "another scale": (
+        [field("a", {**DECIMAL, "precision": 9, "scale": 2})],
+        [field("a", {**DECIMAL, "precision": 9, "scale": 3})],
+        "decimal(9, 3) is not the decimal(9, 2) column",
+    ),
+    "another case": ([A], [field("A", "int", default=0)], "field A: INT64 is not the INT64 column a of v1"),
+    "a nested column of another type": (
+        [field("a", {"type": "array", "items": record("inner", field("x", "int"))})],
+        [field("a", {"type": "array", "items": record("inner", field("x", "float"))})],
+        "field a.x: FLOAT64 is not the INT64 column a.x of v1",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", INCOMPATIBLE)
+def test_a_version_that_can_not_follow_the_one_before_is_refused(tmp_path: Path, name: str) -> None:
+    old, new, words = INCOMPATIBLE[name]
+    assert words in problem_of_versions(tmp_path, old, new)
+
+
+def test_a_version_must_read_all_before_it_and_not_only_the_last(tmp_path: Path) -> None:
+    problem = problem_of_versions(tmp_path, [], [field("a", "int", default=1)], [A])
+    assert "can't read events of v1" in problem
+
+
+def test_a_field_that_returns_must_keep_the_type_of_its_column(tmp_path: Path) -> None:
+    problem = problem_of_versions(tmp_path, [A], [], [field("a", "double", default=0.5)])
+    assert "field a: FLOAT64 is not the INT64 column a of v1" in problem
+
+
+def test_a_version_may_add_drop_widen_and_rename_with_an_alias(tmp_path: Path) -> None:
+    old = [field("kept", "int"), field("dropped", "int"), field("old", "string"), field("e", ENUM)]
+    new = [
+        field("kept", ["null", "long"]),
+        field("new", "string", aliases=["old"]),
+        field("added", "int", default=7),
+        field("e", {**ENUM, "symbols": ["A", "B", "C"]}),
+    ]
+    write_contract(tmp_path, record("thing", *old), version=3)
+    write_contract(tmp_path, record("thing", *new), version=9)
+    assert [one.version for one in load_contracts(tmp_path).versions("thing")] == [3, 9]

@@ -1,0 +1,106 @@
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime, timedelta
+from itertools import permutations
+
+import pytest
+
+from schemas.buckets import Bucket
+from schemas.fingerprints import Tally
+from schemas.outcomes import Exit
+from schemas.receipts import LOOK, Contribution, Part, Receipt, ReceiptError, combine
+from schemas.shards import Shard
+
+HOUR = datetime(2026, 1, 31, 9, tzinfo=UTC)
+NOW = HOUR + timedelta(hours=2)
+BUCKET = Bucket("search_made", HOUR)
+
+
+def contribution(name: str, *ids: str, duplicates: int = 0) -> Contribution:
+    delivered = Tally.of_ids(ids)
+    books = {"search_made": {Exit.DELIVERED: delivered, Exit.DUPLICATE: Tally.of_ids(["d"] * duplicates)}}
+    parts = (Part(f"part-{name}.avro", Shard(0, 1), 10, 1, 2, delivered),) if ids else ()
+    return Contribution(name, books, {"search_made": {"not_json": 1}}, parts)
+
+
+def test_a_repeated_contribution_changes_nothing() -> None:
+    one = Receipt(BUCKET).next(contribution("one", "a"), NOW, close=False)
+    assert one.next(contribution("one", "a"), NOW + timedelta(minutes=1), close=False) is one
+
+
+def test_the_order_of_contributions_does_not_matter() -> None:
+    works = [contribution("one", "a"), contribution("two", "b", "c", duplicates=2), contribution("three")]
+    outcomes = set()
+    for order in permutations(works):
+        receipt = Receipt(BUCKET)
+        for work in order:
+            receipt = receipt.next(work, NOW, close=False)
+        duplicates = receipt.books["search_made"][Exit.DUPLICATE].count
+        outcomes.add((receipt.version, receipt.ids, frozenset(receipt.parts), duplicates))
+    assert len(outcomes) == 1
+    [(version, ids, _, duplicates)] = outcomes
+    assert (version, ids, duplicates) == (3, Tally.of_ids("abc"), 2)
+
+
+def test_rows_that_come_after_the_close_are_late_and_the_bucket_stays_closed() -> None:
+    closed = Receipt(BUCKET).next(contribution("one", "a"), NOW, close=True)
+    later = closed.next(contribution("two", "b", "c"), NOW + timedelta(hours=1), close=False)
+    assert (closed.report().late, later.report().late) == (0, 2)
+    assert later.closed_at == NOW
+    assert later.version == 2
+
+
+def test_closing_twice_is_one_version_and_an_empty_bucket_can_close() -> None:
+    closed = Receipt(BUCKET).next(LOOK, NOW, close=True)
+    assert (closed.version, closed.closed, closed.ids) == (1, True, Tally())
+    assert closed.next(LOOK, NOW + timedelta(hours=1), close=True) is closed
+
+
+def test_a_look_at_an_open_hour_leaves_no_receipt() -> None:
+    assert Receipt(BUCKET).next(LOOK, NOW, close=False).version == 0
+
+
+def test_combining_is_independent_of_order_and_counts_each_contribution_once() -> None:
+    one, two = contribution("one", "a", duplicates=1), contribution("two", "b")
+    both = combine([one, two, one, LOOK])
+    assert both == combine([LOOK, two, one])
+    assert both.books["search_made"][Exit.DELIVERED] == Tally.of_ids("ab")
+    assert both.reasons == {"search_made": {"not_json": 2}}
+    assert combine([LOOK, LOOK]).is_empty
+
+
+def test_what_a_combination_is_called_depends_on_what_is_in_it() -> None:
+    assert combine([contribution("one", "a")]).id != combine([contribution("two", "a")]).id
+
+
+def test_a_receipt_survives_json_and_shows_a_summary_to_people() -> None:
+    receipt = Receipt(BUCKET).next(contribution("one", "a", duplicates=1), NOW, close=True)
+    receipt = receipt.next(contribution("two", "b"), NOW, close=False)
+    assert Receipt.from_json(receipt.to_json(), "r") == receipt
+    told = json.loads(receipt.to_json())
+    summary = {key: told[key] for key in ("stream", "hour", "version", "closed", "rows", "late", "counts")}
+    assert summary == {
+        "stream": "search_made",
+        "hour": "2026-01-31T09:00:00Z",
+        "version": 2,
+        "closed": True,
+        "rows": 2,
+        "late": 1,
+        "counts": {"search_made": {"delivered": 2, "duplicate": 1}},
+    }
+
+
+@pytest.mark.parametrize("damage", ["cut", "text", "other rows", "no commits", "empty"])
+def test_a_damaged_receipt_is_named(damage: str) -> None:
+    data = Receipt(BUCKET).next(contribution("one", "a"), NOW, close=True).to_json()
+    value = json.loads(data)
+    damaged = {
+        "cut": data[: len(data) // 2],
+        "text": b"hello",
+        "other rows": json.dumps({**value, "rows": 2}).encode(),
+        "no commits": json.dumps({**value, "commits": None}).encode(),
+        "empty": b"",
+    }[damage]
+    with pytest.raises(ReceiptError, match=r"events/x/_RECEIPT\.json"):
+        Receipt.from_json(damaged, "events/x/_RECEIPT.json")

@@ -1,0 +1,122 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime
+
+import pytest
+
+from schemas.buckets import DEAD_LETTERS, Bucket
+from schemas.fingerprints import Tally
+from schemas.outcomes import Exit
+from schemas.reports import Delivered, Published
+from schemas.verdicts import Evidence, Held, Status, judge
+
+HOUR = datetime(2026, 1, 31, 9, tzinfo=UTC)
+KIND = "search_made"
+
+
+def published(ids: str, name: str = "r/1") -> Published:
+    return Published(name, "r", KIND, HOUR, Tally.of_ids(ids), Tally.of_ids(set(ids)))
+
+
+def delivered(received: str, out: str, duplicates: str = "", closed: bool = True) -> Delivered:
+    ways = {Exit.RECEIVED: received, Exit.DELIVERED: out, Exit.DUPLICATE: duplicates}
+    return Delivered(Bucket(KIND, HOUR), 1, closed, {KIND: {way: Tally.of_ids(ids) for way, ids in ways.items()}})
+
+
+def refused(messages: str, closed: bool = True) -> Delivered:
+    ways = {Exit.RECEIVED: messages, Exit.DEAD_LETTER: messages}
+    return Delivered(Bucket(DEAD_LETTERS, HOUR), 1, closed, {KIND: {way: Tally.of_ids(ids) for way, ids in ways.items()}})
+
+
+def held(ids: str) -> Held:
+    return Held(len(ids), Tally.of_ids(set(ids)))
+
+
+GOOD = Evidence(
+    KIND,
+    HOUR,
+    published=(published("abbx"),),
+    delivered=delivered("abb", "ab", "b"),
+    dead_letters=refused("7"),
+    files=held("ab"),
+    table=held("ab"),
+    refused=Tally.of_ids("x"),
+    only_refused=Tally.of_ids("x"),
+    dead_files=held("7"),
+    dead_table=held("7"),
+)
+
+
+def test_all_that_agrees_is_complete() -> None:
+    verdict = judge(GOOD)
+    assert (verdict.status, verdict.findings) == (Status.COMPLETE, ())
+    assert (verdict.published, verdict.received, verdict.in_files, verdict.in_table) == (4, 4, 2, 2)
+    assert (verdict.duplicates, verdict.dead_letters, verdict.late) == (1, 1, 0)
+
+
+def test_an_empty_hour_that_was_reported_and_closed_is_complete() -> None:
+    empty = Evidence(KIND, HOUR, published=(published(""),), delivered=delivered("", ""), dead_letters=refused(""))
+    assert judge(empty).status is Status.COMPLETE
+
+
+def test_a_redelivery_by_pubsub_is_no_alarm() -> None:
+    again = replace(GOOD, delivered=delivered("abbaa", "ab", "baa"))
+    assert judge(again).status is Status.COMPLETE
+
+
+def test_one_id_published_by_two_publishers_is_no_alarm() -> None:
+    both = replace(GOOD, published=(published("abx"), published("b", "r/2")))
+    assert judge(both).status is Status.COMPLETE
+
+
+@pytest.mark.parametrize(
+    ("change", "status"),
+    [
+        ({"published": ()}, Status.UNKNOWN),
+        ({"delivered": None, "refused": Tally(), "only_refused": Tally()}, Status.UNKNOWN),
+        ({"delivered": delivered("abb", "ab", "b", closed=False)}, Status.UNKNOWN),
+        ({"dead_letters": None}, Status.UNKNOWN),
+        ({"dead_letters": refused("7", closed=False)}, Status.UNKNOWN),
+        ({"unreadable": ("a file can't be read",)}, Status.UNKNOWN),
+        ({"published": (published("abbxc"),)}, Status.MISSING),
+        ({"delivered": delivered("abb", "ab")}, Status.MISSING),
+        ({"delivered": delivered("ab", "ab", "b")}, Status.MISSING_AND_SURPLUS),
+        ({"files": held("a")}, Status.MISSING_AND_SURPLUS),
+        ({"files": held("a"), "table": held("a")}, Status.MISSING),
+        ({"table": held("a")}, Status.MISSING),
+        ({"table": held("abc")}, Status.SURPLUS),
+        ({"table": held("ac")}, Status.MISSING_AND_SURPLUS),
+        ({"table": Held(3, Tally.of_ids("ab"))}, Status.SURPLUS),
+        ({"files": Held(3, Tally.of_ids("ab"))}, Status.SURPLUS),
+        ({"dead_table": held("")}, Status.MISSING),
+        ({"dead_files": held("8")}, Status.MISSING_AND_SURPLUS),
+        ({"foreign": ("part-x.avro",)}, Status.SURPLUS),
+        ({"published": (published("cbbx"),)}, Status.MISSING_AND_SURPLUS),
+    ],
+)
+def test_each_fault_is_seen_and_told(change: dict[str, object], status: Status) -> None:
+    verdict = judge(replace(GOOD, **change))  # type: ignore[arg-type]
+    assert verdict.status is status
+    assert verdict.findings
+
+
+def test_a_loss_and_a_duplicate_that_cancel_in_every_count_are_seen() -> None:
+    """c was published and lost; a came twice and was delivered twice as if it were two events: all counts agree."""
+    fooled = Evidence(
+        KIND,
+        HOUR,
+        published=(published("abc"),),
+        delivered=delivered("aba", "aba"),
+        dead_letters=refused(""),
+        files=Held(3, Tally.of_ids("ab")),
+        table=Held(3, Tally.of_ids("ab")),
+    )
+    assert judge(fooled).status is Status.MISSING_AND_SURPLUS
+
+
+def test_what_is_unknown_still_tells_what_else_was_found() -> None:
+    verdict = judge(replace(GOOD, published=(), table=held("a")))
+    assert verdict.status is Status.UNKNOWN
+    assert len(verdict.findings) == 2
+    assert verdict.published is None
