@@ -1,0 +1,102 @@
+"""Files of events: one JSON object a line, plain or gzipped."""
+
+from __future__ import annotations
+
+import gzip
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import orjson
+
+from publisher.errors import PublisherError
+from schemas.envelope import parse_time
+
+_REQUIRED = {"event_type", "payload"}
+_OPTIONAL = {"event_id", "received_at", "sent_at", "schema_version", "content_type"}
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A line as it is in the file, without its end. number: from 1."""
+
+    number: int
+    data: bytes
+
+
+class Event(NamedTuple):
+    """What a line says, by the names that EventPublisher.publish takes."""
+
+    event_type: str
+    payload: dict[str, object]
+    event_id: str | None
+    received_at: datetime | None
+    sent_at: datetime | None
+    schema_version: int | None
+    content_type: str | None
+
+
+def read_lines(path: Path, position: Callable[[int], None]) -> Iterator[Line]:
+    """The lines of a file that are not blank, unzipped where its name ends in .gz. Tells `position` how far it has read.
+
+    Raises PublisherError for a file that can't be read, or only up to some line; the lines before it have been given.
+    """
+    number = 0
+    try:
+        with path.open("rb") as raw, gzip.open(raw) if path.suffix == ".gz" else raw as lines:
+            for number, data in enumerate(lines, 1):
+                if data.strip():
+                    yield Line(number, data.rstrip(b"\r\n"))
+                position(raw.tell())
+    except gzip.BadGzipFile:
+        raise PublisherError(f"{path} is not gzipped, though its name ends in .gz. Unzip or rename it.") from None
+    except (EOFError, zlib.error) as error:
+        raise PublisherError(f"{path} is cut or damaged after line {number}: {error}. Fetch it again.") from None
+    except OSError as error:
+        raise PublisherError(f"{path} can't be read: {error.strerror or error}.") from None
+
+
+def parse_line(data: bytes) -> Event:
+    """Reads one line. Raises ValueError, saying what is wrong without quoting the payload."""
+    try:
+        value: Any = orjson.loads(data)
+    except orjson.JSONDecodeError as error:
+        raise ValueError(f"not JSON: {error.msg} at column {error.colno}") from None
+    if not isinstance(value, dict):
+        raise ValueError("not a JSON object")
+    if missing := _REQUIRED - value.keys():
+        raise ValueError(f"without {', '.join(sorted(missing))}")
+    if unknown := value.keys() - _REQUIRED - _OPTIONAL:
+        raise ValueError(f"with a key that is not known: {min(unknown)!r:.80}")
+    if not isinstance(value["payload"], dict):
+        raise ValueError("payload is not an object")
+    version = value.get("schema_version")
+    if version is not None and type(version) is not int:
+        raise ValueError("schema_version is not a whole number")
+    event_type = _text(value, "event_type")
+    if event_type is None:
+        raise ValueError("event_type is null")
+    event_id, content_type = _text(value, "event_id"), _text(value, "content_type")
+    return Event(
+        event_type, value["payload"], event_id, _time(value, "received_at"), _time(value, "sent_at"), version, content_type
+    )
+
+
+def _text(value: dict[str, object], key: str) -> str | None:
+    text = value.get(key)
+    if text is not None and not isinstance(text, str):
+        raise ValueError(f"{key} is not text")
+    return text
+
+
+def _time(value: dict[str, object], key: str) -> datetime | None:
+    text = _text(value, key)
+    if text is None:
+        return None
+    try:
+        return parse_time(text)
+    except (ValueError, OverflowError) as error:
+        raise ValueError(f"{key} is {error}") from None

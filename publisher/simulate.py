@@ -1,0 +1,232 @@
+"""Traffic of a music service, with all that goes wrong in real traffic, and what must become of it. Same seed, same traffic."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from functools import lru_cache
+from io import BytesIO
+from random import Random
+from uuid import UUID, uuid5
+
+import fastavro
+
+from publisher.music import MAKERS, Payload, to_json
+from schemas.buckets import HOUR, hour_of
+from schemas.contracts import Contract, Contracts, load_contracts
+from schemas.envelope import AVRO, JSON, format_time
+from schemas.outcomes import Reason
+
+EVENT_TYPES = tuple(MAKERS)
+UNKNOWN_TYPE = "podcast_rated"
+
+_IDS = UUID("0d6a4f0e-6f0b-4a51-8a9c-3f6ff0b6b1d2")
+
+_BROKEN = 0.003
+_UNKNOWN = 0.002
+_UNTYPED = 0.0005
+_TWICE = 0.01
+_HELD_BACK = 0.01
+_IN_AVRO = 0.1
+_WITH_UNKNOWN_FIELD = 0.02
+_OLD_VERSION = 0.3
+
+_HELD_BACK_BUCKETS = 4
+
+_QUIET = (("subscription_changed", 0), ("playlist_created", -1))
+"""Types that have no events in one of the hours, counted from the first or back from the last."""
+
+_DEFECTS = (
+    Reason.NOT_JSON,
+    Reason.MISSING_FIELD,
+    Reason.WRONG_TYPE,
+    Reason.BROKEN_AVRO,
+    Reason.OUT_OF_RANGE,
+    Reason.INVALID_UTF8,
+    Reason.EMPTY_PAYLOAD,
+)
+"""How payloads are broken, in turn."""
+
+
+@dataclass(frozen=True)
+class Simulated:
+    """One message to be published.
+
+    round: 1, or 2 for what is held back until the first is delivered; reason: why it must be refused, None for a
+    good one; copy: the second message of an event, the same in all but this.
+    """
+
+    round: int
+    event_type: str | None
+    event_id: str
+    received_at: datetime
+    sent_at: datetime
+    data: bytes
+    schema_version: int | None = None
+    content_type: str | None = None
+    reason: Reason | None = None
+    copy: bool = False
+
+
+@dataclass
+class Expected:
+    """What must come out of one event type in one hour after both rounds.
+
+    messages: all that were published; events: their distinct ids; delivered: rows; duplicates: messages that brought
+    nothing new; dead: dead letters by reason; late: rows of the second round.
+    messages = delivered + duplicates + the sum of dead.
+    """
+
+    messages: int = 0
+    events: int = 0
+    delivered: int = 0
+    duplicates: int = 0
+    dead: Counter[Reason] = field(default_factory=Counter)
+    late: int = 0
+
+
+def hours_of(hours: int, end: datetime) -> list[datetime]:
+    """The starts of the `hours` full hours before `end`. Raises ValueError unless `end` is the start of an hour."""
+    if hour_of(end) != end:
+        raise ValueError(f"{end} is not the start of an hour")
+    return [end - HOUR * back for back in range(hours, 0, -1)]
+
+
+def simulate(seed: int, events: int, hours: int, end: datetime) -> Iterator[Simulated]:
+    """The messages of `events` events in the `hours` hours before `end`, about in the order in which they were received.
+
+    `events` is the number of distinct ids, broken payloads, the unknown type and messages without a type included;
+    about 1 % of the good ones come twice on top. About 1 % of all, good ones of a few buckets, are of round 2. Both
+    messages of one event are of the same round: in two rounds, published by two processes, each of them would count
+    the id as distinct. Equal arguments give equal messages; ids depend on seed, end and place alone.
+    """
+    rng = Random(seed)  # noqa: S311 - the same traffic for the same seed is what it is for
+    starts = hours_of(hours, end)
+    quiet = {(event_type, hour % hours) for event_type, hour in _QUIET}
+    weights = [[0.0 if (kind, n) in quiet else MAKERS[kind][0] for kind in EVENT_TYPES] for n in range(hours)]
+    held_back = _choose_buckets(rng, weights)
+    copies: dict[int, list[Simulated]] = {}
+    broken = 0
+    span = hours * 3_600_000_000
+    for index in range(events):
+        micros = min(int((index + rng.random()) / events * span), span - 1)
+        hour = micros // 3_600_000_000
+        received_at = starts[0] + timedelta(microseconds=micros)
+        event_type = rng.choices(EVENT_TYPES, weights[hour])[0]
+        event_id = str(uuid5(_IDS, f"{seed}/{format_time(end)}/{index}"))
+        good = _event(rng, event_type, event_id, received_at)
+        dice = rng.random()
+        if dice < _BROKEN:
+            yield _broken(rng, event_type, good, _DEFECTS[broken % len(_DEFECTS)])
+            broken += 1
+        elif dice < _BROKEN + _UNKNOWN:
+            yield _unknown(rng, good)
+        elif dice < _BROKEN + _UNKNOWN + _UNTYPED:
+            yield replace(good, event_type=None, reason=Reason.NO_TYPE)
+        else:
+            if rng.random() < held_back.get((event_type, hour), 0.0):
+                good = replace(good, round=2)
+            yield good
+            if rng.random() < _TWICE:
+                copies.setdefault(index + rng.randrange(1, 200), []).append(replace(good, copy=True))
+        yield from copies.pop(index, ())
+    for late_copies in copies.values():
+        yield from late_copies
+
+
+def expected(seed: int, events: int, hours: int, end: datetime) -> dict[tuple[str, datetime], Expected]:
+    """What must become of `simulate` with the same arguments, for each (event type, hour), also those without events.
+
+    Messages without a type are under "", those of UNKNOWN_TYPE under its name, in the hours that have some.
+    """
+    result = {(event_type, hour): Expected() for event_type in EVENT_TYPES for hour in hours_of(hours, end)}
+    for message in simulate(seed, events, hours, end):
+        one = result.setdefault((message.event_type or "", hour_of(message.received_at)), Expected())
+        one.messages += 1
+        one.events += not message.copy
+        if message.reason is not None:
+            one.dead[message.reason] += 1
+        elif message.copy:
+            one.duplicates += 1
+        else:
+            one.delivered += 1
+            one.late += message.round == 2
+    return result
+
+
+def _choose_buckets(rng: Random, weights: list[list[float]]) -> dict[tuple[str, int], float]:
+    """A few buckets, and the share of their events that is held back, so that it makes about _HELD_BACK of all events."""
+    shares = {
+        (kind, hour): weight / sum(row) / len(weights)
+        for hour, row in enumerate(weights)
+        for kind, weight in zip(EVENT_TYPES, row, strict=True)
+        if weight > 2.0  # a bucket with next to no events could come out without a late one
+    }
+    chosen = rng.sample(list(shares), min(_HELD_BACK_BUCKETS, len(shares)))
+    share = min(0.5, _HELD_BACK / sum(shares[bucket] for bucket in chosen))
+    return dict.fromkeys(chosen, share)
+
+
+def _event(rng: Random, event_type: str, event_id: str, received_at: datetime) -> Simulated:
+    """A good event: of an old or the newest version, as JSON or Avro, with or without what may be left out."""
+    payload = MAKERS[event_type][1](rng, received_at)
+    *old, contract = _contracts().versions(event_type)
+    said: int | None = contract.version if rng.random() < 0.5 else None  # without a version, the newest is meant
+    if old and rng.random() < _OLD_VERSION:
+        contract = rng.choice(old)
+        said = contract.version
+    payload = {one["name"]: payload[one["name"]] for one in contract.schema["fields"]}
+    sent_at = received_at - timedelta(milliseconds=rng.randrange(15, 3_000))
+    bare = Simulated(1, event_type, event_id, received_at, sent_at, b"", said)
+    if rng.random() < _IN_AVRO:
+        return replace(bare, data=_to_avro(contract, payload), content_type=AVRO)
+    if rng.random() < 0.5:
+        payload = {name: value for name, value in payload.items() if value is not None}
+    if rng.random() < _WITH_UNKNOWN_FIELD:
+        payload["experiment"] = {"name": "shelf order", "arm": rng.randrange(3)}
+    return replace(bare, data=to_json(payload), content_type=JSON if rng.random() < 0.5 else None)
+
+
+def _broken(rng: Random, event_type: str, good: Simulated, reason: Reason) -> Simulated:
+    """The event with a payload that must be refused for `reason`."""
+    payload = MAKERS[event_type][1](rng, good.received_at)
+    contract = _contracts().newest(event_type)
+    number = next(one["name"] for one in contract.schema["fields"] if one["type"] == "int")
+    broken = replace(good, schema_version=None, content_type=None, reason=reason)
+    match reason:
+        case Reason.BROKEN_AVRO:
+            whole = _to_avro(contract, payload)
+            return replace(broken, data=whole[: len(whole) // 2], content_type=AVRO)
+        case Reason.NOT_JSON:
+            return replace(broken, data=to_json(payload)[:-10])
+        case Reason.INVALID_UTF8:
+            return replace(broken, data=to_json(payload).replace(b'"user_id":"', b'"user_id":"\xff', 1))
+        case Reason.EMPTY_PAYLOAD:
+            return replace(broken, data=b"")
+        case Reason.MISSING_FIELD:
+            return replace(broken, data=to_json({name: value for name, value in payload.items() if name != number}))
+        case Reason.WRONG_TYPE:
+            return replace(broken, data=to_json(payload | {number: "many"}))
+        case Reason.OUT_OF_RANGE:
+            return replace(broken, data=to_json(payload | {number: 1 << 31}))
+    raise ValueError(f"no payload can be broken for {reason}")
+
+
+def _unknown(rng: Random, good: Simulated) -> Simulated:
+    """The event as one of a type that has no contract."""
+    data = to_json({"listener": f"l{rng.randrange(5_000)}", "podcast": f"p{rng.randrange(90)}", "stars": rng.randrange(1, 6)})
+    bare = replace(good, event_type=UNKNOWN_TYPE, data=data, schema_version=None, content_type=None)
+    return replace(bare, reason=Reason.UNKNOWN_TYPE)
+
+
+def _to_avro(contract: Contract, payload: Payload) -> bytes:
+    out = BytesIO()
+    fastavro.schemaless_writer(out, contract.schema, payload)
+    return out.getvalue()
+
+
+@lru_cache(maxsize=1)
+def _contracts() -> Contracts:
+    return load_contracts()
