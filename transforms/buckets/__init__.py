@@ -1,4 +1,4 @@
-"""Buckets: the store of objects that files, receipts and markers lie in. One interface, a directory or Cloud Storage behind it."""
+"""Buckets: the store of objects: files, receipts, markers. One interface, a directory or Cloud Storage behind it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Changed(BucketsError):
 
 @dataclass(frozen=True)
 class Stored:
-    """An object as the store knows it. generation: differs after each write of the name; crc32c: of the bytes, 0 to 2^32 - 1."""
+    """An object as the store knows it. generation: another after each write of the name; crc32c: 0 to 2^32 - 1."""
 
     name: str
     size: int
@@ -72,5 +72,5 @@ class Buckets(Protocol):
         Repeatable: where `source` is gone and `target` is there, nothing is done. Raises NotFound when neither is there.
         """
 
-    def list(self, prefix: str, start: str = "") -> Iterator[Stored]:
-        """Every object whose name begins with `prefix` and is not below `start`, in the order of their names (by code point)."""
+    def list(self, prefix: str, start: str = "") -> Iterator[str]:
+        """The names of all objects that begin with `prefix` and are not below `start`, in their order (by code point)."""

@@ -1,0 +1,124 @@
+"""A small, strict Cloud Storage on 127.0.0.1, whose requests can be made to fail."""
+
+from __future__ import annotations
+
+import re
+import threading
+from dataclasses import dataclass
+from email.message import Message
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import unquote
+
+from tests.support.gcs_api import Api
+from tests.support.gcs_messages import Answer, Object, Refused
+
+
+@dataclass
+class Fault:
+    left: int
+    match: str
+    status: int
+    takes_effect: bool
+
+
+class GcsServer:
+    """`with GcsServer("my-bucket") as server:` serves at `server.url`, for STORAGE_EMULATOR_HOST.
+
+    `page`: objects in one page of a listing. `rewrite`: bytes that one request of a rewrite copies.
+    """
+
+    def __init__(self, *buckets: str, page: int = 3, rewrite: int = 8 * 1024 * 1024) -> None:
+        self.requests: list[str] = []
+        """Every request for objects so far: `METHOD /path?query`, unquoted."""
+        self._faults: list[Fault] = []
+        self._lock = threading.Lock()
+        self._http = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"gcs": self}))
+        self._thread = threading.Thread(target=self._http.serve_forever, args=(0.02,), daemon=True)
+        self.url = f"http://127.0.0.1:{self._http.server_port}"
+        self._api = Api(self.url, buckets, page, rewrite)
+
+    def __enter__(self) -> GcsServer:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._http.shutdown()
+        self._http.server_close()
+        self._thread.join()
+
+    def read(self, bucket: str, name: str) -> bytes:
+        """The bytes of an object; KeyError if it is not there."""
+        with self._lock:
+            return self._api.objects(bucket)[name].data
+
+    def list(self, bucket: str, prefix: str = "") -> list[str]:
+        """The names of a bucket's objects, in the order of their code points."""
+        with self._lock:
+            return sorted(name for name in self._api.objects(bucket) if name.startswith(prefix))
+
+    def put(self, bucket: str, name: str, data: bytes) -> Object:
+        """Writes an object, as somebody else does."""
+        with self._lock:
+            return self._api.put(bucket, name, data)
+
+    def delete(self, bucket: str, name: str) -> None:
+        """Deletes an object, as a lifecycle rule does."""
+        with self._lock:
+            del self._api.objects(bucket)[name]
+
+    def fail_next(self, count: int, status: int = 503, match: str = "") -> None:
+        """The next `count` requests with `match` in `METHOD /path?query` have no effect and get `status` (0: no answer)."""
+        self._faults.append(Fault(count, match, status, takes_effect=False))
+
+    def lose_answer(self, count: int = 1, match: str = "", status: int = 0) -> None:
+        """The next `count` such requests take effect, but get `status` instead of their answer (0: no answer)."""
+        self._faults.append(Fault(count, match, status, takes_effect=True))
+
+    def damage_uploads(self, count: int = 1) -> None:
+        """The next `count` uploads arrive with one bit turned over."""
+        self._api.damaged_uploads = count
+
+    def damage_downloads(self, count: int = 1) -> None:
+        """The next `count` downloads leave with one bit turned over."""
+        self._api.damaged_downloads = count
+
+    def answer(self, method: str, target: str, headers: Message, body: bytes) -> Answer | None:
+        """What a request gets; None where the connection is to be dropped."""
+        line = unquote(f"{method} {target}")
+        with self._lock:
+            # The client asks for the bucket itself in the background, at moments of its own: no test could count on those.
+            if re.match(r"GET /storage/v1/b/[^/]+(\?|$)", line):
+                return self._api.answer(method, target, headers, body)
+            self.requests.append(line)
+            fault = next((fault for fault in self._faults if fault.left and fault.match in line), None)
+            if fault is None:
+                return self._api.answer(method, target, headers, body)
+            fault.left -= 1
+            if fault.takes_effect:
+                self._api.answer(method, target, headers, body)
+            return Refused(fault.status, "a fault made by a test").answer if fault.status else None
+
+
+class _Handler(BaseHTTPRequestHandler):
+    gcs: GcsServer
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+    wbufsize = -1
+
+    def _serve(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        answer = self.gcs.answer(self.command, self.path, self.headers, body)
+        if answer is None:
+            self.close_connection = True
+            return
+        self.send_response(answer.status)
+        for key, value in answer.headers.items():
+            self.send_header(key, value)
+        self.send_header("Content-Length", str(len(answer.body)))
+        self.end_headers()
+        self.wfile.write(answer.body)
+
+    do_GET = do_POST = do_PUT = do_DELETE = do_PATCH = do_HEAD = _serve  # noqa: N815 - The names are those of http.server.
+
+    def log_message(self, *_: object) -> None:
+        """Tests have no use for a log of requests."""
