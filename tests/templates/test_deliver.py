@@ -1,0 +1,188 @@
+"""The flex template of deliver: metadata, image and spec agree with the flags, with each other and with Google's own types."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Sequence
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from google.cloud.dataflow_v1beta3 import ContainerSpec, ParameterType, SDKInfo
+
+from pipelines import deliver
+from pipelines.flags import duration
+from templates import render
+from templates.deliver import main as launcher
+from transforms.buckets.opening import open_buckets
+from transforms.tables.opening import open_tables
+
+ROOT = Path(__file__).parents[2]
+DOCKERFILE = ROOT / "templates" / "deliver" / "Dockerfile"
+METADATA = render.METADATA.read_text()
+PARAMETERS: dict[str, dict[str, Any]] = {parameter["name"]: parameter for parameter in json.loads(METADATA)["parameters"]}
+LAUNCHERS = {"help", "runner"}
+"""Flags that no launch form asks for: the launcher sets the runner."""
+
+EXAMPLES = {
+    "subscription": (
+        ["projects/my-project/subscriptions/events", "projects/example.com:old-project/subscriptions/a.b_c~d+e%f-1"],
+        ["", "events", "projects/p-1/topics/events", "projects/p-1/subscriptions/9lives", "projects/p-1/subscriptions/ab"],
+    ),
+    "audit_topic": (
+        ["projects/my-project/topics/audit"],
+        ["", "audit", "projects/my-project/subscriptions/audit", "projects//topics/audit", "projects/p-1/topics/audit\nmore"],
+    ),
+    "buckets": (
+        ["gs://my-bucket", "gs://my-bucket/", "gs://my.bucket/a/b=c"],
+        ["", "folder", "gs://", "s3://my-bucket", "gs://b//c"],
+    ),
+    "tables": (["bigquery://my-project.events"], ["", "events.duckdb", "bigquery://my-project", "bigquery://my-project.a.b-c"]),
+    "contracts": (["/template/contracts"], ["", "contracts"]),
+    "allowed_lateness": (["90s", "15m", "36h", "7d"], ["", "7", "d", "7 d", "1d12h", "-1d", "7w"]),
+}
+"""What the form accepts and refuses, for each parameter. Narrower than the flags: no local paths."""
+
+
+def flags() -> dict[str, argparse.Action]:
+    return {action.dest: action for action in deliver.parser()._actions if action.dest not in LAUNCHERS}
+
+
+def matches(name: str, text: str) -> bool:
+    return all(re.fullmatch(regex, text) for regex in PARAMETERS[name]["regexes"])
+
+
+def changed(name: str, **fields: object) -> str:
+    """The metadata with fields of one parameter replaced."""
+    metadata = json.loads(METADATA)
+    next(parameter for parameter in metadata["parameters"] if parameter["name"] == name).update(fields)
+    return json.dumps(metadata)
+
+
+def test_the_form_asks_for_exactly_the_flags_of_deliver() -> None:
+    assert list(PARAMETERS) == list(flags())
+
+
+def test_the_form_requires_exactly_the_flags_that_deliver_requires() -> None:
+    required = {name for name, parameter in PARAMETERS.items() if not parameter.get("isOptional", False)}
+    assert required == {name for name, flag in flags().items() if flag.required}
+
+
+def test_every_parameter_and_every_flag_has_a_label_or_a_help_and_every_parameter_an_example() -> None:
+    assert [name for name, flag in flags().items() if not flag.help] == []
+    assert [name for name, parameter in PARAMETERS.items() if not parameter["label"].strip()] == []
+    shown = {name: re.search(r"Example: (\S+)$", parameter["helpText"]) for name, parameter in PARAMETERS.items()}
+    assert [name for name, example in shown.items() if not (example and matches(name, example[1]))] == []
+
+
+def test_a_default_that_the_form_shows_is_the_default_of_the_flag() -> None:
+    shown = {name: parameter["defaultValue"] for name, parameter in PARAMETERS.items() if "defaultValue" in parameter}
+    assert shown.keys() == {"allowed_lateness"}
+    assert duration(shown["allowed_lateness"]) == flags()["allowed_lateness"].default == timedelta(days=7)
+
+
+@pytest.mark.parametrize("name", PARAMETERS)
+def test_the_form_accepts_good_values_and_refuses_bad_ones(name: str) -> None:
+    good, bad = EXAMPLES[name]
+    assert [value for value in good if not matches(name, value)] == []
+    assert [value for value in bad if matches(name, value)] == []
+
+
+@pytest.mark.parametrize("name", ["subscription", "audit_topic", "allowed_lateness"])
+def test_the_form_and_the_flag_accept_the_same_values(name: str) -> None:
+    read = flags()[name].type
+    assert callable(read)
+    good, bad = EXAMPLES[name]
+    for value in good:
+        read(value)
+    for value in bad:
+        with pytest.raises(argparse.ArgumentTypeError):
+            read(value)
+
+
+def test_what_the_form_accepts_names_stores() -> None:
+    for value in EXAMPLES["buckets"][0]:
+        assert open_buckets(value).uri == value.rstrip("/")
+    for value in EXAMPLES["tables"][0]:
+        assert open_tables(value).uri == value
+
+
+def test_the_spec_passes_googles_own_types_and_says_what_it_should() -> None:
+    spec = ContainerSpec.from_json(json.dumps(render.render(METADATA, "europe-docker.pkg.dev/p/r/deliver:1")))
+    assert spec.image == spec.default_environment.sdk_container_image == "europe-docker.pkg.dev/p/r/deliver:1"
+    assert spec.sdk_info.language == SDKInfo.Language.PYTHON
+    assert spec.metadata.streaming
+    assert spec.metadata.supports_exactly_once
+    assert [parameter.name for parameter in spec.metadata.parameters] == list(PARAMETERS)
+    assert all(parameter.param_type != ParameterType.DEFAULT for parameter in spec.metadata.parameters)
+
+
+@pytest.mark.parametrize(
+    ("metadata", "complaint"),
+    [
+        (changed("tables", helptext="a field that is not there"), "helptext"),
+        (changed("tables", paramType="BIGQUERY"), "BIGQUERY"),
+        (changed("tables", isOptional="sometimes"), "isOptional"),
+        (changed("tables", regexes=["("]), "parameter tables"),
+        (METADATA.replace('"streaming"', '"defaultEnvironment": {}, "streaming"'), "defaultEnvironment"),
+        (METADATA[:-10], "refuse"),
+    ],
+)
+def test_metadata_that_dataflow_would_refuse_or_misread_is_refused(metadata: str, complaint: str) -> None:
+    with pytest.raises(render.TemplateError, match=complaint):
+        render.render(metadata, render.IMAGE)
+
+
+def test_the_command_writes_the_spec_for_the_image_that_it_is_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert render.main(["example.com/image:1"]) == 0
+    assert json.loads(render.SPEC.read_text()) == render.render(METADATA, "example.com/image:1")
+    assert str(render.SPEC) in capsys.readouterr().out
+
+
+def test_the_launcher_always_runs_on_dataflow(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[list[str]] = []
+
+    def deliver_main(argv: Sequence[str]) -> int:
+        given.append(list(argv))
+        return 0
+
+    monkeypatch.setattr(deliver, "main", deliver_main)
+    assert launcher.main(["--tables=bigquery://p.d", "--region=europe-west4"]) == 0
+    assert given == [["--tables=bigquery://p.d", "--region=europe-west4", "--runner=DataflowRunner"]]
+
+
+def test_the_image_has_the_beam_of_the_lock_and_one_python_everywhere() -> None:
+    dockerfile = DOCKERFILE.read_text()
+    beam = re.search(r"^apache-beam==(\S+)", (ROOT / "requirements.txt").read_text(), re.MULTILINE)
+    assert beam
+    assert re.findall(r"^ARG BEAM=(.*)$", dockerfile, re.MULTILINE) == [beam[1]]
+    (python,) = re.findall(r"^ARG PYTHON=(.*)$", dockerfile, re.MULTILINE)
+    launchers = re.findall(r"dataflow-templates-base/(\w+)-template-launcher-base", dockerfile)
+    assert launchers == [f"python{python.replace('.', '')}"]
+    images = re.findall(r"^FROM (?!gcr\.io/)(\S+)", dockerfile, re.MULTILINE)
+    assert set(images) == {"apache/beam_python${PYTHON}_sdk:${BEAM}", "python:${PYTHON}-slim"}
+    assert f"PYTHONS := $(PYTHON) python{python} " in (ROOT / "Makefile").read_text()
+
+
+def test_the_image_runs_the_launchers_file_and_installs_nothing_at_launch() -> None:
+    settings = [line for line in DOCKERFILE.read_text().splitlines() if line.startswith("ENV ")]
+    assert settings == ["ENV FLEX_TEMPLATE_PYTHON_PY_FILE=/template/main.py"]
+
+
+def test_every_file_that_the_image_copies_is_there() -> None:
+    copied = re.findall(r"^COPY (?!--from)(.+) \S+$", DOCKERFILE.read_text(), re.MULTILINE)
+    assert [name for names in copied for name in names.split() if not (ROOT / name).exists()] == []
+
+
+def test_the_dockerfile_passes_hadolint() -> None:
+    hadolint = Path(sys.executable).parent / "hadolint"
+    linted = subprocess.run([hadolint, "--no-color", DOCKERFILE], check=False, capture_output=True, text=True)
+    assert (linted.returncode, linted.stdout) == (0, "")
