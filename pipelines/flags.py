@@ -48,7 +48,9 @@ def resource(kind: str) -> Callable[[str], str]:
 def run_main(main: Callable[[Sequence[str]], int]) -> int:
     """Runs a command with the process's arguments; what a user can mend becomes one line and exit status 2."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
-    for room in ("pipelines", "transforms"):
+    # What stops a run is raised, and told once, below; Beam would tell it several times, with stack traces.
+    logging.getLogger("apache_beam").setLevel(logging.CRITICAL)
+    for room in ("__main__", "pipelines", "transforms"):
         logging.getLogger(room).setLevel(logging.INFO)
     try:
         return main(sys.argv[1:])

@@ -30,9 +30,9 @@ def open_hours(buckets: Buckets, streams: Iterable[str], since: datetime) -> set
         begun: set[Bucket] = set()
         closed: set[Bucket] = set()
         start = f"{stream_folder(stream)}/dt={since:%Y-%m-%d}"
-        for stored in buckets.list(f"{stream_folder(stream)}/", start):
-            bucket = bucket_of(stored.name)
+        for name in buckets.list(f"{stream_folder(stream)}/", start):
+            bucket = bucket_of(name)
             if bucket:
-                (closed if stored.name == bucket.success_name else begun).add(bucket)
+                (closed if name == bucket.success_name else begun).add(bucket)
         result |= {bucket.hour for bucket in begun - closed}
     return result

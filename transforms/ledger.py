@@ -31,8 +31,8 @@ def keep(buckets: Buckets, reports: Iterable[bytes]) -> int:
 def known_hours(buckets: Buckets) -> list[datetime]:
     """The hours that some report speaks of, in order."""
     hours = set()
-    for stored in buckets.list(f"{_FOLDER}/"):
-        day, hour = stored.name.split("/")[2:4]
+    for name in buckets.list(f"{_FOLDER}/"):
+        day, hour = name.split("/")[2:4]
         hours.add(datetime.strptime(day + hour, "dt=%Y-%m-%dhour=%H").replace(tzinfo=UTC))
     return sorted(hours)
 
@@ -41,13 +41,13 @@ def heard(buckets: Buckets, hour: datetime) -> tuple[list[Published], dict[Bucke
     """The publishers' reports of an hour, one of each id, and each bucket's newest. BucketsError names a broken file."""
     published: dict[str, Published] = {}
     delivered: dict[Bucket, Delivered] = {}
-    for stored in buckets.list(f"{_folder(hour)}/"):
-        data, _ = buckets.read(stored.name)
+    for name in buckets.list(f"{_folder(hour)}/"):
+        data, _ = buckets.read(name)
         for line in data.splitlines():
             try:
                 report = parse_report(line)
             except ValueError as error:
-                raise BucketsError(f"{stored.name} can't be read: {error}. Restore it from a copy.") from None
+                raise BucketsError(f"{name} can't be read: {error}. Restore it from a copy.") from None
             if isinstance(report, Published):
                 published[report.id] = report
             elif report.bucket not in delivered or delivered[report.bucket].version < report.version:

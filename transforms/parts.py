@@ -58,16 +58,16 @@ class PartWriter:
 
     def finish(self, buckets: Buckets, bucket: Bucket, shard: Shard, unique: str) -> Part | None:
         """Stores file and index under a name that ends in `unique`; None if there is no record. Raises BucketsError."""
-        if not self._ids:
-            return None
-        if self._block:
-            self._end_block()
-        self._writer.flush()
-        index = b"".join(sorted(self._ids))
-        name = f"part-{shard}-{unique}"
-        stored = buckets.write(f"{bucket.staging}/{name}.avro", self._file)
-        beside = buckets.write(f"{bucket.staging}/{name}.ids", index)
-        self._file.close()
+        with self._file:
+            if not self._ids:
+                return None
+            if self._block:
+                self._end_block()
+            self._writer.flush()
+            index = b"".join(sorted(self._ids))
+            name = f"part-{shard}-{unique}"
+            stored = buckets.write(f"{bucket.staging}/{name}.avro", self._file)
+            beside = buckets.write(f"{bucket.staging}/{name}.ids", index)
         return Part(f"{name}.avro", shard, stored.size, stored.crc32c, beside.crc32c, Tally.of_hashes(index))
 
 

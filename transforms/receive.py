@@ -14,8 +14,7 @@ from schemas.fingerprints import Tally, id_hash
 from schemas.outcomes import Exit, Reason, Rejected, Stage
 from schemas.payload import decode
 from schemas.receipts import Contribution
-from schemas.rows import _encoder as encoder
-from schemas.rows import dead_letter_schema, row_schema
+from schemas.rows import dead_letter_schema, encoder, row_schema
 from schemas.shards import Shard
 from transforms.packs import PACK_BYTES, Pack, label_of
 

@@ -13,7 +13,7 @@ from schemas.fingerprints import Tally, id_hash
 from schemas.outcomes import Exit
 from schemas.receipts import Contribution, Part, Reasons, Receipt, add_reasons
 from schemas.reports import Books, add_books
-from schemas.rows import _encoder as encoder
+from schemas.rows import encoder
 from transforms.buckets import Buckets
 from transforms.parts import PartWriter, delivered_ids, read_index
 

@@ -29,15 +29,16 @@ class Hourly(beam.PTransform):  # type: ignore[misc]
 
     def __init__(self, allowed_lateness: timedelta, ends: bool) -> None:
         super().__init__()
+        now_and_then = AfterProcessingTime(int(PANE_EVERY.total_seconds()))
+        # Made once: where collections join, Beam wants their windows and triggers to be the same.
+        self._windows = FixedWindows(int(HOUR.total_seconds()))
+        self._trigger = AfterWatermark(late=AfterCount(1)) if ends else AfterWatermark(early=now_and_then, late=now_and_then)
         self._lateness = int((allowed_lateness + LONGEST_LIFE).total_seconds())
-        self._ends = ends
 
     def expand(self, elements: beam.PCollection) -> beam.PCollection:
-        now_and_then = AfterProcessingTime(int(PANE_EVERY.total_seconds()))
-        stream = AfterWatermark(early=now_and_then, late=now_and_then)
         return elements | beam.WindowInto(
-            FixedWindows(int(HOUR.total_seconds())),
-            trigger=AfterWatermark(late=AfterCount(1)) if self._ends else stream,
+            self._windows,
+            trigger=self._trigger,
             accumulation_mode=AccumulationMode.DISCARDING,
             allowed_lateness=self._lateness,
         )

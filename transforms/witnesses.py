@@ -87,5 +87,5 @@ def _foreign(buckets: Buckets, bucket: Bucket, unreadable: list[str]) -> tuple[s
         f"{bucket.folder}/{name}" for part in shown_receipt(buckets, bucket).parts for name in (part.name, part.index_name)
     }
     own = {bucket.receipt_name, bucket.success_name}
-    names = (stored.name for stored in buckets.list(f"{bucket.folder}/"))
+    names = buckets.list(f"{bucket.folder}/")
     return tuple(name for name in names if name not in listed | own and not name.startswith(f"{bucket.folder}/_receipts/"))

@@ -1,0 +1,222 @@
+from __future__ import annotations
+
+import json
+from collections import Counter
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from schemas.buckets import DEAD_LETTERS, hour_of
+from tests.support.delivery import (
+    FLIGHT_TYPES,
+    LAST_HOUR,
+    LONG_AGO,
+    World,
+    flights,
+    flights_by_hour,
+    search,
+)
+
+pytestmark = pytest.mark.slow
+
+IN_HOUR = LAST_HOUR + timedelta(minutes=5)
+
+
+def delivered(world: World, stream: str = "search_made") -> list[str]:
+    return [row["event_id"] for row in world.rows(stream)]
+
+
+def counts(world: World, hour: datetime = LAST_HOUR, stream: str = "search_made") -> dict[str, int]:
+    return world.receipts(stream)[hour]["counts"].get("search_made", {})
+
+
+def in_table(world: World) -> list[str]:
+    return [row[0] for row in world.query("SELECT event_id FROM search_made ORDER BY event_id")]
+
+
+def test_the_flights_arrive_per_type_and_hour_as_the_file_has_them(flights_world):
+    world = flights_world
+    world.publish(*flights())
+    assert world.deliver(LONG_AGO) == 0
+
+    files: Counter[tuple[str, str]] = Counter()
+    table: Counter[tuple[str, str]] = Counter()
+    closed = set()
+    for kind in FLIGHT_TYPES:
+        for row in world.rows(kind):
+            files[kind, f"{row['received_at']:%Y-%m-%dT%H}"] += 1
+        for hour, number in world.query(f"SELECT strftime(received_at, '%Y-%m-%dT%H') AS h, count(*) FROM {kind} GROUP BY h"):
+            table[kind, hour] += number
+        closed |= {(kind, f"{hour:%Y-%m-%dT%H}") for hour, receipt in world.receipts(kind).items() if receipt["closed"]}
+        success = list(world.buckets.glob(f"events/{kind}/dt=*/hour=*/_SUCCESS"))
+        assert len(success) == 77
+    expected = flights_by_hour()
+    assert files == expected
+    assert table == expected
+    assert len(closed) == 4 * 77
+    ids = {(attributes["event_type"], attributes["event_id"]) for _, attributes in flights()}
+    assert {(kind, event_id) for kind in FLIGHT_TYPES for event_id in delivered(world, kind)} == ids
+    assert world.left() == 0
+
+
+def test_an_event_is_delivered_once_however_often_it_is_published_and_the_books_balance(world):
+    world.publish(search("a", IN_HOUR), search("b", IN_HOUR), search("a", IN_HOUR), search("a", IN_HOUR))
+    world.deliver()
+    assert delivered(world) == in_table(world) == ["a", "b"]
+    assert counts(world) == {"received": 4, "delivered": 2, "duplicate": 2}
+
+
+def test_a_later_run_knows_what_an_earlier_one_has_delivered(world):
+    world.publish(search("a", IN_HOUR), search("b", IN_HOUR))
+    world.deliver()
+    world.publish(search("b", IN_HOUR), search("c", IN_HOUR))
+    world.deliver()
+    assert delivered(world) == in_table(world) == ["a", "b", "c"]
+    assert counts(world) == {"received": 4, "delivered": 3, "duplicate": 1}
+    assert world.receipts("search_made")[LAST_HOUR]["version"] == 2
+    assert world.receipts("search_made")[LAST_HOUR]["late"] == 1
+
+
+def test_every_version_of_a_receipt_is_kept(world):
+    for event_id in "abc":
+        world.publish(search(event_id, IN_HOUR))
+        world.deliver()
+    folder = world.buckets / f"events/search_made/dt={LAST_HOUR:%Y-%m-%d}/hour={LAST_HOUR:%H}"
+    versions = [json.loads(file.read_text()) for file in sorted((folder / "_receipts").iterdir())]
+    assert [(version["version"], version["rows"], version["late"]) for version in versions] == [(1, 1, 0), (2, 2, 1), (3, 3, 2)]
+    assert (folder / "_RECEIPT.json").read_text() == (folder / "_receipts/000003.json").read_text()
+
+
+def test_one_id_under_two_types_is_two_events(world):
+    tap = {"event_type": "tap", "event_id": "same", "received_at": IN_HOUR.isoformat()}
+    world.publish(search("same", IN_HOUR), (b'{"x": 1}', tap))
+    world.deliver()
+    assert delivered(world) == delivered(world, "tap") == ["same"]
+
+
+def test_an_hour_that_is_not_over_is_written_and_not_closed_until_it_is(world, monkeypatch):
+    now = datetime.now(UTC)
+    world.publish(search("now"))
+    world.deliver()
+    hour = hour_of(now)
+    [(hour, receipt)] = world.receipts("search_made").items()
+    assert not receipt["closed"]
+    assert not list(world.buckets.rglob("_SUCCESS"))
+    assert delivered(world) == in_table(world) == ["now"]
+
+    monkeypatch.setattr("pipelines.deliver.utc_now", lambda: hour + timedelta(hours=1, seconds=1))
+    world.deliver()
+    assert {stream: world.receipts(stream)[hour]["closed"] for stream in ("search_made", "tap", DEAD_LETTERS)} == {
+        "search_made": True,
+        "tap": True,
+        DEAD_LETTERS: True,
+    }
+    assert delivered(world) == in_table(world) == ["now"]
+
+
+def test_registered_types_without_events_close_too_and_so_do_silent_hours_between(world):
+    world.publish(search("a", IN_HOUR), search("b", IN_HOUR - timedelta(hours=3)))
+    world.deliver()
+    hours = [LAST_HOUR - timedelta(hours=back) for back in (3, 2, 1, 0)]
+    for stream in ("search_made", "tap", DEAD_LETTERS):
+        assert {hour: receipt["closed"] for hour, receipt in world.receipts(stream).items()} == dict.fromkeys(hours, True)
+    assert world.query("SELECT count(*) FROM tap") == [(0,)]
+
+
+def test_an_event_older_than_the_allowed_lateness_goes_to_the_hour_of_its_publishing_and_keeps_its_stamp(world):
+    old = LAST_HOUR - timedelta(hours=30)
+    world.publish(search("old", old), search("late", old + timedelta(hours=12)))
+    before = datetime.now(UTC)
+    world.deliver("--allowed_lateness=1d")
+    rows = {row["event_id"]: row for row in world.rows("search_made")}
+    assert rows["late"]["received_at"] == old + timedelta(hours=12)
+    assert rows["late"]["skewed_from"] is None
+    assert rows["old"]["skewed_from"] == old
+    assert abs(rows["old"]["received_at"] - before) < timedelta(minutes=1)
+
+
+def test_the_envelope_comes_first_and_unknown_fields_are_kept(world):
+    sent = "2026-01-31T09:30:00.5+01:00"
+    message = {"event_type": "search_made", "event_id": "a", "received_at": IN_HOUR.isoformat(), "sent_at": sent}
+    data = json.dumps({"words": "w", "results": 3, "mood": "blue", "more": {"deep": [1]}}).encode()
+    [message_id] = world.publish((data, message))
+    world.deliver()
+    [row] = world.rows("search_made")
+    names = [
+        "event_id",
+        "event_type",
+        "schema_version",
+        "received_at",
+        "sent_at",
+        "message_id",
+        "unknown_fields",
+        "skewed_from",
+    ]
+    assert list(row) == [*names, "words", "results", "language"]
+    columns = [name for name, *_ in world.query("DESCRIBE search_made")]
+    assert columns == list(row)
+    assert json.loads(row.pop("unknown_fields")) == {"mood": "blue", "more": {"deep": [1]}}
+    assert row == {
+        "event_id": "a",
+        "event_type": "search_made",
+        "schema_version": 1,
+        "received_at": IN_HOUR,
+        "sent_at": datetime(2026, 1, 31, 8, 30, 0, 500000, UTC),
+        "message_id": message_id,
+        "skewed_from": None,
+        "words": "w",
+        "results": 3,
+        "language": None,
+    }
+
+
+def test_without_an_id_the_message_id_counts_and_without_a_stamp_the_publish_time(world):
+    [message_id] = world.publish((b'{"words": "w", "results": 1}', {"event_type": "search_made"}))
+    world.deliver()
+    [row] = world.rows("search_made")
+    assert row["event_id"] == row["message_id"] == message_id
+    assert abs(row["received_at"] - datetime.now(UTC)) < timedelta(minutes=2)
+
+
+def test_a_table_gains_the_columns_of_a_newer_contract(world):
+    world.publish(search("old", IN_HOUR))
+    world.deliver()
+    newer = json.loads((world.contracts / "search_made/v1.avsc").read_text())
+    newer["fields"].append({"name": "voice", "type": "boolean", "default": False})
+    (world.contracts / "search_made/v2.avsc").write_text(json.dumps(newer))
+    data = b'{"words": "w", "results": 1, "voice": true}'
+    attributes = {"event_type": "search_made", "received_at": IN_HOUR.isoformat()}
+    world.publish((data, {**attributes, "event_id": "new"}), search("first", IN_HOUR, schema_version="1"))
+    world.deliver()
+    rows = world.query("SELECT event_id, schema_version, voice FROM search_made ORDER BY event_id")
+    assert rows == [("first", 1, False), ("new", 2, True), ("old", 1, None)]
+
+
+def test_files_in_the_bucket_are_just_those_that_the_receipt_lists(world):
+    world.publish(search("a", IN_HOUR))
+    world.deliver()
+    world.publish(search("b", IN_HOUR))
+    world.deliver()
+    folder = world.buckets / f"events/search_made/dt={LAST_HOUR:%Y-%m-%d}/hour={LAST_HOUR:%H}"
+    listed = {part["name"] for commit in world.receipts("search_made")[LAST_HOUR]["commits"] for part in commit["parts"]}
+    assert {file.name for file in folder.glob("*.avro")} == listed
+    assert len(listed) == 2
+
+
+def test_nothing_is_acknowledged_when_the_run_fails_and_the_next_run_delivers_all(world, monkeypatch):
+    world.publish(search("a", IN_HOUR), search("b", IN_HOUR))
+
+    def refuse(*_: object) -> None:
+        raise RuntimeError("the table store is down")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("transforms.tables.duckdb_file.DuckDBFile.load", refuse)
+        with pytest.raises(RuntimeError, match="the table store is down"):
+            world.deliver()
+    assert world.query("SELECT count(*) FROM information_schema.tables WHERE table_name = 'search_made'") == [(1,)]
+    assert in_table(world) == []
+    world.deliver()
+    assert delivered(world) == in_table(world) == ["a", "b"]
+    assert world.left() == 0
+    # What was received twice is a duplicate the second time.
+    assert counts(world) == {"received": 4, "delivered": 2, "duplicate": 2}

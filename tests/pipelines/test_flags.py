@@ -1,0 +1,92 @@
+"""A clear error before anything starts."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+
+from pipelines import deliver
+from pipelines.flags import run_main
+from tests.support.delivery import World
+from tests.support.pubsub import free_port
+
+pytestmark = pytest.mark.slow
+
+
+def run(module: str, *arguments: str, host: str) -> subprocess.CompletedProcess[str]:
+    """As a user runs it, in a process of its own."""
+    environment = {**os.environ, "PUBSUB_EMULATOR_HOST": host, "NO_GCE_CHECK": "true"}
+    command = [sys.executable, "-m", module, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=60, check=False)
+
+
+def status_of(main: Callable[[Sequence[str]], int], arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> int | str | None:
+    """The exit status of a command that is run in this process."""
+    monkeypatch.setattr(sys, "argv", ["a-pipeline", *arguments])
+    with pytest.raises(SystemExit) as end:
+        sys.exit(run_main(main))
+    return end.value.code
+
+
+def replaced(flags: list[str], name: str, value: str | None) -> list[str]:
+    rest = [flag for flag in flags if not flag.startswith(f"--{name}=")]
+    return rest if value is None else [*rest, f"--{name}={value}"]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "told"),
+    [
+        ("subscription", None, "--subscription"),
+        ("buckets", None, "--buckets"),
+        ("subscription", "flights", "projects/PROJECT/subscriptions/NAME"),
+        ("subscription", "projects/test-project/subscriptions/none-such", "does not exist"),
+        ("audit_topic", "projects/test-project/topics/none-such", "does not exist"),
+        ("buckets", "{file}", "{file}"),
+        ("buckets", "s3://somewhere", "s3://somewhere"),
+        ("tables", "tables.csv", "tables.csv"),
+        ("tables", "bigquery://project-one.events", "gs://"),
+        ("contracts", "{file}", "{file}"),
+        ("contracts", "{broken}", "{broken}"),
+        ("allowed_lateness", "soon", "7d"),
+        ("bucket", "x", "--bucket=x"),
+    ],
+)
+def test_a_mistake_in_the_flags_is_one_clear_error(
+    world: World, name: str, value: str | None, told: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = world.folder / "a-file"
+    file.write_text("")
+    broken = world.folder / "broken" / "thing" / "v1.avsc"
+    broken.parent.mkdir(parents=True)
+    broken.write_text("{")
+    names = {"file": str(file), "broken": str(broken.parent.parent)}
+    flags = replaced(world.deliver_flags(), name, value and value.format(**names))
+    assert status_of(deliver.main, flags, monkeypatch) == 2
+    complaint = capsys.readouterr().err
+    assert told.format(**names) in complaint
+    assert "Traceback" not in complaint
+    assert not Path(world.buckets / "events").exists()
+
+
+@pytest.mark.parametrize("module", ["pipelines.deliver", "pipelines.audit"])
+def test_an_unreachable_pubsub_is_one_clear_error(world: World, module: str) -> None:
+    flags = world.deliver_flags()
+    if module == "pipelines.audit":
+        flags = replaced(replaced(flags, "contracts", None), "audit_topic", None)
+    done = run(module, *flags, host=f"127.0.0.1:{free_port()}")
+    assert done.returncode == 2
+    assert "Pub/Sub can't be used" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("module", ["pipelines.deliver", "pipelines.audit"])
+def test_help_tells_each_flag(world: World, module: str) -> None:
+    done = run(module, "--help", host=world.address)
+    assert done.returncode == 0
+    for flag in ("--subscription", "--buckets", "--tables"):
+        assert flag in done.stdout

@@ -1,0 +1,114 @@
+"""The graph as Dataflow gets it, and as a stream: built for real, without a network."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import apache_beam as beam
+import pytest
+from apache_beam.io.gcp.pubsub import ReadFromPubSub
+from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.testing import test_stream
+from apache_beam.testing.util import assert_that, equal_to
+from apache_beam.utils.windowed_value import PaneInfoTiming
+
+from pipelines.deliver import DATAFLOW_SHARDS, Plan, build, parser
+from pipelines.runners import DATAFLOW, beam_options, parse
+from schemas.contracts import load_contracts
+from transforms.buckets.cloud_storage import CloudStorage
+from transforms.tables.bigquery import BigQuery
+from transforms.windows import Hourly
+
+pytestmark = pytest.mark.slow
+
+STARTED = datetime(2026, 1, 31, 9, 30, tzinfo=UTC)
+
+
+def test_dataflow_takes_the_graph_with_a_label_for_each_step(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("apache_beam.internal.gcp.auth._Credentials._credentials_init", True)
+    flags = ["--project=project-one", "--region=europe-west1", "--temp_location=gs://bucket-one/temp", "--dry_run=True"]
+    plan = Plan(
+        source=ReadFromPubSub(subscription="projects/project-one/subscriptions/events", with_attributes=True),
+        ends=False,
+        started=STARTED,
+        contracts=load_contracts(),
+        buckets=CloudStorage("gs://bucket-one/events"),
+        tables=BigQuery("bigquery://project-one.events"),
+        audit_topic="projects/project-one/topics/audit",
+        allowed_lateness=timedelta(days=7),
+        shards=DATAFLOW_SHARDS,
+    )
+    pipeline = beam.Pipeline(options=beam_options(DATAFLOW, flags))
+    build(pipeline, plan)
+    job = pipeline.run()
+    names = {transform.unique_name for transform in job.job.proto_pipeline.components.transforms.values()}
+    top = {name for name in names if name and "/" not in name and not name.startswith("ref_")}
+    assert top == {
+        "Read",
+        "Receive",
+        "Write parts",
+        "Find open hours",
+        "Passing hours",
+        "All hours",
+        "Look at hours",
+        "Commit buckets",
+        "Load tables",
+        "Report counts",
+    }
+    # Two steps of Beam's own have none.
+    assert [name for name in names if "lambda" in name and "FlatMap(<lambda at core.py" not in name] == []
+
+
+def test_a_stream_fires_while_the_hour_goes_on_and_when_it_is_over_and_gives_each_element_once() -> None:
+    hour = STARTED.replace(minute=0).timestamp()
+    stream = (
+        test_stream.TestStream()
+        .advance_watermark_to(hour)
+        .add_elements([beam.window.TimestampedValue(("k", "early"), hour + 60)])
+        .advance_processing_time(601)
+        .add_elements([beam.window.TimestampedValue(("k", "in time"), hour + 120)])
+        .advance_watermark_to(hour + 3601)
+        .advance_watermark_to_infinity()
+    )
+    options = PipelineOptions(["--streaming", "--runner=BundleBasedDirectRunner"])
+    with beam.Pipeline(options=options) as pipeline:
+        panes = (
+            pipeline
+            | stream
+            | "By hour" >> Hourly(timedelta(days=7), ends=False)
+            | beam.GroupByKey()
+            | "Pane"
+            >> beam.Map(lambda one, pane=beam.DoFn.PaneInfoParam: (PaneInfoTiming.to_string(pane.timing), list(one[1])))
+        )
+        assert_that(panes, equal_to([("EARLY", ["early"]), ("ON_TIME", ["in time"])]))
+
+
+def test_an_element_a_month_behind_the_watermark_is_not_dropped() -> None:
+    hour = STARTED.replace(minute=0).timestamp()
+    stream = (
+        test_stream.TestStream()
+        .advance_watermark_to(hour + 31 * 86_400)
+        .add_elements([beam.window.TimestampedValue(("k", "31 days behind"), hour)])
+        .advance_watermark_to_infinity()
+    )
+    options = PipelineOptions(["--streaming", "--runner=BundleBasedDirectRunner"])
+    with beam.Pipeline(options=options) as pipeline:
+        grouped = pipeline | stream | Hourly(timedelta(days=1), ends=False) | beam.GroupByKey()
+        found = grouped | beam.FlatMap(lambda keyed: keyed[1])
+        assert_that(found, equal_to(["31 days behind"]))
+
+
+def test_beams_own_flags_pass_and_unknown_ones_do_not(capsys: pytest.CaptureFixture[str]) -> None:
+    ours = [
+        "--subscription=projects/p-one/subscriptions/sss",
+        "--buckets=gs://bucket-one",
+        "--tables=bigquery://p-one.d",
+        "--audit_topic=projects/p-one/topics/ttt",
+    ]
+    flags, rest = parse(parser(), [*ours, "--region=europe-west1", "--max_num_workers=9"])
+    assert rest == ["--region=europe-west1", "--max_num_workers=9"]
+    assert flags.allowed_lateness == timedelta(days=7)
+    with pytest.raises(SystemExit):
+        parse(parser(), [*ours, "--regiom=europe-west1"])
+    assert "--regiom=europe-west1" in capsys.readouterr().err

@@ -1,0 +1,191 @@
+"""A whole delivery for tests: topics on the project's broker, stores in a folder, and the pipelines' own command lines."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import fastavro
+import pytest
+
+from pipelines import audit, deliver
+from schemas.buckets import DEAD_LETTERS, Bucket, hour_of
+from schemas.contracts import DEFAULT_FOLDER
+from schemas.fingerprints import Tally
+from schemas.reports import Published
+from tests.support.pubsub import make_subscription, make_topic, publisher, pull_now, subscriber
+from transforms.tables.duckdb_file import DuckDBFile
+
+LONG_AGO = "--allowed_lateness=20000d"
+LAST_HOUR = hour_of(datetime.now(UTC)) - timedelta(hours=1)
+"""The last full hour when the tests began: over, so that its buckets close."""
+
+FLIGHTS = Path(__file__).parents[1] / "data" / "flights.ndjson.gz"
+FLIGHT_TYPES = ("flight_arrived", "flight_cancelled", "flight_departed", "weather_observed")
+
+SEARCH: Mapping[str, Any] = {
+    "type": "record",
+    "name": "search_made",
+    "fields": [
+        {"name": "words", "type": "string"},
+        {"name": "results", "type": "int"},
+        {"name": "language", "type": ["null", "string"], "default": None},
+    ],
+}
+"""A small contract; beside it lies `tap`, which nobody publishes unless a test does."""
+TAP: Mapping[str, Any] = {"type": "record", "name": "tap", "fields": [{"name": "x", "type": "long"}]}
+
+
+@dataclass
+class World:
+    """Topics and stores of one test."""
+
+    folder: Path
+    address: str
+    topic: str
+    subscription: str
+    audit_topic: str
+    audit_subscription: str
+    contracts: Path
+
+    @property
+    def buckets(self) -> Path:
+        return self.folder / "buckets"
+
+    @property
+    def tables(self) -> Path:
+        return self.folder / "tables.duckdb"
+
+    @property
+    def verdicts(self) -> Path:
+        return self.folder / "verdicts.json"
+
+    def publish(self, *messages: tuple[bytes, dict[str, str]]) -> list[str]:
+        """Publishes data with attributes, and returns the message ids."""
+        with publisher(self.address) as client:
+            futures = [client.publish(self.topic, data, **attributes) for data, attributes in messages]
+            return [future.result(timeout=60) for future in futures]
+
+    def report(self, event_type: str, hour: datetime, ids: Iterable[str], number: int = 1) -> None:
+        """Reports, as a publisher does, that these ids were published."""
+        ids = list(ids)
+        name = f"test/{event_type}/{hour:%Y%m%d%H}/{number}"
+        report = Published(name, "test", event_type, hour, Tally.of_ids(ids), Tally.of_ids(set(ids)))
+        with publisher(self.address) as client:
+            client.publish(self.audit_topic, report.to_json(), report="published", report_id=name).result(timeout=60)
+
+    def deliver(self, *more: str) -> int:
+        """Runs deliver in this process, as its command line does."""
+        try:
+            return deliver.main([*self.deliver_flags(), *more])
+        finally:
+            DuckDBFile(self.tables).close()
+
+    def deliver_flags(self) -> list[str]:
+        return [
+            f"--subscription={self.subscription}",
+            f"--buckets={self.buckets}",
+            f"--tables={self.tables}",
+            f"--audit_topic={self.audit_topic}",
+            f"--contracts={self.contracts}",
+        ]
+
+    def audit(self, *more: str) -> int:
+        """Runs the audit in this process, as its command line does."""
+        stores = [f"--buckets={self.buckets}", f"--tables={self.tables}", f"--verdicts={self.verdicts}"]
+        try:
+            return audit.main([f"--subscription={self.audit_subscription}", *stores, *more])
+        finally:
+            DuckDBFile(self.tables).close()
+
+    def rows(self, stream: str) -> list[dict[str, Any]]:
+        """Every row in the files that the stream's receipts list, in the order of their ids."""
+        key = "message_id" if stream == DEAD_LETTERS else "event_id"
+        found: list[Any] = []
+        for receipt in self.receipts(stream).values():
+            for commit in receipt["commits"]:
+                for part in commit["parts"]:
+                    with (self.buckets / Bucket(stream, _hour(receipt)).folder / part["name"]).open("rb") as file:
+                        found += list(fastavro.reader(file))
+        return sorted(found, key=lambda row: row[key])
+
+    def receipts(self, stream: str) -> dict[datetime, dict[str, Any]]:
+        """What each hour's `_RECEIPT.json` says."""
+        folder = self.buckets / (DEAD_LETTERS if stream == DEAD_LETTERS else f"events/{stream}")
+        found = [json.loads(file.read_text()) for file in folder.glob("dt=*/hour=*/_RECEIPT.json")]
+        return {_hour(receipt): receipt for receipt in found}
+
+    def query(self, sql: str) -> list[tuple[Any, ...]]:
+        """Rows of the DuckDB file."""
+        with duckdb.connect(self.tables, read_only=True) as db:
+            db.execute("SET TimeZone = 'UTC'")
+            return db.execute(sql).fetchall()
+
+    def left(self) -> int:
+        """How many messages the subscription still has to give."""
+        with subscriber(self.address) as client:
+            return len(pull_now(client, self.subscription))
+
+
+def make_world(folder: Path, address: str, contracts: Mapping[str, Mapping[str, Any]]) -> World:
+    """A world with contracts of their own, each in version 1."""
+    topic, audit_topic = make_topic(address), make_topic(address)
+    for name, schema in contracts.items():
+        path = folder / "contracts" / name / "v1.avsc"
+        path.parent.mkdir(parents=True)
+        path.write_text(json.dumps(schema))
+    subscriptions = make_subscription(address, topic), make_subscription(address, audit_topic)
+    return World(folder, address, topic, subscriptions[0], audit_topic, subscriptions[1], folder / "contracts")
+
+
+@pytest.fixture
+def world(tmp_path: Path, broker_address: str, monkeypatch: pytest.MonkeyPatch) -> World:
+    """A world of searches and taps."""
+    at_once(monkeypatch, broker_address)
+    return make_world(tmp_path, broker_address, {"search_made": SEARCH, "tap": TAP})
+
+
+@pytest.fixture
+def flights_world(tmp_path: Path, broker_address: str, monkeypatch: pytest.MonkeyPatch) -> World:
+    """A world of the real events' types."""
+    at_once(monkeypatch, broker_address)
+    contracts = {kind: json.loads((DEFAULT_FOLDER / kind / "v1.avsc").read_text()) for kind in FLIGHT_TYPES}
+    return make_world(tmp_path, broker_address, contracts)
+
+
+def at_once(monkeypatch: pytest.MonkeyPatch, address: str) -> None:
+    """Points clients to the broker. It is in this process: no need to wait long for a message that does not come."""
+    monkeypatch.setenv("PUBSUB_EMULATOR_HOST", address)
+    monkeypatch.setattr("transforms.pubsub.PULL_SECONDS", 0.3)
+
+
+def search(event_id: str, received_at: datetime | None = None, **attributes: str) -> tuple[bytes, dict[str, str]]:
+    """A good message."""
+    stamp = {"received_at": received_at.isoformat()} if received_at else {}
+    data = json.dumps({"words": f"words of {event_id}", "results": len(event_id)}).encode()
+    return data, {"event_type": "search_made", "event_id": event_id, **stamp, **attributes}
+
+
+def flights() -> list[tuple[bytes, dict[str, str]]]:
+    """The real events as messages, read from the file itself."""
+    with gzip.open(FLIGHTS) as lines:
+        events = [json.loads(line) for line in lines]
+    names = ("event_type", "event_id", "received_at")
+    return [(json.dumps(event["payload"]).encode(), {name: event[name] for name in names}) for event in events]
+
+
+def flights_by_hour() -> Counter[tuple[str, str]]:
+    """How many events the file has of each type in each hour (its text up to the hour). Uses nothing of the project."""
+    with gzip.open(FLIGHTS) as lines:
+        return Counter((event["event_type"], event["received_at"][:13]) for event in map(json.loads, lines))
+
+
+def _hour(receipt: Mapping[str, Any]) -> datetime:
+    return datetime.fromisoformat(receipt["hour"])

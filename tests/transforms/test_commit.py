@@ -1,0 +1,198 @@
+"""What makes a bucket exactly-once: union by id, one winner of each version, ids checked against those that are there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import fastavro
+import pytest
+
+from schemas.buckets import Bucket
+from schemas.contracts import Contract
+from schemas.fingerprints import id_hash
+from schemas.outcomes import Exit
+from schemas.receipts import LOOK, Contribution, combine
+from schemas.rows import encoder, row_schema
+from schemas.shards import Shard
+from tests.support.contracts import contract_of, field
+from transforms.buckets import Buckets, BucketsError
+from transforms.buckets.directory import Directory
+from transforms.commit import commit, newest_receipt, shown_receipt
+from transforms.packs import Pack, label_of
+from transforms.parts import delivered_ids, write_part
+
+HOUR = datetime(2026, 1, 31, 9, tzinfo=UTC)
+BUCKET = Bucket("thing", HOUR)
+CONTRACT: Contract = contract_of(field("x", "long"))
+SCHEMA = row_schema(CONTRACT)
+WHOLE = Shard(0, 1)
+
+
+def clock() -> datetime:
+    return HOUR + timedelta(hours=2)
+
+
+@pytest.fixture
+def new_id() -> Callable[[], str]:
+    numbers = count()
+    return lambda: f"id{next(numbers):05d}"
+
+
+@pytest.fixture
+def buckets(tmp_path: Path) -> Directory:
+    return Directory(tmp_path)
+
+
+def pack(*ids: str) -> bytes:
+    row: dict[str, Any] = {"event_type": "thing", "schema_version": 1, "received_at": HOUR, "message_id": "m", "x": 1}
+    row |= {"sent_at": None, "unknown_fields": None, "skewed_from": None}
+    rows = [encoder(SCHEMA)({**row, "event_id": one}) for one in ids]
+    return Pack(label_of("thing"), b"".join(map(id_hash, ids)), tuple(map(len, rows)), b"".join(rows)).to_bytes()
+
+
+def written(buckets: Buckets, new_id: Callable[[], str], *ids: str, shard: Shard = WHOLE) -> Contribution:
+    """A part in staging, by a writer that knows of nothing delivered."""
+    return write_part(buckets, BUCKET, shard, [pack(*ids)], SCHEMA, set(), new_id)
+
+
+def ids_in_files(buckets: Buckets) -> list[str]:
+    return sorted(_ids(buckets, [f"{BUCKET.folder}/{part.name}" for part in shown_receipt(buckets, BUCKET).parts]))
+
+
+def _ids(buckets: Buckets, names: list[str]) -> Iterator[str]:
+    for name in names:
+        with buckets.open(name) as file:
+            row: Any
+            for row in fastavro.reader(file):
+                yield row["event_id"]
+
+
+def test_a_part_holds_each_id_once_and_tells_what_became_of_the_rest(buckets, new_id) -> None:
+    packs = [pack("a", "b", "a"), pack("b", "c", "d")]
+    contribution = write_part(buckets, BUCKET, WHOLE, packs, SCHEMA, {id_hash("d")}, new_id)
+    commit(buckets, BUCKET, contribution, False, clock, new_id)
+    assert ids_in_files(buckets) == ["a", "b", "c"]
+    books = contribution.books["thing"]
+    assert (books[Exit.DELIVERED].count, books[Exit.DUPLICATE].count) == (3, 3)
+
+
+def test_the_index_beside_a_part_is_the_sorted_hashes_of_its_ids(buckets, new_id) -> None:
+    commit(buckets, BUCKET, written(buckets, new_id, "a", "b", "c"), False, clock, new_id)
+    [part] = shown_receipt(buckets, BUCKET).parts
+    data, _ = buckets.read(f"{BUCKET.folder}/{part.index_name}")
+    assert data == b"".join(sorted(map(id_hash, "abc")))
+    assert delivered_ids(buckets, shown_receipt(buckets, BUCKET), WHOLE) == set(map(id_hash, "abc"))
+
+
+def test_repeating_a_commit_changes_nothing(buckets, new_id) -> None:
+    work = combine([written(buckets, new_id, "a")])
+    first = commit(buckets, BUCKET, work, True, clock, new_id)
+    names = list(buckets.list(""))
+    assert commit(buckets, BUCKET, work, True, clock, new_id) == first
+    assert list(buckets.list("")) == names
+    assert ids_in_files(buckets) == ["a"]
+
+
+def test_ids_that_are_there_already_are_taken_out_and_become_duplicates(buckets, new_id) -> None:
+    one, two = written(buckets, new_id, "a", "b"), written(buckets, new_id, "b", "c")
+    commit(buckets, BUCKET, combine([one]), False, clock, new_id)
+    receipt = commit(buckets, BUCKET, combine([two]), False, clock, new_id)
+    assert ids_in_files(buckets) == ["a", "b", "c"]
+    books = receipt.books["thing"]
+    assert (books[Exit.DELIVERED].count, books[Exit.DUPLICATE].count) == (3, 1)
+    assert books[Exit.DELIVERED] == receipt.ids
+
+
+def test_two_files_of_one_commit_that_share_an_id_deliver_it_once(buckets, new_id) -> None:
+    both = combine([written(buckets, new_id, "a", "b"), written(buckets, new_id, "b", "c")])
+    receipt = commit(buckets, BUCKET, both, False, clock, new_id)
+    assert ids_in_files(buckets) == ["a", "b", "c"]
+    assert receipt.books["thing"][Exit.DUPLICATE].count == 1
+
+
+def test_a_file_of_nothing_but_repeats_is_not_listed(buckets, new_id) -> None:
+    commit(buckets, BUCKET, combine([written(buckets, new_id, "a")]), False, clock, new_id)
+    receipt = commit(buckets, BUCKET, combine([written(buckets, new_id, "a")]), False, clock, new_id)
+    assert len(receipt.parts) == 1
+    assert receipt.books["thing"][Exit.DUPLICATE].count == 1
+
+
+def test_shards_of_another_count_are_checked_too(buckets, new_id) -> None:
+    commit(buckets, BUCKET, combine([written(buckets, new_id, "a")]), False, clock, new_id)
+    again = written(buckets, new_id, "a", shard=Shard.of(id_hash("a"), 16))
+    commit(buckets, BUCKET, combine([again]), False, clock, new_id)
+    assert ids_in_files(buckets) == ["a"]
+
+
+@pytest.mark.parametrize("workers", [8])
+def test_many_who_commit_at_once_lose_nothing_and_deliver_nothing_twice(buckets, new_id, workers) -> None:
+    works = [combine([written(buckets, new_id, "shared", f"own {number}")]) for number in range(workers)]
+    with ThreadPoolExecutor(workers) as pool:
+        list(pool.map(lambda work: commit(buckets, BUCKET, work, True, clock, new_id), works))
+    assert ids_in_files(buckets) == [*(f"own {number}" for number in range(workers)), "shared"]
+    receipt = newest_receipt(buckets, BUCKET)
+    assert receipt == shown_receipt(buckets, BUCKET)
+    assert receipt.books["thing"][Exit.DELIVERED] == receipt.ids
+    assert receipt.books["thing"][Exit.DUPLICATE].count == workers - 1
+
+
+class Failing(Directory):
+    """Fails at the n-th write of any kind, and at all after it, as a process that was killed there."""
+
+    left = 10_000
+
+    def _spend(self) -> None:
+        if self.left == 0:
+            raise BucketsError("killed")
+        self.left -= 1
+
+    def create(self, name: str, data: bytes):
+        self._spend()
+        return super().create(name, data)
+
+    def replace(self, name: str, data: bytes, generation: int):
+        self._spend()
+        return super().replace(name, data, generation)
+
+    def publish(self, source: str, target: str) -> None:
+        self._spend()
+        super().publish(source, target)
+
+
+def test_a_crash_at_any_write_leaves_nothing_half_seen_and_the_next_look_finishes_it(tmp_path, new_id) -> None:
+    stopped = 0
+    for step in range(20):
+        buckets = Failing(tmp_path / str(step))
+        commit(buckets, BUCKET, combine([written(buckets, new_id, "a")]), True, clock, new_id)
+        work = combine([written(buckets, new_id, "a", "b")])
+        buckets.left = step
+        try:
+            commit(buckets, BUCKET, work, True, clock, new_id)
+        except BucketsError:
+            stopped += 1
+        assert ids_in_files(buckets) in (["a"], ["a", "b"])
+        in_folder = {name for name in buckets.list(f"{BUCKET.folder}/part-") if name.endswith(".avro")}
+        committed = {f"{BUCKET.folder}/{part.name}" for part in newest_receipt(buckets, BUCKET).parts}
+        assert in_folder <= committed
+
+        buckets.left = 10_000
+        had_committed = newest_receipt(buckets, BUCKET).version == 2
+        commit(buckets, BUCKET, LOOK, True, clock, new_id)
+        assert ids_in_files(buckets) == (["a", "b"] if had_committed else ["a"])
+        commit(buckets, BUCKET, combine([written(buckets, new_id, "a", "b")]), True, clock, new_id)
+        assert ids_in_files(buckets) == ["a", "b"]
+    assert stopped == 6  # _SUCCESS of the earlier version, then version, index, file, _RECEIPT.json, _SUCCESS
+
+
+def test_an_index_that_is_not_the_committed_one_is_named_and_nothing_is_committed(buckets, new_id) -> None:
+    receipt = commit(buckets, BUCKET, combine([written(buckets, new_id, "a")]), False, clock, new_id)
+    name = f"{BUCKET.folder}/{receipt.parts[0].index_name}"
+    buckets.write(name, bytes(16))
+    with pytest.raises(BucketsError, match=name):
+        commit(buckets, BUCKET, combine([written(buckets, new_id, "a")]), False, clock, new_id)
+    assert newest_receipt(buckets, BUCKET) == receipt

@@ -1,0 +1,147 @@
+"""A receipt's files become the partition, whatever order the loads end in."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from schemas.buckets import Bucket
+from schemas.fingerprints import Tally
+from schemas.receipts import Contribution, Part, Receipt
+from schemas.shards import Shard
+from schemas.tables import Table
+from transforms.buckets import Buckets
+from transforms.buckets.directory import Directory
+from transforms.load import ATTEMPTS, load
+from transforms.tables import Facts, LoadFailed, TablesError
+
+HOUR = datetime(2026, 1, 31, 9, tzinfo=UTC)
+BUCKET = Bucket("thing", HOUR)
+TABLE = Table("thing", (), "received_at", "event_id")
+
+
+class Jobs:
+    """Tables that only remember which files a partition holds. A job's id counts, as BigQuery counts it."""
+
+    uri = "memory"
+
+    def check_writable(self, buckets: Buckets) -> None: ...
+
+    def ensure(self, table: Table) -> None: ...
+
+    def facts(self, table: Table, first: datetime, last: datetime) -> Mapping[datetime, Facts]:
+        return {}
+
+    def __init__(self) -> None:
+        self.partition: list[str] = []
+        self.done: dict[str, int] = {}
+        self.failed: set[str] = set()
+        self.fail_next = 0
+        self.run: list[str] = []
+
+    def load(self, job_id: str, table: Table, hour: datetime, buckets: Buckets, files: Sequence[str]) -> int:
+        if job_id in self.failed:
+            raise LoadFailed("failed before", earlier=True)
+        if job_id not in self.done:
+            self.run.append(job_id)
+            if self.fail_next:
+                self.fail_next -= 1
+                self.failed.add(job_id)
+                raise LoadFailed("failed")
+            self.before_effect()
+            self.partition = sorted(files)
+            self.done[job_id] = len(files)
+        return self.done[job_id]
+
+    def before_effect(self) -> None:
+        """What happens elsewhere while the job runs."""
+
+
+def receipt_of(buckets: Buckets, *names: str) -> Receipt:
+    """A committed receipt of one-row files."""
+    receipt = Receipt(BUCKET)
+    for name in names:
+        part = Part(f"{name}.avro", Shard(0, 1), 1, 1, 1, Tally.of_ids([name]))
+        receipt = receipt.next(Contribution(name, parts=(part,)), HOUR, close=False)
+        buckets.create(BUCKET.version_name(receipt.version), receipt.to_json())
+    return receipt
+
+
+def paths(*names: str) -> list[str]:
+    return [f"{BUCKET.folder}/{name}.avro" for name in names]
+
+
+def test_the_partition_becomes_the_receipts_files_once(tmp_path: Path) -> None:
+    buckets, jobs = Directory(tmp_path), Jobs()
+    receipt = receipt_of(buckets, "a", "b")
+    assert load(jobs, TABLE, buckets, receipt) == 2
+    assert load(jobs, TABLE, buckets, receipt) == 2
+    assert jobs.partition == paths("a", "b")
+    assert len(jobs.run) == 1
+
+
+def test_a_version_with_the_same_files_is_not_loaded_again(tmp_path: Path) -> None:
+    buckets, jobs = Directory(tmp_path), Jobs()
+    receipt = receipt_of(buckets, "a")
+    load(jobs, TABLE, buckets, receipt)
+    closed = receipt.next(Contribution("counts only"), HOUR, close=True)
+    buckets.create(BUCKET.version_name(2), closed.to_json())
+    load(jobs, TABLE, buckets, closed)
+    assert len(jobs.run) == 1
+
+
+def test_an_empty_bucket_needs_no_load(tmp_path: Path) -> None:
+    jobs = Jobs()
+    assert load(jobs, TABLE, Directory(tmp_path), Receipt(BUCKET, version=1)) == 0
+    assert jobs.run == []
+
+
+def test_a_load_that_fails_once_is_tried_under_another_id(tmp_path: Path) -> None:
+    buckets, jobs = Directory(tmp_path), Jobs()
+    jobs.fail_next = 1
+    assert load(jobs, TABLE, buckets, receipt_of(buckets, "a")) == 1
+    assert len(set(jobs.run)) == 2
+
+
+def test_a_load_that_fails_for_good_ends_the_run_and_a_later_run_still_can(tmp_path: Path) -> None:
+    buckets, jobs = Directory(tmp_path), Jobs()
+    receipt = receipt_of(buckets, "a")
+    for _ in range(2):
+        jobs.fail_next = 100
+        with pytest.raises(LoadFailed):
+            load(jobs, TABLE, buckets, receipt)
+    assert len(set(jobs.run)) == 2 * ATTEMPTS
+    jobs.fail_next = 0
+    assert load(jobs, TABLE, buckets, receipt) == 1
+
+
+def test_an_old_load_that_ends_after_a_newer_one_does_not_win(tmp_path: Path) -> None:
+    buckets = Directory(tmp_path)
+
+    class Overtaken(Jobs):
+        def before_effect(self) -> None:
+            """While the load of the first version runs, a second version is committed and loaded."""
+            self.before_effect = lambda: None  # type: ignore[method-assign]
+            load(self, TABLE, buckets, receipt_of_both)
+
+    first = receipt_of(buckets, "a")
+    part = Part("b.avro", Shard(0, 1), 1, 1, 1, Tally.of_ids("b"))
+    receipt_of_both = first.next(Contribution("b", parts=(part,)), HOUR, close=False)
+    jobs = Overtaken()
+    buckets.create(BUCKET.version_name(2), receipt_of_both.to_json())
+    assert load(jobs, TABLE, buckets, first) == 2
+    assert jobs.partition == paths("a", "b")
+    assert len(jobs.run) == 3
+
+
+def test_rows_that_are_not_those_of_the_receipt_are_an_error(tmp_path: Path) -> None:
+    class Short(Jobs):
+        def load(self, job_id: str, table: Table, hour: datetime, buckets: Buckets, files: Sequence[str]) -> int:
+            return super().load(job_id, table, hour, buckets, files) - 1
+
+    buckets = Directory(tmp_path)
+    with pytest.raises(TablesError, match="1 rows went into thing, but its receipt has 2"):
+        load(Short(), TABLE, buckets, receipt_of(buckets, "a", "b"))
