@@ -65,4 +65,4 @@ class Tables(Protocol):
         """
 
     def facts(self, table: Table, first: datetime, last: datetime) -> Mapping[datetime, Facts]:
-        """Counted by the engine itself: each hour from `first` to `last`, both included, that has rows. Empty if there is no table."""
+        """Counted by the engine: each hour from `first` to `last`, both included, that has rows. Empty without a table."""
