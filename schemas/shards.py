@@ -23,7 +23,12 @@ class Shard:
     @classmethod
     def of(cls, id_hash: bytes, count: int) -> Shard:
         """The shard that holds a hash, out of `count`."""
-        return cls(id_hash[0] * count // MAX_SHARDS, count)
+        return cls(cls.index_of(id_hash, count), count)
+
+    @staticmethod
+    def index_of(id_hash: bytes, count: int) -> int:
+        """The index of that shard."""
+        return id_hash[0] * count // MAX_SHARDS
 
     def meets(self, other: Shard) -> bool:
         """Whether some hash lies in both, whatever the counts that they were made with."""

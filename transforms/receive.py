@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from schemas import envelope
 from schemas.buckets import DEAD_LETTERS, Bucket, hour_of
@@ -28,6 +28,10 @@ class Packed:
     data: bytes
 
 
+_Key = tuple[str, datetime, int, str]
+"""Stream, hour, shard's index and label. Plain values: a key is made for every message, a bucket only for every pack."""
+
+
 @dataclass
 class _Filling:
     ids: list[bytes] = field(default_factory=list)
@@ -49,8 +53,8 @@ class Receiver:
         self._new_id = new_id
         self._encoders = {kind: encoder(row_schema(contracts.newest(kind))) for kind in contracts.types}
         self._encode_dead_letter = encoder(dead_letter_schema())
-        self._filling: dict[tuple[Bucket, Shard, str], _Filling] = {}
-        self._received: dict[tuple[Bucket, str], list[bytes]] = {}
+        self._filling: dict[_Key, _Filling] = {}
+        self._received: dict[tuple[str, datetime, str], list[bytes]] = {}
 
     def add(self, message: Message) -> Packed | None:
         """Takes one message; gives the pack that it has filled up, if any."""
@@ -64,15 +68,14 @@ class Receiver:
             record = self._encode(message, received, claimed, event_id)
         except Rejected as refusal:
             return self._refuse(message, received, claimed, event_id, refusal)
-        bucket = Bucket(claimed, hour_of(received.received_at))
-        return self._put(bucket, claimed, label_of(claimed), id_hash(event_id), record)
+        return self._put(claimed, hour_of(received.received_at), claimed, label_of(claimed), id_hash(event_id), record)
 
     def finish(self) -> tuple[list[Packed], dict[Bucket, Contribution]]:
         """The packs that are not full, and what was received since the last call. Starts anew."""
-        packs = [_packed(key, filling) for key, filling in self._filling.items()]
+        packs = [self._packed(key, filling) for key, filling in self._filling.items()]
         books: dict[Bucket, dict[str, dict[Exit, Tally]]] = {}
-        for (bucket, kind), ids in self._received.items():
-            books.setdefault(bucket, {})[kind] = {Exit.RECEIVED: Tally.of_hashes(b"".join(ids))}
+        for (stream, hour, kind), ids in self._received.items():
+            books.setdefault(Bucket(stream, hour), {})[kind] = {Exit.RECEIVED: Tally.of_hashes(b"".join(ids))}
         self._filling, self._received = {}, {}
         return packs, {bucket: Contribution(self._new_id(), lines) for bucket, lines in books.items()}
 
@@ -113,23 +116,26 @@ class Receiver:
                 "detail": refusal.detail,
             }
         )
-        bucket = Bucket(DEAD_LETTERS, hour_of(received.received_at))
+        hour = hour_of(received.received_at)
         # Two broken messages under one event id are two dead letters: what tells them apart is the message's own id.
-        return self._put(bucket, claimed, label_of(claimed, refusal.reason), id_hash(message.message_id), record)
+        return self._put(DEAD_LETTERS, hour, claimed, label_of(claimed, refusal.reason), id_hash(message.message_id), record)
 
-    def _put(self, bucket: Bucket, kind: str, label: str, digest: bytes, record: bytes) -> Packed | None:
-        self._received.setdefault((bucket, kind), []).append(digest)
-        key = (bucket, Shard.of(digest, self._shards), label)
+    def _put(self, stream: str, hour: datetime, kind: str, label: str, digest: bytes, record: bytes) -> Packed | None:
+        self._received.setdefault((stream, hour, kind), []).append(digest)
+        key = (stream, hour, Shard.index_of(digest, self._shards), label)
         filling = self._filling.get(key)
         if filling is None:
             filling = self._filling[key] = _Filling()
         filling.ids.append(digest)
         filling.records.append(record)
         filling.size += len(record)
-        return _packed(key, self._filling.pop(key)) if filling.size >= PACK_BYTES else None
+        return self._packed(key, self._filling.pop(key)) if filling.size >= PACK_BYTES else None
 
-
-def _packed(key: tuple[Bucket, Shard, str], filling: _Filling) -> Packed:
-    bucket, shard, label = key
-    sizes = tuple(map(len, filling.records))
-    return Packed(bucket, shard, Pack(label, b"".join(filling.ids), sizes, b"".join(filling.records)).to_bytes())
+    def _packed(self, key: _Key, filling: _Filling) -> Packed:
+        stream, hour, shard, label = key
+        sizes = tuple(map(len, filling.records))
+        return Packed(
+            Bucket(stream, hour),
+            Shard(shard, self._shards),
+            Pack(label, b"".join(filling.ids), sizes, b"".join(filling.records)).to_bytes(),
+        )

@@ -1,0 +1,48 @@
+"""The whole way into Cloud Storage and BigQuery, through their real clients, against strict stand-ins."""
+
+from __future__ import annotations
+
+import json
+from datetime import timedelta
+
+import pytest
+
+from pipelines import audit, deliver
+from schemas.buckets import Bucket
+from tests.support.delivery import LAST_HOUR, World, search
+from tests.support.tables import bigquery_store
+
+pytestmark = pytest.mark.slow
+
+IN_HOUR = LAST_HOUR + timedelta(minutes=5)
+BROKEN = (b"{", {"event_type": "search_made", "event_id": "broken", "received_at": IN_HOUR.isoformat()})
+
+
+def test_events_arrive_once_in_gcs_and_bigquery_and_the_audit_proves_it(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    with bigquery_store(monkeypatch) as (store, _, gcs):
+        stores = ["--buckets=gs://bucket-of-events/data", "--tables=bigquery://project-1.events"]
+        subscription = [f"--subscription={world.subscription}", f"--contracts={world.contracts}"]
+        flags = [*stores, *subscription, f"--audit_topic={world.audit_topic}"]
+        world.publish(search("a", IN_HOUR), search("b", IN_HOUR), search("a", IN_HOUR), BROKEN)
+        assert deliver.main(flags) == 0
+        world.publish(search("b", IN_HOUR), search("late", IN_HOUR))
+        assert deliver.main(flags) == 0
+
+        folder = f"data/{Bucket('search_made', LAST_HOUR).folder}"
+        receipt = json.loads(gcs.read("bucket-of-events", f"{folder}/_RECEIPT.json"))
+        assert (receipt["version"], receipt["rows"], receipt["late"], receipt["closed"]) == (2, 3, 1, True)
+        assert receipt["counts"] == {"search_made": {"received": 5, "delivered": 3, "duplicate": 2}}
+        listed = {f"{folder}/{part['name']}" for commit in receipt["commits"] for part in commit["parts"]}
+        in_folder = gcs.list("bucket-of-events", f"{folder}/")
+        assert {name for name in in_folder if name.endswith(".avro")} == listed
+        assert f"{folder}/_SUCCESS" in in_folder
+        assert [row["event_id"] for row in store.rows("search_made", LAST_HOUR)] == ["a", "b", "late"]
+        assert [row["reason"] for row in store.rows("dead_letters", LAST_HOUR)] == ["not_json"]
+
+        world.report("search_made", LAST_HOUR, ["a", "a", "b", "b", "late", "broken"])
+        world.report("tap", LAST_HOUR, [])
+        judge = [*stores, f"--subscription={world.audit_subscription}", f"--verdicts={world.verdicts}"]
+        assert audit.main(judge) == 0
+        found = {row["event_type"]: row for row in json.loads(world.verdicts.read_text())}
+        assert {kind: row["status"] for kind, row in found.items()} == {"search_made": "COMPLETE", "tap": "COMPLETE"}
+        assert found["search_made"]["in_table"] == 3
