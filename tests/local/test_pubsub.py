@@ -27,6 +27,8 @@ from tests.support.pubsub import (  # noqa: F401
     subscriber,
 )
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(params=["broker_address", pytest.param("emulator_address", marks=pytest.mark.slow)], ids=["broker", "emulator"])
 def address(request: pytest.FixtureRequest) -> str:

@@ -75,6 +75,8 @@ def test_a_later_run_knows_what_an_earlier_one_has_delivered(world):
     assert counts(world) == {"received": 4, "delivered": 3, "duplicate": 1}
     assert world.receipts("search_made")[LAST_HOUR]["version"] == 2
     assert world.receipts("search_made")[LAST_HOUR]["late"] == 1
+    # The index told the writer: no file with a repeated row was written and then had to be written again.
+    assert list((world.buckets / "staging").rglob("part-*")) == []
 
 
 def test_every_version_of_a_receipt_is_kept(world):

@@ -18,6 +18,8 @@ from schemas.fingerprints import Tally, total
 from schemas.reports import Published, parse_report
 from tests.support.pubsub import free_port, make_subscription, make_topic, publisher, pull, pull_now, subscriber
 
+pytestmark = pytest.mark.slow
+
 FLIGHTS = Path(__file__).parents[1] / "data" / "flights.ndjson.gz"
 END = datetime(2026, 1, 31, 9, tzinfo=UTC)
 LINE = '{"event_type": "click", "event_id": "%s", "received_at": "%s", "payload": {"x": 1}}\n'

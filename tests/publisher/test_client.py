@@ -18,6 +18,8 @@ from schemas.fingerprints import Tally
 from schemas.reports import Published, parse_report
 from tests.support.pubsub import free_port, make_subscription, make_topic, publisher, pull, pull_now, subscriber
 
+pytestmark = pytest.mark.slow
+
 NOW = datetime(2026, 1, 31, 9, 30, tzinfo=UTC)
 HOUR = datetime(2026, 1, 31, 9, tzinfo=UTC)
 

@@ -51,7 +51,8 @@ class Tables(Protocol):
     def ensure(self, table: Table) -> None:
         """Makes the table if it is not there; adds the columns that it lacks, as NULLABLE (or REPEATED). Repeatable.
 
-        Columns that only the table has are kept. Raises TablesError when a column's type has changed.
+        Columns that only the table has are kept, and those that are no longer REQUIRED become NULLABLE. Raises TablesError
+        when a column's type has changed.
         """
 
     def load(self, job_id: str, table: Table, hour: datetime, buckets: Buckets, files: Sequence[str]) -> int:
