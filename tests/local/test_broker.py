@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 from google.api_core.exceptions import InvalidArgument, MethodNotImplemented, NotFound
-from google.cloud import pubsub_v1
 from google.protobuf.duration_pb2 import Duration
 from google.pubsub_v1.services.publisher import PublisherClient
 from google.pubsub_v1.types import (
@@ -22,9 +19,6 @@ from google.pubsub_v1.types import (
 from local.pubsub import Broker
 from tests.support.pubsub import (
     PROJECT,
-    FakeClock,
-    make_subscription,
-    make_topic,
     publish,
     publisher,
     pull_now,
@@ -32,33 +26,6 @@ from tests.support.pubsub import (
 )
 
 PROJECT_NAME = f"projects/{PROJECT}"
-
-
-@pytest.fixture
-def clock() -> FakeClock:
-    return FakeClock()
-
-
-@pytest.fixture
-def address(clock: FakeClock) -> Iterator[str]:
-    with Broker(clock=clock) as broker:
-        yield broker.address
-
-
-@pytest.fixture
-def client(address: str) -> Iterator[pubsub_v1.SubscriberClient]:
-    with subscriber(address) as made:
-        yield made
-
-
-@pytest.fixture
-def topic(address: str) -> str:
-    return make_topic(address)
-
-
-@pytest.fixture
-def subscription(address: str, topic: str) -> str:
-    return make_subscription(address, topic, ack_deadline_seconds=10)
 
 
 def test_the_publish_time_is_the_clock_s_and_stays_at_redelivery(address, clock, client, topic, subscription):

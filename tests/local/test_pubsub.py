@@ -5,26 +5,20 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 
 import pytest
 from google.api_core.exceptions import AlreadyExists, InvalidArgument, NotFound
-from google.cloud import pubsub_v1
 from google.cloud.pubsub_v1.subscriber.message import Message
 from google.cloud.pubsub_v1.types import FlowControl
 
-from tests.support.pubsub import (  # noqa: F401
+from tests.support.pubsub import (
     PROJECT,
-    broker_address,
-    emulator_address,
     make_subscription,
-    make_topic,
     publish,
     publisher,
     pull,
     pull_now,
-    subscriber,
 )
 
 pytestmark = pytest.mark.slow
@@ -33,17 +27,6 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(params=["broker_address", pytest.param("emulator_address", marks=pytest.mark.slow)], ids=["broker", "emulator"])
 def address(request: pytest.FixtureRequest) -> str:
     return str(request.getfixturevalue(request.param))
-
-
-@pytest.fixture
-def client(address: str) -> Iterator[pubsub_v1.SubscriberClient]:
-    with subscriber(address) as made:
-        yield made
-
-
-@pytest.fixture
-def topic(address: str) -> str:
-    return make_topic(address)
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
 from queue import SimpleQueue
 from typing import Any
 
@@ -25,43 +24,14 @@ from local.pubsub import Broker
 from local.services import Stream
 from tests.support.pubsub import (
     PROJECT,
-    FakeClock,
     channel_to,
     make_subscription,
     make_topic,
     publish,
     pull_now,
-    subscriber,
 )
 
 PROJECT_NAME = f"projects/{PROJECT}"
-
-
-@pytest.fixture
-def clock() -> FakeClock:
-    return FakeClock()
-
-
-@pytest.fixture
-def address(clock: FakeClock) -> Iterator[str]:
-    with Broker(clock=clock) as broker:
-        yield broker.address
-
-
-@pytest.fixture
-def client(address: str) -> Iterator[pubsub_v1.SubscriberClient]:
-    with subscriber(address) as made:
-        yield made
-
-
-@pytest.fixture
-def topic(address: str) -> str:
-    return make_topic(address)
-
-
-@pytest.fixture
-def subscription(address: str, topic: str) -> str:
-    return make_subscription(address, topic, ack_deadline_seconds=10)
 
 
 def test_a_stream_acks_extends_and_holds_no_more_than_it_asked_for(address, clock, client, topic, subscription):
