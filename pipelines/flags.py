@@ -15,6 +15,9 @@ from transforms.buckets import BucketsError
 from transforms.pubsub import PubSubError
 from transforms.tables import TablesError
 
+LONGEST_DURATION = timedelta(days=36_500)
+"""A century: more than any event's age, and no more than dates can be counted back by."""
+
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 
 
@@ -31,7 +34,13 @@ def duration(text: str) -> timedelta:
     match = re.fullmatch(r"(\d+)([smhd])", text)
     if not match:
         raise argparse.ArgumentTypeError(f"{text!r} is not a duration such as 90s, 15m, 36h or 7d")
-    return timedelta(**{_UNITS[match[2]]: int(match[1])})
+    try:
+        value = timedelta(**{_UNITS[match[2]]: int(match[1])})
+    except OverflowError:
+        value = timedelta.max
+    if value > LONGEST_DURATION:
+        raise argparse.ArgumentTypeError(f"{text!r} is more than {LONGEST_DURATION.days}d")
+    return value
 
 
 def resource(kind: str) -> Callable[[str], str]:

@@ -53,6 +53,9 @@ def replaced(flags: list[str], name: str, value: str | None) -> list[str]:
         ("contracts", "{file}", "{file}"),
         ("contracts", "{broken}", "{broken}"),
         ("allowed_lateness", "soon", "7d"),
+        ("allowed_lateness", "900000d", "36500d"),
+        ("allowed_lateness", "99999999999999d", "36500d"),
+        ("contracts", "{empty}", "{empty}"),
         ("bucket", "x", "--bucket=x"),
     ],
 )
@@ -64,7 +67,9 @@ def test_a_mistake_in_the_flags_is_one_clear_error(
     broken = world.folder / "broken" / "thing" / "v1.avsc"
     broken.parent.mkdir(parents=True)
     broken.write_text("{")
-    names = {"file": str(file), "broken": str(broken.parent.parent)}
+    empty = world.folder / "empty"
+    empty.mkdir()
+    names = {"file": str(file), "broken": str(broken.parent.parent), "empty": str(empty)}
     flags = replaced(world.deliver_flags(), name, value and value.format(**names))
     assert status_of(deliver.main, flags, monkeypatch) == 2
     complaint = capsys.readouterr().err
