@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 import re
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from datetime import timedelta
@@ -55,17 +56,31 @@ def resource(kind: str) -> Callable[[str], str]:
 
 
 def run_main(main: Callable[[Sequence[str]], int]) -> int:
-    """Runs a command with the process's arguments; what a user can mend becomes one line and exit status 2."""
+    """Runs a command with the process's arguments; what a user can mend becomes one line and exit status 2.
+
+    SIGINT and SIGTERM end it with 128 and the signal's number, after it has given back what it holds.
+    """
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     # What stops a run is raised, and told once, below; Beam would tell it several times, with stack traces.
     logging.getLogger("apache_beam").setLevel(logging.CRITICAL)
     for room in ("__main__", "pipelines", "transforms"):
         logging.getLogger(room).setLevel(logging.INFO)
+    signals: list[int] = []
+
+    def end(number: int, _: object) -> None:
+        signals.append(number)
+        raise KeyboardInterrupt
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, end)
     try:
         return main(sys.argv[1:])
-    except USER_ERRORS as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted: nothing was acknowledged that is not delivered; run it again", file=sys.stderr)
-        return 130
+    except BaseException as error:
+        # First: a library that is interrupted may raise what it likes.
+        if signals:
+            print("interrupted: nothing was acknowledged that is not delivered; run it again", file=sys.stderr)
+            return 128 + signals[0]
+        if isinstance(error, USER_ERRORS):
+            print(f"error: {error}", file=sys.stderr)
+            return 2
+        raise

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -12,7 +14,7 @@ import pytest
 
 from pipelines import deliver
 from pipelines.flags import run_main
-from tests.support.delivery import World
+from tests.support.delivery import FLIGHT_TYPES, LONG_AGO, World, flights
 from tests.support.pubsub import free_port
 
 pytestmark = pytest.mark.slow
@@ -87,6 +89,27 @@ def test_an_unreachable_pubsub_is_one_clear_error(world: World, module: str) -> 
     assert done.returncode == 2
     assert "Pub/Sub can't be used" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_run_that_is_interrupted_gives_everything_back_and_says_so(flights_world: World, number: signal.Signals) -> None:
+    world = flights_world
+    world.publish(*flights())
+    environment = {**os.environ, "PUBSUB_EMULATOR_HOST": world.address, "NO_GCE_CHECK": "true"}
+    command = [sys.executable, "-m", "pipelines.deliver", *world.deliver_flags(), LONG_AGO]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as running:
+        until = time.monotonic() + 60
+        while not list(world.buckets.rglob("_RECEIPT.json")) and time.monotonic() < until:
+            time.sleep(0.05)
+        running.send_signal(number)
+        _, complaint = running.communicate(timeout=60)
+    assert running.returncode == 128 + number
+    assert complaint.startswith("interrupted:")
+    assert "Traceback" not in complaint
+    assert world.deliver(LONG_AGO) == 0
+    ids = {attributes["event_id"] for _, attributes in flights()}
+    found = [row["event_id"] for kind in FLIGHT_TYPES for row in world.rows(kind)]
+    assert (set(found), len(found)) == (ids, len(ids))
 
 
 @pytest.mark.parametrize("module", ["pipelines.deliver", "pipelines.audit"])
