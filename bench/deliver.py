@@ -1,12 +1,13 @@
 """Measures deliver beside the textbook pipeline and a bare loop: the same messages, one run, in turns.
 
 Each contender has a process of its own, so that none pays for what another left in memory, and nothing is timed that did not
-write every event.
+write every event. The rates also go to bench/latest.json.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import platform
 import resource
@@ -36,6 +37,7 @@ EVENTS = 60_000
 ROUNDS = 3
 TOPIC = "projects/local-bench/topics/audit"
 TABLE_WIDTH = 120
+LATEST = Path(__file__).parent / "latest.json"
 
 
 @dataclass
@@ -121,7 +123,7 @@ def picture(events: int, timings: Mapping[str, Timings]) -> Table:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Measures and shows. Asserts nothing about time."""
+    """Measures, shows, keeps. Asserts nothing about time."""
     flags = argparse.ArgumentParser(prog="python -m bench.deliver", description=__doc__, allow_abbrev=False)
     flags.add_argument("--events", type=_number, default=EVENTS, help="how many each contender gets (default: %(default)s)")
     events: int = flags.parse_args(argv).events
@@ -130,6 +132,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     console = Console(highlight=False, width=max(Console().width, TABLE_WIDTH))
     console.print(picture(events, timings))
     console.print("Start-up is a whole run with one event; the rates include it. What is compared: docs/benchmark.md")
+    rates = {name: round(events / median(one.all)) for name, one in timings.items()}
+    kept = {"deliver": rates["deliver, files"], "textbook": rates["textbook"], "bare_loop": rates["bare loop"]}
+    LATEST.write_text(json.dumps(kept) + "\n")
     return 0
 
 

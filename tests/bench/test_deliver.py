@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -88,9 +89,12 @@ def test_a_contender_that_loses_doubles_or_changes_an_event_is_not_timed(wrong, 
 
 
 @pytest.mark.slow
-def test_the_command_shows_every_contender():
-    command = "import sys; from bench import deliver; deliver.ROUNDS = 1; sys.exit(deliver.main(['--events', '50']))"
-    done = subprocess.run([sys.executable, "-c", command], check=False, capture_output=True, text=True, cwd=ROOT)
+def test_the_command_shows_every_contender_and_keeps_the_rates(tmp_path: Path):
+    command = "import sys; from pathlib import Path; from bench import deliver; deliver.LATEST = Path(sys.argv[1]); "
+    command += "deliver.ROUNDS = 1; sys.exit(deliver.main(['--events', '50']))"
+    latest = tmp_path / "latest.json"
+    done = subprocess.run([sys.executable, "-c", command, latest], check=False, capture_output=True, text=True, cwd=ROOT)
+    assert set(json.loads(latest.read_text())) == {"deliver", "textbook", "bare_loop"}
     assert done.returncode == 0, done.stderr
     assert all(name in done.stdout for name in (*CONTENDERS, *STEPS))
 

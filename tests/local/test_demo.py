@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
+import duckdb
 import pytest
 
 from local.expected import differences, put_in
 from local.picture import read_verdicts
+from local.pubsub import Broker
 from publisher.simulate import Expected
+from schemas.buckets import HOUR as HOUR_LONG
+from schemas.buckets import Bucket
+from schemas.envelope import format_time, parse_time
+from tests.support.pubsub import make_subscription, make_topic
 
 ROOT = Path(__file__).parents[2]
 FLIGHTS = ROOT / "tests" / "data" / "flights.ndjson.gz"
@@ -60,7 +67,7 @@ def test_what_is_put_in_is_the_flights_and_the_simulation_with_their_empty_hours
 
 
 @pytest.mark.slow
-def test_the_demo_ends_well_and_twice_with_the_same_table(tmp_path: Path) -> None:
+def test_the_demo_ends_well_twice_with_the_same_table_and_when_spoiled_the_audit_says_so(tmp_path: Path) -> None:
     code = "import sys; from pathlib import Path; from local.demo import main; sys.exit(main(Path(sys.argv[1])))"
     command = [sys.executable, "-c", code, str(tmp_path / "demo")]
     tables = []
@@ -71,3 +78,33 @@ def test_the_demo_ends_well_and_twice_with_the_same_table(tmp_path: Path) -> Non
         tables.append(done.stdout[done.stdout.index("event type") : done.stdout.index("Files and receipts")])
         assert {row["status"] for row in read_verdicts(tmp_path / "demo" / "verdicts.json")} == {"COMPLETE"}
     assert tables[0] == tables[1]
+    spoil(tmp_path / "demo")
+
+
+def spoil(demo: Path) -> None:
+    """Deletes a file, removes a row, adds one twice: the audit names each, and only those."""
+    hours = sorted(read_verdicts(demo / "verdicts.json"), key=lambda row: -row["in_files"])
+    hour = parse_time(next(row["hour"] for row in hours if row["event_type"] == "track_played"))
+    next((demo / "buckets" / Bucket("ad_heard", hour).folder).glob("part-*.avro")).unlink()
+    of_hour = f"received_at >= '{format_time(hour)}' AND received_at < '{format_time(hour + HOUR_LONG)}'"
+    with duckdb.connect(demo / "tables.duckdb") as db:
+        first = "SELECT min(event_id) FROM {0} WHERE " + of_hour
+        db.execute(f"DELETE FROM track_played WHERE event_id = ({first.format('track_played')})")
+        db.execute(f"INSERT INTO track_skipped SELECT * FROM track_skipped WHERE event_id = ({first.format('track_skipped')})")
+    with Broker() as broker:
+        subscription = make_subscription(broker.address, make_topic(broker.address))
+        flags = [f"--subscription={subscription}", f"--buckets={demo / 'buckets'}", f"--tables={demo / 'tables.duckdb'}"]
+        command = [sys.executable, "-m", "pipelines.audit", *flags, f"--verdicts={demo / 'verdicts.json'}"]
+        environment = {**os.environ, "PUBSUB_EMULATOR_HOST": broker.address}
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, env=environment)
+    assert done.returncode == 1, done.stdout + done.stderr
+    found = {
+        (row["event_type"], row["hour"]): row["status"]
+        for row in read_verdicts(demo / "verdicts.json")
+        if row["status"] != "COMPLETE"
+    }
+    assert found == {
+        ("ad_heard", format_time(hour)): "UNKNOWN",
+        ("track_played", format_time(hour)): "MISSING",
+        ("track_skipped", format_time(hour)): "SURPLUS",
+    }
