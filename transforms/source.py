@@ -55,7 +55,8 @@ class _Reader(UnboundedReader):  # type: ignore[misc]
         if self._batch:
             self._batch.pop()
         if not self._batch:
-            self._batch = next(self._batches, [])
+            # Turned round, to be taken from its end: the first to come stays the first.
+            self._batch = next(self._batches, [])[::-1]
             self._watermark = max(self._watermark, min(map(_published, self._batch), default=MAX_TIMESTAMP))
         if not self._batch:
             return False
