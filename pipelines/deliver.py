@@ -32,7 +32,7 @@ from transforms.buckets import Buckets
 from transforms.buckets.opening import open_buckets
 from transforms.clocks import Clock, Fixed, utc_now
 from transforms.closing import CommitBuckets, FindOpenHours, LoadTables, LookAtHours, PassingHours, Report
-from transforms.delivering import BOOKS, HOURS, PACKS, Receive, WriteParts
+from transforms.delivering import HOURS, PACKS, Receive, WriteParts
 from transforms.pubsub import Leases, check_subscription, check_topic
 from transforms.source import PubSubSource, lend
 from transforms.tables import Tables
@@ -82,7 +82,7 @@ def build(pipeline: beam.Pipeline, plan: Plan) -> None:
     looks = (open_hours, hours) | "All hours" >> beam.Flatten() | "Look at hours" >> LookAtHours(streams, plan.ends)
 
     _ = (
-        {"Received": received[BOOKS], "Parts": parts, "Looks": looks}
+        {"Parts": parts, "Looks": looks}
         | "Commit buckets" >> CommitBuckets(buckets, closable, hourly)
         | "Load tables" >> LoadTables(plan.tables, tables_of, buckets)
         | "Report counts" >> Report(plan.audit_topic)

@@ -8,6 +8,9 @@ from datetime import UTC, datetime, timedelta
 DEAD_LETTERS = "dead_letters"
 """The stream of refused messages. It has buckets, receipts and a table like an event type, whose name it therefore can't be."""
 
+STAGING = "staging"
+"""Where files of all buckets lie until a receipt lists them, under names of their own. What stays belongs to a lost attempt."""
+
 HOUR = timedelta(hours=1)
 
 
@@ -51,11 +54,6 @@ class Bucket:
     def folder(self) -> str:
         """Where its committed files lie, relative to the root of all buckets, without a slash at the end."""
         return f"{stream_folder(self.stream)}/dt={self.hour:%Y-%m-%d}/hour={self.hour:%H}"
-
-    @property
-    def staging(self) -> str:
-        """Where its files lie until a receipt lists them. What stays here belongs to a lost attempt."""
-        return f"staging/{self.folder}"
 
     @property
     def receipt_name(self) -> str:

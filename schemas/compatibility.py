@@ -8,8 +8,8 @@ from typing import Any
 
 import avro.compatibility
 
-from schemas.datums import expand, node, split_union
 from schemas.rules import parse_strictly
+from schemas.shapes import expand, node, split_union
 from schemas.tables import column_type
 from schemas.values import kind_of
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from typing import NamedTuple, Protocol
 
 from schemas.outcomes import Reason, Rejected, Stage
 
@@ -60,21 +60,24 @@ ENVELOPE_FIELDS: tuple[dict[str, object], ...] = (
 )
 """Avro fields of the envelope's columns, in their order. A contract can't use their names."""
 
-_TIME = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d{1,9})?([Zz]|[+-]\d\d:\d\d)")
+_TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ][0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,9})?([Zz]|[+-][0-9]{2}:[0-9]{2})")
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
-@dataclass(frozen=True)
-class Message:
-    """What Pub/Sub delivered. published_at: Pub/Sub's own stamp, the same at each delivery of the message."""
+class Message(Protocol):
+    """What Pub/Sub delivered, in the form that Beam gives it. publish_time: Pub/Sub's own stamp, the same at each delivery."""
 
-    data: bytes
-    attributes: Mapping[str, str]
-    message_id: str
-    published_at: datetime
+    @property
+    def data(self) -> bytes: ...
+    @property
+    def attributes(self) -> Mapping[str, str]: ...
+    @property
+    def message_id(self) -> str: ...
+    @property
+    def publish_time(self) -> datetime: ...
 
 
-@dataclass(frozen=True)
-class Stamp:
+class Stamp(NamedTuple):
     """received_at decides the hour; skewed_from is the edge's stamp where it was too old to decide it."""
 
     received_at: datetime
@@ -83,13 +86,16 @@ class Stamp:
 
 def parse_time(text: str) -> datetime:
     """Reads an RFC 3339 time with its offset, cut to microseconds, as UTC. Raises ValueError."""
-    match = _TIME.fullmatch(text)
-    if not match:
+    if not _TIME.fullmatch(text):
         raise ValueError("not an RFC 3339 time with an offset, such as 2026-01-31T09:30:00Z")
-    fraction = match[1] or ""
-    return datetime.fromisoformat(
-        text[:19].replace("t", "T") + fraction[:7] + match[2].upper().replace("Z", "+00:00")
-    ).astimezone(UTC)
+    moment = datetime.fromisoformat(text.upper())
+    return moment if moment.tzinfo is UTC else moment.astimezone(UTC)
+
+
+def micros(moment: datetime) -> int:
+    """Microseconds since 1970 of a UTC time, as Avro and Pub/Sub count them."""
+    since = moment - _EPOCH
+    return (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds
 
 
 def format_time(moment: datetime) -> str:

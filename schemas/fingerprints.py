@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-import struct
 from collections.abc import Iterable
 from dataclasses import dataclass
 from hashlib import sha256
+
+import numpy as np
 
 HASH_BYTES = 16
 _LANES = 4
@@ -56,10 +57,9 @@ class Tally:
         count, rest = divmod(len(hashes), HASH_BYTES)
         if rest:
             raise ValueError(f"{len(hashes)} bytes are no whole number of {HASH_BYTES}-byte hashes")
-        words = struct.unpack(f">{count * _LANES}I", hashes)
-        return cls(
-            count, (sum(words[0::4]) % _LANE, sum(words[1::4]) % _LANE, sum(words[2::4]) % _LANE, sum(words[3::4]) % _LANE)
-        )
+        words = np.frombuffer(hashes, ">u4").reshape(count, _LANES)
+        a, b, c, d = map(int, words.sum(axis=0, dtype=np.uint64))
+        return cls(count, (a, b, c, d))
 
     @classmethod
     def of_ids(cls, ids: Iterable[str]) -> Tally:

@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from datetime import UTC, date, datetime, time
 from decimal import Decimal
 from typing import Any
-from uuid import UUID
 
 from schemas.envelope import parse_time
 from schemas.outcomes import Reason
@@ -150,8 +149,8 @@ def _decimal(schema: Mapping[str, Any]) -> Reader:
     return read
 
 
-def uuid(value: Any) -> UUID:
-    return UUID(_text(value, _UUID, "must be a UUID such as 11a3c6f1-f12d-5cae-a394-286231c8f7bd"))
+def uuid(value: Any) -> str:
+    return _text(value, _UUID, "must be a UUID such as 11a3c6f1-f12d-5cae-a394-286231c8f7bd").lower()
 
 
 FROM_JSON: Makers = {

@@ -1,24 +1,26 @@
-"""A message's payload, JSON or Avro binary, becomes a datum of its event type's newest contract."""
+"""A message's payload, JSON or Avro binary, becomes a record of its event type's newest contract."""
 
 from __future__ import annotations
 
 from base64 import b64encode
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from copy import deepcopy
-from functools import cache, lru_cache
+from functools import cache, lru_cache, partial
 from io import BytesIO
-from typing import Any, NamedTuple
+from typing import Any
 
 import orjson
 from fastavro import schemaless_reader, schemaless_writer
 
 from schemas.avro_values import FROM_AVRO
 from schemas.contracts import Contract
-from schemas.datums import Collector, collector_of, default_of, expand, reader_of
 from schemas.envelope import AVRO, CONTENT_TYPE, JSON, MAX_PAYLOAD_BYTES
 from schemas.json_values import FROM_JSON
 from schemas.outcomes import Reason, Rejected, Stage
-from schemas.values import Reader, Unfit
+from schemas.shapes import expand
+from schemas.unknown_fields import collector_of
+from schemas.values import Makers, Unfit
+from schemas.writers import Writer, default_bytes, writer_of
 
 _CONTENT_TYPES = {JSON: JSON, AVRO: AVRO, "avro/binary": AVRO}
 
@@ -28,13 +30,16 @@ _UNREADABLE = (EOFError, IndexError, ValueError, OverflowError, MemoryError)
 """What fastavro raises on bytes that are no Avro: too few, an index beyond a union's or enum's, no UTF-8, absurd sizes."""
 
 
-def decode(contract: Contract, newest: Contract, data: bytes, content_type: str) -> tuple[dict[str, Any], str | None]:
-    """Reads a payload that was written by `contract`. `newest` is the newest contract of the same event type.
+Transcoder = Callable[[bytes], tuple[bytes, str | None]]
+"""Takes a payload. Gives the event's own fields in Avro binary, and its unknown fields. Raises Rejected."""
 
-    Returns a datum that fits newest's schema, and a JSON object of what the payload has and newest does not
+
+def transcoder(contract: Contract, newest: Contract, content_type: str) -> Transcoder:
+    """Compiles a function that reads payloads that were written by `contract`. `newest` is the newest contract of its type.
+
+    It gives a record of newest's schema in Avro binary, and a JSON object of what the payload has and newest does not
     know, nested as in the payload (an array as an object by index), or None where there is no such thing.
-    What an older contract had and newest dropped counts as not known. A default in the datum belongs to the
-    contract: it must not be changed in place.
+    What an older contract had and newest dropped counts as not known.
 
     JSON: dates, times and UUIDs are text in the forms of RFC 3339 and RFC 9562, bytes and fixed are base64,
     decimals are text or numbers of at most 15 digits. An absent field takes its default, or null where null
@@ -42,65 +47,80 @@ def decode(contract: Contract, newest: Contract, data: bytes, content_type: str)
     if they are not 64-bit integers.
     Avro: one datum in binary encoding, with nothing before or after it.
 
-    Raises Rejected, with the place and the rule but never a value of the payload.
+    Raises Rejected, with the place and the rule but never a value of the payload; at once for a content type that is none.
     """
-    form = content_type if content_type in (JSON, AVRO) else _form_of(content_type)
-    if not data:
-        raise Rejected(Stage.DECODE, Reason.EMPTY_PAYLOAD, "the payload has no bytes")
-    if len(data) > MAX_PAYLOAD_BYTES:
-        detail = f"the payload has {len(data)} bytes; at most {MAX_PAYLOAD_BYTES} are allowed"
-        raise Rejected(Stage.DECODE, Reason.PAYLOAD_TOO_LARGE, detail)
-    plan = _plan(contract)
-    try:
+    return _transcoder(contract, newest, _form_of(content_type))
+
+
+@cache
+def _transcoder(contract: Contract, newest: Contract, form: str) -> Transcoder:
+    parse: Callable[[bytes], Any]
+    if form == JSON:
+        parse, makers = _parse_json, FROM_JSON
+    else:
+        parse, makers = partial(_parse_avro, _without_logical_types(contract.schema)), FROM_AVRO
+    write, resolve = _writer(contract, newest, makers)
+    collect = collector_of(newest.schema, aliases=contract is not newest)
+
+    def transcode(data: bytes) -> tuple[bytes, str | None]:
+        if not 0 < len(data) <= MAX_PAYLOAD_BYTES:
+            raise _bad_size(len(data))
+        value = parse(data)
+        try:
+            record = write(value)
+        except Unfit as unfit:
+            raise Rejected(Stage.VALIDATE, unfit.reason, unfit.detail) from None
         if form == JSON:
-            value = _parse_json(data)
-            datum = plan.read_json(value)
-        else:
-            value = datum = plan.read_avro(_parse_avro(plan.plain_schema, data))
-    except Unfit as unfit:
-        raise Rejected(Stage.VALIDATE, unfit.reason, unfit.detail) from None
-    if contract is not newest:
-        resolution = _resolution(contract, newest)
-        return resolution.resolve(datum), _json_text(resolution.collect_unknown(value))
-    return datum, _json_text(plan.collect_unknown(value)) if form == JSON else None
+            unknown = collect(value)
+        else:  # with its logical types, as the text that is kept shows them
+            unknown = collect(_read(contract.schema, record)) if resolve else {}
+        return resolve(record) if resolve else record, _json_text(unknown) if unknown else None
+
+    return transcode
 
 
-class _Plan(NamedTuple):
-    read_json: Reader
-    read_avro: Reader
-    collect_unknown: Collector
-    plain_schema: Any
+def _writer(contract: Contract, newest: Contract, makers: Makers) -> tuple[Writer, Callable[[bytes], bytes] | None]:
+    """A writer of newest's records, or one of contract's and what brings these to newest's schema."""
+    if contract is newest:
+        return writer_of(newest.schema, makers), None
+    added = _only_added(contract.schema, newest.schema)
+    if added is not None:
+        return writer_of(newest.schema, makers, added), None
+    written, read = contract.schema, _with_datums_as_defaults(newest.schema)
 
-
-@cache
-def _plan(contract: Contract) -> _Plan:
-    """What is compiled once for each contract that the process has loaded."""
-    schema = contract.schema
-    read_json, read_avro = reader_of(schema, FROM_JSON), reader_of(schema, FROM_AVRO)
-    return _Plan(read_json, read_avro, collector_of(schema, aliases=False), _without_logical_types(schema))
-
-
-class _Resolution(NamedTuple):
-    written: Any
-    read: Any
-    collect_unknown: Collector
-
-    def resolve(self, datum: dict[str, Any]) -> dict[str, Any]:
+    def resolve(record: bytes) -> bytes:
         buffer = BytesIO()
-        schemaless_writer(buffer, self.written, datum)
-        buffer.seek(0)
-        resolved: dict[str, Any] = schemaless_reader(buffer, self.written, self.read)  # type: ignore[assignment]
-        return resolved
+        schemaless_writer(buffer, newest.schema, _read(written, record, read))
+        return buffer.getvalue()
+
+    return writer_of(written, makers), resolve
 
 
-@cache
-def _resolution(contract: Contract, newest: Contract) -> _Resolution:
-    return _Resolution(contract.schema, _with_datums_as_defaults(newest.schema), collector_of(newest.schema, aliases=True))
+def _read(schema: Any, data: bytes, read_as: Any = None) -> Any:
+    return schemaless_reader(BytesIO(data), schema, read_as)
+
+
+def _only_added(written: dict[str, Any], newest: dict[str, Any]) -> dict[str, bytes] | None:
+    """The defaults of the newest schema's new fields, if it differs in these alone; the usual case, and the cheap one."""
+    old = {field["name"]: field for field in expand(written)["fields"]}
+    fields = expand(newest)["fields"]
+    added = [field for field in fields if field["name"] not in old]
+    same = {field["name"]: field for field in fields if field["name"] in old} == old
+    if not same or any("default" not in field or "aliases" in field for field in added):
+        return None
+    return {field["name"]: default_bytes(field) for field in added}
+
+
+def _bad_size(size: int) -> Rejected:
+    if not size:
+        return Rejected(Stage.DECODE, Reason.EMPTY_PAYLOAD, "the payload has no bytes")
+    detail = f"the payload has {size} bytes; at most {MAX_PAYLOAD_BYTES} are allowed"
+    return Rejected(Stage.DECODE, Reason.PAYLOAD_TOO_LARGE, detail)
 
 
 @lru_cache(maxsize=256)
 def _form_of(content_type: str) -> str:
-    """JSON or AVRO; parameters and case don't matter."""
+    """JSON or AVRO; parameters and case don't matter. Raises Rejected."""
     form = _CONTENT_TYPES.get(content_type.partition(";")[0].strip().lower())
     if form is None:
         detail = f"attribute {CONTENT_TYPE} must be {' or '.join(_CONTENT_TYPES)}"
@@ -137,9 +157,7 @@ def _parse_avro(schema: Any, data: bytes) -> Any:
     return value
 
 
-def _json_text(unknown: dict[str, Any]) -> str | None:
-    if not unknown:
-        return None
+def _json_text(unknown: dict[str, Any]) -> str:
     try:
         return orjson.dumps(unknown, default=_as_json).decode()
     except orjson.JSONEncodeError:
@@ -176,5 +194,5 @@ def _set_defaults(schema: Any, expanded: Any) -> None:
                 _set_defaults(schema[below], expanded[below])
         for field, expanded_field in zip(schema.get("fields", ()), expanded.get("fields", ()), strict=True):
             if "default" in field:
-                field["default"] = default_of(expanded_field)
+                field["default"] = _read(expanded_field["type"], default_bytes(expanded_field))
             _set_defaults(field["type"], expanded_field["type"])

@@ -18,9 +18,10 @@ from fastavro import parse_schema
 from fastavro.schema import SchemaParseException, UnknownType
 
 from schemas.buckets import DEAD_LETTERS
-from schemas.datums import default_of, expand, node, split_union
 from schemas.envelope import ENVELOPE_FIELDS
+from schemas.shapes import expand, node, split_union
 from schemas.values import Unfit, kind_of
+from schemas.writers import default_bytes
 
 VERDICTS = "verdicts"
 """The audit's own table."""
@@ -199,6 +200,6 @@ def _default_problems(field: Mapping[str, Any], path: str) -> Iterator[str]:
         yield f"field {path}: the default must be of the union's first type; put that type first"
         return
     try:
-        default_of(field)
+        default_bytes(field)
     except Unfit as unfit:
         yield f"field {path}: the default breaks the type: {unfit.detail.replace('payload', 'it', 1)}"

@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from schemas.buckets import DEAD_LETTERS
-from schemas.datums import expand, node, split_union
 from schemas.envelope import ENVELOPE_FIELDS, EVENT_ID, RECEIVED_AT
 from schemas.rows import dead_letter_schema, row_schema
+from schemas.shapes import expand, node, split_union
 from schemas.values import kind_of
 
 if TYPE_CHECKING:

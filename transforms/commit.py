@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import datetime
 
-from schemas.buckets import Bucket
+from schemas.buckets import STAGING, Bucket
 from schemas.receipts import Contribution, Receipt
 from transforms.buckets import AlreadyExists, Buckets, BucketsError, Changed, NotFound
 from transforms.repeats import without_repeats
@@ -91,8 +91,8 @@ def _finish(buckets: Buckets, receipt: Receipt) -> None:
         for part in receipt.parts:
             if part.name not in in_place:
                 # The index first: a file without one would be read by people and not by us.
-                buckets.publish(f"{bucket.staging}/{part.index_name}", f"{bucket.folder}/{part.index_name}")
-                buckets.publish(f"{bucket.staging}/{part.name}", f"{bucket.folder}/{part.name}")
+                buckets.publish(f"{STAGING}/{part.index_name}", f"{bucket.folder}/{part.index_name}")
+                buckets.publish(f"{STAGING}/{part.name}", f"{bucket.folder}/{part.name}")
         try:
             if generation:
                 buckets.replace(bucket.receipt_name, receipt.to_json(), generation)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import ClassVar
 
-from schemas.fingerprints import HASH_BYTES
-
-_HEADER = struct.Struct(">HI")
+from schemas.fingerprints import Tally
+from schemas.marks import MARK_BYTES, hashes, split
 
 PACK_BYTES = 1024 * 1024
 """Records are packed up to this size: large enough that the shuffle's cost per element does not count."""
@@ -16,36 +16,52 @@ PACK_BYTES = 1024 * 1024
 
 @dataclass(frozen=True)
 class Pack:
-    """ids: the records' 16-byte hashes; sizes: the records' lengths in bytes; records: one behind the other.
+    """marks: the records' marks (`schemas.marks`); sizes: the records' lengths in bytes; records: one behind the other.
 
-    label: what the books count these records under (see `label_of`).
+    label: what the books count these records under (see `label_of`); received: what the receiver counted, for the books to
+    hold against what became of each record.
     """
 
     label: str
-    ids: bytes
+    received: Tally
+    marks: bytes
     sizes: tuple[int, ...]
     records: bytes
 
+    _header: ClassVar = struct.Struct(">HII4Q")
+
+    @classmethod
+    def of(cls, label: str, marks: list[bytes], records: list[bytes]) -> Pack:
+        """A pack of records and, in the same order, their marks."""
+        packed = b"".join(marks)
+        return cls(label, Tally.of_hashes(hashes(packed)), packed, tuple(map(len, records)), b"".join(records))
+
     def to_bytes(self) -> bytes:
         label = self.label.encode()
+        header = self._header.pack(len(label), len(self.sizes), self.received.count, *self.received.lanes)
         sizes = struct.pack(f">{len(self.sizes)}I", *self.sizes)
-        return b"".join((_HEADER.pack(len(label), len(self.sizes)), label, self.ids, sizes, self.records))
+        return b"".join((header, label, self.marks, sizes, self.records))
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Pack:
-        label_size, count = _HEADER.unpack_from(data)
-        ids = _HEADER.size + label_size
-        sizes = ids + HASH_BYTES * count
+        label_size, count, received, *lanes = cls._header.unpack_from(data)
+        marks = cls._header.size + label_size
+        sizes = marks + MARK_BYTES * count
         records = sizes + 4 * count
+        a, b, c, d = lanes
         return cls(
-            data[_HEADER.size : ids].decode(), data[ids:sizes], struct.unpack_from(f">{count}I", data, sizes), data[records:]
+            data[cls._header.size : marks].decode(),
+            Tally(received, (a, b, c, d)),
+            data[marks:sizes],
+            struct.unpack_from(f">{count}I", data, sizes),
+            data[records:],
         )
 
     def __iter__(self) -> Iterator[tuple[bytes, bytes]]:
-        """Each record's hash and bytes."""
+        """Each record's mark and bytes."""
         at = 0
-        for i, size in enumerate(self.sizes):
-            yield self.ids[i * HASH_BYTES : (i + 1) * HASH_BYTES], self.records[at : at + size]
+        for mark, size in zip(split(self.marks), self.sizes, strict=True):
+            yield mark, self.records[at : at + size]
             at += size
 
 

@@ -8,14 +8,14 @@ from typing import Any
 
 import fastavro
 
-from schemas.buckets import DEAD_LETTERS, Bucket
-from schemas.fingerprints import Tally, id_hash
+from schemas.buckets import DEAD_LETTERS, STAGING, Bucket
+from schemas.fingerprints import HASH_BYTES, Tally, id_hash
 from schemas.outcomes import Exit
 from schemas.receipts import Contribution, Part, Reasons, Receipt, add_reasons
 from schemas.reports import Books, add_books
 from schemas.rows import encoder
 from transforms.buckets import Buckets
-from transforms.parts import PartWriter, delivered_ids, read_index
+from transforms.parts import PartWriter, delivered_ids, read_index, read_marks
 
 
 def without_repeats(buckets: Buckets, receipt: Receipt, contribution: Contribution, new_id: Callable[[], str]) -> Contribution:
@@ -30,8 +30,8 @@ def without_repeats(buckets: Buckets, receipt: Receipt, contribution: Contributi
         delivered = delivered_ids(buckets, receipt, part.shard)
         for earlier in result.parts:
             if earlier.shard.meets(part.shard):
-                delivered.update(read_index(buckets, bucket.staging, earlier))
-        repeated = delivered.intersection(read_index(buckets, bucket.staging, part)) if delivered else set()
+                delivered.update(read_index(buckets, STAGING, earlier))
+        repeated = delivered.intersection(read_index(buckets, STAGING, part)) if delivered else set()
         if repeated:
             result = _rewritten(buckets, bucket, result, part, repeated, new_id())
         else:
@@ -46,14 +46,15 @@ def _rewritten(
     way = Exit.DEAD_LETTER if dead else Exit.DELIVERED
     books: Books = result.books
     reasons: Reasons = result.reasons
-    with buckets.open(f"{bucket.staging}/{part.name}") as file:
+    marks = {mark[:HASH_BYTES]: mark for mark in read_marks(buckets, STAGING, part)}
+    with buckets.open(f"{STAGING}/{part.name}") as file:
         records: Any = fastavro.reader(file)
         schema = records.writer_schema
         writer, encode = PartWriter(schema), encoder(schema)
         for record in records:
             digest = id_hash(record["message_id" if dead else "event_id"])
             if digest not in repeated:
-                writer.add(digest, encode(record))
+                writer.add(marks[digest], encode(record))
                 continue
             kind, one = record["event_type"] or "", Tally.of_hashes(digest)
             books = add_books(books, {kind: {way: Tally() - one, Exit.DUPLICATE: one}})

@@ -17,7 +17,7 @@ from publisher.simulate import EVENT_TYPES, UNKNOWN_TYPE, Simulated, expected, h
 from schemas.contracts import load_contracts
 from schemas.envelope import AVRO, JSON
 from schemas.outcomes import Reason, Rejected
-from schemas.payload import decode
+from schemas.payload import transcoder
 
 contracts = lru_cache(load_contracts)
 END = datetime(2026, 1, 31, 9, tzinfo=UTC)
@@ -45,7 +45,7 @@ def ruling(message: Simulated) -> Reason | None:
     try:
         version = None if message.schema_version is None else str(message.schema_version)
         contract = contracts().get(message.event_type, version)
-        decode(contract, contracts().newest(message.event_type), message.data, message.content_type or JSON)
+        transcoder(contract, contracts().newest(message.event_type), message.content_type or JSON)(message.data)
     except Rejected as rejected:
         return rejected.reason
     return None

@@ -38,7 +38,6 @@ def test_the_names_of_an_event_types_bucket() -> None:
     bucket = Bucket("flight_departed", HOUR)
     assert bucket.key == "flight_departed/2013070104"
     assert bucket.folder == "events/flight_departed/dt=2013-07-01/hour=04"
-    assert bucket.staging == "staging/events/flight_departed/dt=2013-07-01/hour=04"
     assert bucket.receipt_name == "events/flight_departed/dt=2013-07-01/hour=04/_RECEIPT.json"
     assert bucket.success_name == "events/flight_departed/dt=2013-07-01/hour=04/_SUCCESS"
     assert bucket.version_name(7) == "events/flight_departed/dt=2013-07-01/hour=04/_receipts/000007.json"

@@ -28,7 +28,7 @@ ACCEPTED: list[tuple[Any, Any, Any]] = [
     ("double", b"1e-7", 1e-7),
     ("double", b"-0.0", -0.0),
     ("float", 3.4028234663852886e38, 3.4028234663852886e38),
-    ("float", 3.40282350e38, 3.40282350e38),
+    ("float", 3.40282350e38, 3.4028234663852886e38),
     ("boolean", True, True),
     ("string", "\u0000 \N{SNOWMAN}", "\u0000 \N{SNOWMAN}"),
     ("bytes", "AP/+", b"\x00\xff\xfe"),

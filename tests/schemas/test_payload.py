@@ -13,11 +13,8 @@ import pytest
 from schemas.contracts import load_contracts
 from schemas.envelope import AVRO, JSON, MAX_PAYLOAD_BYTES
 from schemas.outcomes import Reason, Stage
-from schemas.payload import decode
 from tests.support.contracts import contract_of, field, record
-from tests.support.payloads import (
-    refusal,
-)
+from tests.support.payloads import decode, refusal
 
 FLIGHTS = Path(__file__).parents[1] / "data" / "flights.ndjson.gz"
 

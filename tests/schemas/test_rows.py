@@ -9,8 +9,11 @@ from typing import Any
 
 import avro.schema
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from schemas.contracts import Contract, load_contracts
+from schemas.encoding import envelope_encoder, text
 from schemas.envelope import ENVELOPE_FIELDS
 from schemas.rows import dead_letter_schema, encoder, row_schema
 from tests.support.avro_cases import apache_read
@@ -78,6 +81,25 @@ def test_apaches_library_reads_a_row_whole() -> None:
     contract = contract_of(*OWN)
     row = {**ENVELOPE, "a": 5, "b": {"x": "y"}, "c": None}
     assert apache_read(json.dumps(row_schema(contract)), encoder(row_schema(contract))(row)) == row
+
+
+numbers = st.integers(-(2**63), 2**63 - 1)
+texts = st.text(max_size=200)
+
+
+@given(texts, st.integers(1, 2**31 - 1), numbers, st.none() | numbers, texts, st.none() | texts, st.none() | numbers)
+def test_an_envelope_written_by_hand_is_the_one_that_fastavro_writes(
+    event_id: str, version: int, received: int, sent: int | None, message_id: str, unknown: str | None, skewed: int | None
+) -> None:
+    envelope = {**ENVELOPE, "event_id": event_id, "schema_version": version, "received_at": received, "sent_at": sent}
+    envelope |= {"message_id": message_id, "unknown_fields": unknown, "skewed_from": skewed}
+    by_hand = envelope_encoder("thing", version)(event_id, received, sent, message_id, unknown, skewed)
+    assert by_hand == encoder({"type": "record", "name": "e", "fields": list(ENVELOPE_FIELDS)})(envelope)
+
+
+@pytest.mark.parametrize("size", [0, 63, 64, 8191, 8192, 3_000_000])
+def test_a_text_of_any_size_is_the_one_that_fastavro_writes(size: int) -> None:
+    assert text("x" * size) == encoder({"type": "record", "name": "r", "fields": [field("a", "string")]})({"a": "x" * size})
 
 
 def test_rows_encoded_one_after_another_do_not_mix() -> None:

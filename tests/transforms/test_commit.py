@@ -15,6 +15,7 @@ import pytest
 from schemas.buckets import Bucket
 from schemas.contracts import Contract
 from schemas.fingerprints import id_hash
+from schemas.marks import digest_of, mark
 from schemas.outcomes import Exit
 from schemas.receipts import LOOK, Contribution, combine
 from schemas.rows import encoder, row_schema
@@ -52,7 +53,7 @@ def pack(*ids: str) -> bytes:
     row: dict[str, Any] = {"event_type": "thing", "schema_version": 1, "received_at": HOUR, "message_id": "m", "x": 1}
     row |= {"sent_at": None, "unknown_fields": None, "skewed_from": None}
     rows = [encoder(SCHEMA)({**row, "event_id": one}) for one in ids]
-    return Pack(label_of("thing"), b"".join(map(id_hash, ids)), tuple(map(len, rows)), b"".join(rows)).to_bytes()
+    return Pack.of(label_of("thing"), [mark(id_hash(one), 0, digest_of(b"")) for one in ids], rows).to_bytes()
 
 
 def written(buckets: Buckets, new_id: Callable[[], str], *ids: str, shard: Shard = WHOLE) -> Contribution:
@@ -81,11 +82,11 @@ def test_a_part_holds_each_id_once_and_tells_what_became_of_the_rest(buckets, ne
     assert (books[Exit.DELIVERED].count, books[Exit.DUPLICATE].count) == (3, 3)
 
 
-def test_the_index_beside_a_part_is_the_sorted_hashes_of_its_ids(buckets, new_id) -> None:
+def test_the_index_beside_a_part_is_the_sorted_marks_of_its_rows(buckets, new_id) -> None:
     commit(buckets, BUCKET, written(buckets, new_id, "a", "b", "c"), False, clock, new_id)
     [part] = shown_receipt(buckets, BUCKET).parts
     data, _ = buckets.read(f"{BUCKET.folder}/{part.index_name}")
-    assert data == b"".join(sorted(map(id_hash, "abc")))
+    assert data == b"".join(mark(id_hash(one), 0, digest_of(b"")) for one in sorted("abc", key=id_hash))
     assert delivered_ids(buckets, shown_receipt(buckets, BUCKET), WHOLE) == set(map(id_hash, "abc"))
 
 

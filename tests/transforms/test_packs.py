@@ -3,18 +3,21 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
+from schemas.fingerprints import Tally, total
+from schemas.marks import mark
 from transforms.packs import Pack, label_of, read_label
 
-records = st.lists(st.tuples(st.binary(min_size=16, max_size=16), st.binary(max_size=40)), max_size=8)
+marks = st.builds(mark, st.binary(min_size=16, max_size=16), st.integers(0, 2**32 - 1), st.binary(min_size=8, max_size=8))
+records = st.lists(st.tuples(marks, st.binary(max_size=40)), max_size=8)
 
 
 @given(st.text(max_size=30), records)
 def test_a_pack_survives_its_bytes(label: str, given_records: list[tuple[bytes, bytes]]) -> None:
-    ids = b"".join(digest for digest, _ in given_records)
-    pack = Pack(label, ids, tuple(len(record) for _, record in given_records), b"".join(record for _, record in given_records))
+    pack = Pack.of(label, [one for one, _ in given_records], [record for _, record in given_records])
     again = Pack.from_bytes(pack.to_bytes())
     assert again == pack
     assert list(again) == given_records
+    assert again.received == total(Tally.of_hashes(one[:16]) for one, _ in given_records)
 
 
 @given(st.text(max_size=30), st.sampled_from(["", "not_json"]))

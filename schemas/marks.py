@@ -1,0 +1,46 @@
+"""Marks: what an index keeps of each event, and what it takes to know the event again without its payload."""
+
+from __future__ import annotations
+
+import struct
+from hashlib import sha256
+
+import numpy as np
+from numpy.typing import NDArray
+
+from schemas.fingerprints import HASH_BYTES
+
+DIGEST_BYTES = 8
+
+MARK = np.dtype([("id", f"V{HASH_BYTES}"), ("at", ">u4"), ("digest", f"V{DIGEST_BYTES}")])
+"""One mark: the id's hash, the microseconds of received_at since its hour began, and the payload's digest."""
+
+MARK_BYTES = MARK.itemsize
+
+_pack = struct.Struct(f">{HASH_BYTES}sI{DIGEST_BYTES}s").pack
+
+
+def digest_of(data: bytes) -> bytes:
+    """The first 8 bytes of SHA-256 over a payload: tells whether two messages with one id say the same.
+
+    Nobody gains by making two payloads that share a digest: the second is then called a duplicate, as if it were the same.
+    """
+    return sha256(data).digest()[:DIGEST_BYTES]
+
+
+def mark(id_hash: bytes, offset: int, digest: bytes) -> bytes:
+    """One mark's bytes. offset: microseconds since the hour began, 0 to 3,599,999,999."""
+    return _pack(id_hash, offset, digest)
+
+
+def split(marks: bytes) -> list[bytes]:
+    """Packed marks as a list. ValueError when they are no whole number."""
+    if len(marks) % MARK_BYTES:
+        raise ValueError(f"{len(marks)} bytes are no whole number of {MARK_BYTES}-byte marks")
+    return [marks[start : start + MARK_BYTES] for start in range(0, len(marks), MARK_BYTES)]
+
+
+def hashes(marks: bytes) -> bytes:
+    """The id hashes of packed marks, packed. ValueError when they are no whole number."""
+    array: NDArray[np.void] = np.frombuffer(marks, MARK)
+    return array["id"].tobytes()
