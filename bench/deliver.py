@@ -57,7 +57,10 @@ class Measured:
 
 
 def measure(name: str, events: int) -> Measured:
-    """Runs a contender or step in this process, on one core where the system can say so. RuntimeError when a contender did not write exactly the events it was given."""
+    """Runs a contender or step in this process, on one core where the system can say so.
+
+    RuntimeError when a contender did not write exactly the events it was given.
+    """
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     expected = sorted(message.attributes[EVENT_ID] for message in messages(events))

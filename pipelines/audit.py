@@ -12,7 +12,7 @@ import logging
 import sys
 from collections import Counter
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from pipelines.clients import subscriber
-from pipelines.flags import UserError, resource, run_main
+from pipelines.flags import UserError, hours, resource, run_main
 from schemas.reports import parse_report
 from schemas.verdicts import Status
 from transforms.buckets import Buckets
@@ -38,15 +38,6 @@ from transforms.verdicts import TABLE, keep_verdicts, to_json
 NO_TYPE = "(no type)"
 
 _log = logging.getLogger(__name__)
-
-
-def hours(text: str) -> tuple[datetime, datetime]:
-    """Reads FROM..TO, two UTC hours as 2026-01-31T09, both included."""
-    try:
-        first, last = (datetime.strptime(part, "%Y-%m-%dT%H").replace(tzinfo=UTC) for part in text.split(".."))
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not of the form 2026-01-31T00..2026-01-31T23") from None
-    return first, last
 
 
 def parser() -> argparse.ArgumentParser:

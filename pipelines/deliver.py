@@ -23,11 +23,12 @@ from google.cloud import pubsub_v1
 
 from pipelines.clients import subscriber
 from pipelines.flags import duration, resource, run_main
+from pipelines.progress import each
 from pipelines.runners import DATAFLOW, add_runner, beam_options, parse
 from schemas.buckets import DEAD_LETTERS
 from schemas.contracts import DEFAULT_FOLDER, Contracts, load_contracts
 from schemas.rows import dead_letter_schema, row_schema
-from schemas.tables import dead_letters_table, table_of
+from schemas.tables import tables_of
 from transforms.buckets import Buckets
 from transforms.buckets.opening import open_buckets
 from transforms.clocks import Clock, Fixed, utc_now
@@ -70,9 +71,9 @@ def build(pipeline: beam.Pipeline, plan: Plan) -> None:
     hourly = Hourly(lateness, plan.ends)
     # A run that ends has not seen what came after its start, so it closes nothing that was not over by then.
     closable: Clock = Fixed(plan.started) if plan.ends else utc_now
-    streams = [*contracts.types, DEAD_LETTERS]
+    tables = tables_of(contracts)
+    streams = list(tables)
     row_schemas = {kind: row_schema(contracts.newest(kind)) for kind in contracts.types} | {DEAD_LETTERS: dead_letter_schema()}
-    tables_of = {kind: table_of(contracts.newest(kind)) for kind in contracts.types} | {DEAD_LETTERS: dead_letters_table()}
 
     received = pipeline | "Read" >> plan.source | "Receive" >> Receive(contracts, lateness, plan.shards)
     parts = received[PACKS] | "Write parts" >> WriteParts(buckets, row_schemas, hourly)
@@ -84,7 +85,7 @@ def build(pipeline: beam.Pipeline, plan: Plan) -> None:
     _ = (
         {"Parts": parts, "Looks": looks}
         | "Commit buckets" >> CommitBuckets(buckets, closable, hourly)
-        | "Load tables" >> LoadTables(plan.tables, tables_of, buckets)
+        | "Load tables" >> LoadTables(plan.tables, tables, buckets, plan.ends)
         | "Report counts" >> Report(plan.audit_topic)
     )
 
@@ -120,7 +121,9 @@ def main(argv: Sequence[str]) -> int:
         check_subscription(client, flags.subscription)
     with pubsub_v1.PublisherClient() as client:
         check_topic(client, flags.audit_topic)
-    options, started = beam_options(flags.runner, rest), utc_now()
+    options = beam_options(flags.runner, rest)
+    each("tables checked", tables.ensure, list(tables_of(contracts).values()))
+    started = utc_now()
     ends = flags.runner != DATAFLOW
     plan = Plan(
         source=beam.io.Read(PubSubSource(flags.subscription, started))

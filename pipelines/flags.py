@@ -8,7 +8,7 @@ import re
 import signal
 import sys
 from collections.abc import Callable, Sequence
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 from schemas.contracts import ContractError
 from schemas.receipts import ReceiptError
@@ -42,6 +42,15 @@ def duration(text: str) -> timedelta:
     if value > LONGEST_DURATION:
         raise argparse.ArgumentTypeError(f"{text!r} is more than {LONGEST_DURATION.days}d")
     return value
+
+
+def hours(text: str) -> tuple[datetime, datetime]:
+    """Reads FROM..TO, two UTC hours as 2026-01-31T09, both included."""
+    try:
+        first, last = (datetime.strptime(part, "%Y-%m-%dT%H").replace(tzinfo=UTC) for part in text.split(".."))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not of the form 2026-01-31T00..2026-01-31T23") from None
+    return first, last
 
 
 def resource(kind: str) -> Callable[[str], str]:

@@ -69,6 +69,10 @@ class Bucket:
         """The receipt's version `version` (1 or more). Created once, never written again."""
         return f"{self.folder}/_receipts/{version:06d}.json"
 
+    def loaded_name(self, version: int) -> str:
+        """The empty object that is there once the table's partition has held what that version lists."""
+        return f"{self.folder}/_receipts/{version:06d}.loaded"
+
 
 def stream_folder(stream: str) -> str:
     """The folder of all hours of a stream."""

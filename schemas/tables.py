@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,7 @@ from schemas.shapes import expand, node, split_union
 from schemas.values import kind_of
 
 if TYPE_CHECKING:
-    from schemas.contracts import Contract
+    from schemas.contracts import Contract, Contracts
 
 _TYPES = {
     "string": "STRING",
@@ -47,7 +47,8 @@ class Column:
     """One column in BigQuery's words.
 
     type: STRING, BYTES, INT64, FLOAT64, BOOL, TIMESTAMP, DATETIME, DATE, TIME, NUMERIC, BIGNUMERIC or STRUCT;
-    mode: NULLABLE, REQUIRED or REPEATED; fields: the columns of a STRUCT, empty otherwise.
+    mode: NULLABLE, REQUIRED or REPEATED; fields: the columns of a STRUCT, empty otherwise;
+    digits: the precision and scale of a NUMERIC or BIGNUMERIC, None otherwise.
     """
 
     name: str
@@ -55,6 +56,7 @@ class Column:
     mode: str
     fields: tuple[Column, ...] = ()
     description: str = ""
+    digits: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -70,14 +72,33 @@ class Table:
     id_column: str
 
 
-def table_of(contract: Contract) -> Table:
-    """The table of an event type, as its newest contract makes it.
+def tables_of(contracts: Contracts) -> dict[str, Table]:
+    """Stream -> its table: of every event type, and of the refused messages."""
+    return {kind: table_of(contracts.versions(kind)) for kind in contracts.types} | {DEAD_LETTERS: dead_letters_table()}
+
+
+def table_of(versions: Sequence[Contract]) -> Table:
+    """The table of an event type that has these versions, the lowest first: the newest one's columns, then those that a
+    version has dropped since, as files that were written before have them.
 
     REQUIRED are only the envelope's columns that are never null. The event's own are NULLABLE, even where the
     contract demands a value: a table can't gain a REQUIRED column, and a later contract may drop a field.
     """
     required = _never_null(ENVELOPE_FIELDS)
-    return Table(contract.event_type, columns_of(row_schema(contract), required), RECEIVED_AT, EVENT_ID)
+    columns: tuple[Column, ...] = ()
+    for contract in reversed(versions):
+        columns = _united(columns, columns_of(row_schema(contract), required))
+    return Table(versions[-1].event_type, columns, RECEIVED_AT, EVENT_ID)
+
+
+def _united(newer: tuple[Column, ...], older: tuple[Column, ...]) -> tuple[Column, ...]:
+    """The newer columns, and at each level after them those that only the older have. No version changes a column's type."""
+    before = {column.name: column for column in older}
+    both = [
+        replace(column, fields=_united(column.fields, before.pop(column.name).fields)) if column.name in before else column
+        for column in newer
+    ]
+    return (*both, *before.values())
 
 
 def dead_letters_table() -> Table:
@@ -119,4 +140,5 @@ def _column(field: Mapping[str, Any]) -> Column:
         fields = tuple(map(_column, inner["fields"]))
     elif inner["type"] == "map":
         fields = (Column("key", "STRING", "REQUIRED"), _column({"name": "value", "type": inner["values"]}))
-    return Column(field["name"], column_type(inner), mode, fields, field.get("doc", ""))
+    digits = (inner["precision"], inner.get("scale", 0)) if kind_of(inner) == "decimal" else None
+    return Column(field["name"], column_type(inner), mode, fields, field.get("doc", ""), digits)

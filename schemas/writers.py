@@ -1,7 +1,7 @@
 """Writers: a schema is compiled once into functions that check a value and write it as Avro binary, in one go.
 
-What a value of each kind may be is said by its reader (`schemas.values.Makers`); the bytes are made here. Anybody's Avro library
-would do for these, from a datum: this way there is none in between, and a flat event costs less than half the time.
+What a value of each kind may be is said by its reader (`schemas.values.Makers`); the bytes are made here. Any Avro library
+could do that from a datum: this way there is none in between, and a flat event costs less than half the time.
 """
 
 from __future__ import annotations

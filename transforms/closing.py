@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
+from typing import Any
 
 import apache_beam as beam
 from apache_beam.transforms.periodicsequence import PeriodicImpulse
@@ -23,15 +25,22 @@ from transforms.buckets import Buckets
 from transforms.clocks import Clock, new_id, utc_now
 from transforms.commit import commit
 from transforms.hours import hours_between, open_hours
-from transforms.load import load
-from transforms.tables import Tables
+from transforms.load import load, not_loaded
+from transforms.tables import NotLoaded, Tables
 from transforms.windows import Hourly, at, in_hour
 
-COMMITS_AT_ONCE = 8
+AT_ONCE = 8
+"""Commits that a worker makes side by side: each is a dozen round trips to a store that has time for many."""
+
+PAUSE_SECONDS = 300.0
+"""Before a streaming engine is told of a load that has failed. It tries again at once and without end, and BigQuery counts the
+jobs that fail among a table's 1,500 a day."""
+
+_LOADED, _FAILED = "loaded", "failed"
 
 
 class FindOpenHours(beam.PTransform):  # type: ignore[misc]
-    """Gives the hours from `since` on in which an earlier run has left a bucket of one of the streams open."""
+    """Gives the hours from `since` on in which an earlier run has left a bucket open, or not loaded."""
 
     def __init__(self, buckets: Buckets, streams: Sequence[str], since: datetime) -> None:
         super().__init__()
@@ -65,16 +74,20 @@ class LookAtHours(beam.PTransform):  # type: ignore[misc]
     def expand(self, hours: beam.PCollection) -> beam.PCollection:
         streams = self._streams
         if self._ends:
-            # All at once, when the source has ended: which hours lie between is known only then.
-            at_the_end = beam.WindowInto(
-                GlobalWindows(), trigger=AfterWatermark(), accumulation_mode=AccumulationMode.DISCARDING
-            )
-            keyed = hours | "To one key" >> beam.WithKeys(b"").with_output_types(tuple[bytes, str])
-            grouped = keyed | "At the end" >> at_the_end | "Group" >> beam.GroupByKey()
-            hours = grouped | "Fill" >> beam.FlatMap(lambda one: _filled(one[1])).with_output_types(str)
+            # Which hours lie between is known only when the source has ended.
+            hours = hours | "At the end" >> _Gather() | "Fill" >> beam.FlatMap(_filled).with_output_types(str)
         return hours | "Each stream" >> beam.FlatMap(lambda hour: looks(parse_time(hour), streams)).with_output_types(
             tuple[str, bytes]
         )
+
+
+class _Gather(beam.PTransform):  # type: ignore[misc]
+    """Takes texts of a run that ends. Gives all of them at once, when it has taken the last; nothing where there are none."""
+
+    def expand(self, texts: beam.PCollection) -> beam.PCollection:
+        at_the_end = beam.WindowInto(GlobalWindows(), trigger=AfterWatermark(), accumulation_mode=AccumulationMode.DISCARDING)
+        keyed = texts | "To one key" >> beam.WithKeys(b"").with_output_types(tuple[bytes, str])
+        return keyed | "Last" >> at_the_end | "Group" >> beam.GroupByKey() | beam.Values()
 
 
 def _filled(hours: Iterable[str]) -> list[str]:
@@ -124,8 +137,6 @@ class _Combine(beam.DoFn):  # type: ignore[misc]
 
 
 class _Commit(beam.DoFn):  # type: ignore[misc]
-    """Commits a bundle's buckets side by side: each is a dozen round trips to a store that has time for many at once."""
-
     def __init__(self, buckets: Buckets, closable: Clock) -> None:
         self._buckets = buckets
         self._closable = closable
@@ -137,7 +148,7 @@ class _Commit(beam.DoFn):  # type: ignore[misc]
         self._waiting.append(element)
 
     def finish_bundle(self) -> list[WindowedValue]:
-        with ThreadPoolExecutor(COMMITS_AT_ONCE, "commit") as threads:
+        with ThreadPoolExecutor(AT_ONCE, "commit") as threads:
             receipts = list(threads.map(self._commit, self._waiting))
         return [in_hour(receipt.bucket.hour, receipt) for receipt in receipts if receipt.version]
 
@@ -148,32 +159,48 @@ class _Commit(beam.DoFn):  # type: ignore[misc]
 
 
 class LoadTables(beam.PTransform):  # type: ignore[misc]
-    """Takes receipts. Gives them on when the table's partition holds what they list. tables_of: stream -> table."""
+    """Takes receipts. Gives them on when the table's partition holds what they list. by_stream: tables, which must be there.
 
-    def __init__(self, tables: Tables, tables_of: Mapping[str, Table], buckets: Buckets) -> None:
+    A partition that can't be loaded stops no other. A run that ends fails when it has loaded the rest, with one TablesError
+    for all of them. Another engine tries each again for as long as it runs, and meanwhile goes on with the others.
+    """
+
+    def __init__(self, tables: Tables, by_stream: Mapping[str, Table], buckets: Buckets, ends: bool) -> None:
         super().__init__()
-        self._fn = _Load(tables, tables_of, buckets)
+        self._ends = ends
+        self._fn = _Load(tables, by_stream, buckets, ends)
 
     def expand(self, receipts: beam.PCollection) -> beam.PCollection:
-        return receipts | "Load" >> beam.ParDo(self._fn).with_output_types(Receipt)
+        if not self._ends:
+            return receipts | "Load" >> beam.ParDo(self._fn).with_output_types(Receipt)
+        loaded = receipts | "Load" >> beam.ParDo(self._fn).with_outputs(_FAILED, main=_LOADED)
+        loaded[_LOADED].element_type = Receipt
+        loaded[_FAILED].element_type = str
+        _ = loaded[_FAILED] | "At the end" >> _Gather() | "Fail" >> beam.Map(_fail)
+        return loaded[_LOADED]
 
 
 class _Load(beam.DoFn):  # type: ignore[misc]
-    def __init__(self, tables: Tables, tables_of: Mapping[str, Table], buckets: Buckets) -> None:
+    def __init__(self, tables: Tables, by_stream: Mapping[str, Table], buckets: Buckets, ends: bool) -> None:
         self._tables = tables
-        self._tables_of = tables_of
+        self._by_stream = by_stream
         self._buckets = buckets
+        self._ends = ends
 
-    def setup(self) -> None:
-        self._ensured: set[str] = set()
+    def process(self, element: Receipt) -> Iterator[Any]:
+        try:
+            load(self._tables, self._by_stream[element.bucket.stream], self._buckets, element)
+        except NotLoaded as failure:
+            if not self._ends:
+                time.sleep(PAUSE_SECONDS)
+                raise
+            yield beam.pvalue.TaggedOutput(_FAILED, str(failure))
+        else:
+            yield element
 
-    def process(self, element: Receipt) -> Iterator[Receipt]:
-        table = self._tables_of[element.bucket.stream]
-        if table.name not in self._ensured:
-            self._tables.ensure(table)
-            self._ensured.add(table.name)
-        load(self._tables, table, self._buckets, element)
-        yield element
+
+def _fail(failures: Iterable[str]) -> None:
+    raise not_loaded(list(failures))
 
 
 class Report(beam.PTransform):  # type: ignore[misc]

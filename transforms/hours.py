@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 from datetime import datetime, timedelta
+from itertools import groupby
 
 from schemas.buckets import HOUR, Bucket, bucket_of, stream_folder
 from transforms.buckets import Buckets
@@ -24,15 +25,21 @@ def hours_between(seen: Collection[datetime]) -> list[datetime]:
 
 
 def open_hours(buckets: Buckets, streams: Iterable[str], since: datetime) -> set[datetime]:
-    """The hours from `since` on in which a bucket of one of the streams was begun and is not closed. Only lists names."""
+    """The hours from the day of `since` on in which something is left to do: a bucket of one of the streams was begun, and is
+    not closed, or its newest receipt is not loaded. Only lists names.
+    """
     result = set()
     for stream in streams:
-        begun: set[Bucket] = set()
-        closed: set[Bucket] = set()
         start = f"{stream_folder(stream)}/dt={since:%Y-%m-%d}"
-        for name in buckets.list(f"{stream_folder(stream)}/", start):
-            bucket = bucket_of(name)
-            if bucket:
-                (closed if name == bucket.success_name else begun).add(bucket)
-        result |= {bucket.hour for bucket in begun - closed}
+        # In the order of their names those of a bucket come one after the other.
+        for bucket, names in groupby(buckets.list(f"{stream_folder(stream)}/", start), bucket_of):
+            if bucket and not _is_done(bucket, frozenset(names)):
+                result.add(bucket.hour)
     return result
+
+
+def _is_done(bucket: Bucket, names: Collection[str]) -> bool:
+    newest = 0
+    while bucket.version_name(newest + 1) in names:
+        newest += 1
+    return bucket.success_name in names and bucket.loaded_name(newest) in names

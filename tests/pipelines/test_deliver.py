@@ -84,7 +84,7 @@ def test_every_version_of_a_receipt_is_kept(world):
         world.publish(search(event_id, IN_HOUR))
         world.deliver()
     folder = world.buckets / f"events/search_made/dt={LAST_HOUR:%Y-%m-%d}/hour={LAST_HOUR:%H}"
-    versions = [json.loads(file.read_text()) for file in sorted((folder / "_receipts").iterdir())]
+    versions = [json.loads(file.read_text()) for file in sorted((folder / "_receipts").glob("*.json"))]
     assert [(version["version"], version["rows"], version["late"]) for version in versions] == [(1, 1, 0), (2, 2, 1), (3, 3, 2)]
     assert (folder / "_RECEIPT.json").read_text() == (folder / "_receipts/000003.json").read_text()
 

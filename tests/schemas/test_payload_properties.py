@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 
 import pytest
 from hypothesis import given, settings
@@ -48,7 +49,5 @@ def test_spoiled_payloads_are_refused_or_fit_the_schema_and_raise_nothing_else(d
     whole = json.dumps(value.json).encode() if content_type == JSON else apache_write(json.dumps(case.schema), value.plain)
     at = draw.draw(st.integers(0, len(whole)))
     data = whole[:at] + draw.draw(st.binary(max_size=3)) + whole[at + draw.draw(st.integers(0, 3)) :]
-    try:
+    with suppress(Rejected):
         decode(contract, contract, data, content_type)
-    except Rejected:
-        pass

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from tests.support.contracts import contract_of, field, record
 
 def column_of(kind: Any) -> Column:
     (column,) = columns_of(record("thing", field("a", kind)))
-    return column
+    return replace(column, digits=None)
 
 
 def logical(base: str, name: str, **more: Any) -> dict[str, Any]:
@@ -78,13 +79,36 @@ def test_a_map_of_records_holds_structs() -> None:
     assert column_of({"type": "map", "values": record("inner", field("x", "int"))}).fields[1] == value
 
 
+def test_a_decimal_keeps_its_digits() -> None:
+    amounts = [decimal(5, 2), ["null", decimal(5, 2)], {"type": "array", "items": decimal(5, 2)}]
+    columns = columns_of(record("thing", *(field(f"a{number}", kind) for number, kind in enumerate(amounts))))
+    assert [column.digits for column in columns] == [(5, 2)] * 3
+    (column,) = columns_of(record("thing", field("a", {"type": "map", "values": logical("bytes", "decimal", precision=7)})))
+    assert [one.digits for one in (column, *column.fields)] == [None, None, (7, 0)]
+
+
+def test_a_table_has_the_columns_of_all_versions_the_newest_first() -> None:
+    def point(*names: str) -> dict[str, Any]:
+        return record("point", *(field(name, "int") for name in names))
+
+    versions = [
+        contract_of(field("gone", "int"), field("p", point("x", "z")), field("kept", "int")),
+        contract_of(field("kept", "long", doc="Newer."), field("p", point("y", "x"))),
+        contract_of(field("new", "int"), field("p", point("y")), field("kept", "long", doc="Newest.")),
+    ]
+    own = table_of(versions).columns[len(table_of([contract_of()]).columns) :]
+    assert [(one.name, one.mode) for one in own] == [(name, "NULLABLE") for name in ("new", "p", "kept", "gone")]
+    assert [one.name for one in own[1].fields] == ["y", "x", "z"]
+    assert own[2].description == "Newest."
+
+
 def test_a_type_used_by_its_name_has_the_same_columns() -> None:
     first, second = columns_of(record("thing", field("a", record("inner", field("x", "int"))), field("b", ["null", "inner"])))
     assert second.fields == first.fields == (Column("x", "INT64", "NULLABLE"),)
 
 
 def test_an_event_types_table_demands_only_what_the_envelope_always_has() -> None:
-    table = table_of(contract_of(field("a", "int", doc="Text."), field("b", ["null", "string"])))
+    table = table_of([contract_of(field("a", "int", doc="Text."), field("b", ["null", "string"]))])
     assert (table.name, table.partition_by, table.id_column) == ("thing", "received_at", "event_id")
     assert [(one.name, one.type, one.mode) for one in table.columns] == [
         ("event_id", "STRING", "REQUIRED"),
@@ -103,7 +127,7 @@ def test_an_event_types_table_demands_only_what_the_envelope_always_has() -> Non
 
 
 def test_the_name_of_a_required_column_demands_nothing_below_the_top() -> None:
-    table = table_of(contract_of(field("a", record("inner", field("event_id", "string")))))
+    table = table_of([contract_of(field("a", record("inner", field("event_id", "string"))))])
     assert table.columns[-1].fields == (Column("event_id", "STRING", "NULLABLE"),)
 
 
@@ -127,7 +151,7 @@ def test_the_table_of_dead_letters() -> None:
 def test_every_packaged_contract_has_a_table_whose_key_columns_are_there() -> None:
     contracts = load_contracts()
     for event_type in contracts.types:
-        table = table_of(contracts.newest(event_type))
+        table = table_of(contracts.versions(event_type))
         columns = {one.name: one for one in table.columns}
         assert (columns[table.partition_by].type, columns[table.partition_by].mode) == ("TIMESTAMP", "REQUIRED")
         assert columns[table.id_column].type == "STRING"

@@ -35,5 +35,24 @@ def test_open_hours_are_those_begun_and_not_closed_since_a_day(tmp_path: Path) -
     for bucket in [*begun, long_ago]:
         buckets.create(bucket.version_name(1), b"x")
     buckets.create(begun[0].success_name, b"")
+    buckets.create(begun[0].loaded_name(1), b"")
     found = open_hours(buckets, ["a", "c"], NINE - timedelta(days=1))
     assert found == {eight, ten}
+
+
+def test_an_hour_is_done_when_it_is_closed_and_its_newest_receipt_is_loaded(tmp_path: Path) -> None:
+    buckets, bucket = Directory(tmp_path), Bucket("a", NINE)
+    steps = [
+        (bucket.version_name(1), {NINE}),
+        (bucket.loaded_name(1), {NINE}),
+        (bucket.version_name(2), {NINE}),
+        (bucket.receipt_name, {NINE}),
+        (bucket.success_name, {NINE}),
+        (bucket.loaded_name(2), set()),
+        (f"{bucket.folder}/part-1.avro", set()),
+        (bucket.version_name(3), {NINE}),
+        (bucket.loaded_name(3), set()),
+    ]
+    for name, left in steps:
+        buckets.create(name, b"x")
+        assert open_hours(buckets, ["a"], NINE) == left, name

@@ -15,8 +15,9 @@ from schemas.shards import Shard
 from schemas.tables import Table
 from transforms.buckets import Buckets
 from transforms.buckets.directory import Directory
-from transforms.load import ATTEMPTS, load
-from transforms.tables import Facts, LoadFailed, TablesError
+from transforms.closing import PAUSE_SECONDS, _Load
+from transforms.load import ATTEMPTS, LONGEST_PAUSE, load, not_loaded
+from transforms.tables import Facts, LoadFailed, NotLoaded
 
 HOUR = datetime(2026, 1, 31, 9, tzinfo=UTC)
 BUCKET = Bucket("thing", HOUR)
@@ -40,6 +41,7 @@ class Jobs:
         self.done: dict[str, int] = {}
         self.failed: set[str] = set()
         self.fail_next = 0
+        self.passing = True
         self.run: list[str] = []
 
     def load(self, job_id: str, table: Table, hour: datetime, buckets: Buckets, files: Sequence[str]) -> int:
@@ -50,7 +52,7 @@ class Jobs:
             if self.fail_next:
                 self.fail_next -= 1
                 self.failed.add(job_id)
-                raise LoadFailed("failed")
+                raise LoadFailed("failed", passing=self.passing)
             self.before_effect()
             self.partition = sorted(files)
             self.done[job_id] = len(files)
@@ -95,27 +97,78 @@ def test_a_version_with_the_same_files_is_not_loaded_again(tmp_path: Path) -> No
 
 def test_an_empty_bucket_needs_no_load(tmp_path: Path) -> None:
     jobs = Jobs()
-    assert load(jobs, TABLE, Directory(tmp_path), Receipt(BUCKET, version=1)) == 0
+    buckets = Directory(tmp_path)
+    assert load(jobs, TABLE, buckets, Receipt(BUCKET, version=1)) == 0
     assert jobs.run == []
+    assert marked(buckets) == ["000001.loaded"]
 
 
 def test_a_load_that_fails_once_is_tried_under_another_id(tmp_path: Path) -> None:
     buckets, jobs = Directory(tmp_path), Jobs()
     jobs.fail_next = 1
-    assert load(jobs, TABLE, buckets, receipt_of(buckets, "a")) == 1
+    assert load(jobs, TABLE, buckets, receipt_of(buckets, "a"), sleep=lambda _: None) == 1
     assert len(set(jobs.run)) == 2
 
 
-def test_a_load_that_fails_for_good_ends_the_run_and_a_later_run_still_can(tmp_path: Path) -> None:
+def test_a_run_gives_up_after_some_failures_and_however_many_there_were_a_later_run_still_can(tmp_path: Path) -> None:
     buckets, jobs = Directory(tmp_path), Jobs()
     receipt = receipt_of(buckets, "a")
-    for _ in range(2):
+    pauses: list[float] = []
+    for _ in range(5):
         jobs.fail_next = 100
         with pytest.raises(LoadFailed):
-            load(jobs, TABLE, buckets, receipt)
-    assert len(set(jobs.run)) == 2 * ATTEMPTS
+            load(jobs, TABLE, buckets, receipt, sleep=pauses.append)
+    assert len(set(jobs.run)) == 5 * ATTEMPTS
     jobs.fail_next = 0
+    assert load(jobs, TABLE, buckets, receipt, sleep=pauses.append) == 1
+    assert jobs.partition == paths("a")
+    assert len(pauses) == len(set(pauses)) == 5 * (ATTEMPTS - 1)
+    assert all(0 < pause <= LONGEST_PAUSE for pause in pauses)
+
+
+def test_a_load_that_fails_by_its_files_fault_is_not_tried_again_in_this_run(tmp_path: Path) -> None:
+    buckets, jobs = Directory(tmp_path), Jobs()
+    receipt = receipt_of(buckets, "a")
+    jobs.fail_next, jobs.passing = 1, False
+    with pytest.raises(LoadFailed):
+        load(jobs, TABLE, buckets, receipt)
+    assert len(jobs.run) == 1
     assert load(jobs, TABLE, buckets, receipt) == 1
+
+
+def test_a_partition_that_has_lost_its_rows_is_loaded_again_once_where_that_is_asked_for(tmp_path: Path) -> None:
+    buckets, jobs = Directory(tmp_path), Jobs()
+    receipt = receipt_of(buckets, "a")
+    load(jobs, TABLE, buckets, receipt)
+    jobs.partition = []
+    load(jobs, TABLE, buckets, receipt)
+    assert jobs.partition == []
+    for _ in range(2):
+        assert load(jobs, TABLE, buckets, receipt, again="x1") == 1
+        assert jobs.partition == paths("a")
+    assert len(jobs.run) == 2
+
+
+def marked(buckets: Buckets) -> list[str]:
+    return [name.rpartition("/")[2] for name in buckets.list(f"{BUCKET.folder}/_receipts/") if name.endswith(".loaded")]
+
+
+def test_a_receipt_is_marked_when_it_is_loaded_and_not_before(tmp_path: Path) -> None:
+    buckets, jobs = Directory(tmp_path), Jobs()
+    first = receipt_of(buckets, "a")
+    jobs.before_effect = lambda: unmarked.extend(marked(buckets))  # type: ignore[method-assign]
+    unmarked: list[str] = []
+    jobs.fail_next, jobs.passing = 1, False
+    with pytest.raises(LoadFailed):
+        load(jobs, TABLE, buckets, first)
+    assert marked(buckets) == []
+    load(jobs, TABLE, buckets, first)
+    assert unmarked == []
+    assert marked(buckets) == ["000001.loaded"]
+    closed = first.next(Contribution("counts only"), HOUR, close=True)
+    buckets.create(BUCKET.version_name(2), closed.to_json())
+    load(jobs, TABLE, buckets, closed)
+    assert marked(buckets) == ["000001.loaded", "000002.loaded"]
 
 
 def test_an_old_load_that_ends_after_a_newer_one_does_not_win(tmp_path: Path) -> None:
@@ -135,6 +188,7 @@ def test_an_old_load_that_ends_after_a_newer_one_does_not_win(tmp_path: Path) ->
     assert load(jobs, TABLE, buckets, first) == 2
     assert jobs.partition == paths("a", "b")
     assert len(jobs.run) == 3
+    assert marked(buckets) == ["000002.loaded"]
 
 
 def test_rows_that_are_not_those_of_the_receipt_are_an_error(tmp_path: Path) -> None:
@@ -143,5 +197,28 @@ def test_rows_that_are_not_those_of_the_receipt_are_an_error(tmp_path: Path) -> 
             return super().load(job_id, table, hour, buckets, files) - 1
 
     buckets = Directory(tmp_path)
-    with pytest.raises(TablesError, match="1 rows went into thing, but its receipt has 2"):
+    with pytest.raises(NotLoaded, match=r"1 rows went into thing, but its receipt has 2.*Restore it.*pipelines\.reload"):
         load(Short(), TABLE, buckets, receipt_of(buckets, "a", "b"))
+    assert marked(buckets) == []
+
+
+def test_partitions_that_could_not_be_loaded_are_told_together_the_first_few_by_name() -> None:
+    assert str(not_loaded(["b: broken", "a: broken"])).splitlines() == [
+        "2 partitions could not be loaded; all others were. The files are safe, and the next run tries again:",
+        "  a: broken",
+        "  b: broken",
+    ]
+    assert str(not_loaded([f"{number}: broken" for number in range(8)])).splitlines()[-2:] == ["  4: broken", "  and 3 more"]
+
+
+def test_an_engine_without_an_end_is_told_of_a_failure_but_not_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    buckets, jobs = Directory(tmp_path), Jobs()
+    pauses: list[float] = []
+    monkeypatch.setattr("transforms.closing.time.sleep", pauses.append)
+    step = _Load(jobs, {"thing": TABLE}, buckets, ends=False)
+    receipt = receipt_of(buckets, "a")
+    jobs.fail_next, jobs.passing = 1, False
+    with pytest.raises(LoadFailed):
+        list(step.process(receipt))
+    assert pauses == [PAUSE_SECONDS]
+    assert list(step.process(receipt)) == [receipt]

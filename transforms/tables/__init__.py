@@ -16,15 +16,21 @@ class TablesError(Exception):
     """The store refused, or could not be reached after bounded retries. The message says what, where, and what to do."""
 
 
-class LoadFailed(TablesError):
+class NotLoaded(TablesError):
+    """One partition could not be loaded. It says nothing of others, which may well be."""
+
+
+class LoadFailed(NotLoaded):
     """A load job ended without effect; its id is used up. The partition is as it was.
 
-    earlier: the job had failed before this call, which ran nothing.
+    earlier: the job had failed before this call, which ran nothing; passing: the store was at fault, not the files, so that
+    the same load may soon succeed.
     """
 
-    def __init__(self, message: str, earlier: bool = False) -> None:
+    def __init__(self, message: str, earlier: bool = False, passing: bool = False) -> None:
         super().__init__(message)
         self.earlier = earlier
+        self.passing = passing
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from decimal import Decimal
 from itertools import islice
 from typing import Any, BinaryIO
 from uuid import UUID
@@ -23,7 +24,8 @@ class Unloadable(Exception):
 def read_batches(stream: BinaryIO, file: str, columns: pa.Schema) -> Iterator[pa.Table]:
     """The rows of an Avro container as batches with exactly `columns`.
 
-    A column that the file lacks is null, or an empty list. A map becomes a list of key and value, an enum or a uuid text.
+    A column that the file lacks is null, or an empty list. A map becomes a list of key and value, an enum or a uuid text,
+    and so does a decimal where the column is text.
     file: its name, for errors. Raises Unloadable; what `stream` raises passes through.
     """
     shape = _struct([(field.name, field.type) for field in columns], "")
@@ -52,11 +54,15 @@ def _shape(kind: pa.DataType, place: str) -> Callable[[Any], Any]:
         return _struct([(field.name, field.type) for field in kind], f"{place}.")
     if pa.types.is_list(kind):
         return _list(kind.value_type, place)
-    return _scalar
+    return _text if pa.types.is_string(kind) else _scalar
 
 
 def _scalar(value: Any) -> Any:
     return str(value) if isinstance(value, UUID) else value
+
+
+def _text(value: Any) -> Any:
+    return f"{value:f}" if isinstance(value, Decimal) else _scalar(value)
 
 
 def _list(item_type: pa.DataType, place: str) -> Callable[[Any], Any]:

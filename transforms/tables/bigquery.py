@@ -20,7 +20,7 @@ from schemas.buckets import HOUR, hour_of
 from schemas.fingerprints import Tally
 from schemas.tables import Table
 from transforms.buckets import Buckets
-from transforms.tables import Facts, LoadFailed, TablesError
+from transforms.tables import Facts, LoadFailed, NotLoaded, TablesError
 from transforms.tables.bigquery_schema import merged, to_field
 
 MAX_FILES = 10_000
@@ -147,7 +147,7 @@ class BigQuery:
     def load(self, job_id: str, table: Table, hour: datetime, buckets: Buckets, files: Sequence[str]) -> int:
         """See `Tables.load`. ValueError when there are no files, or `hour` is not the start of one.
 
-        More than MAX_FILES files are a TablesError, and no job is started.
+        More than MAX_FILES files are NotLoaded, and no job is started.
         """
         if not files:
             raise ValueError("a load needs one file or more")
@@ -155,7 +155,7 @@ class BigQuery:
             raise ValueError(f"{hour} is not the start of an hour")
         what = f"load of {table.name}, {hour:%Y-%m-%d %H}h"
         if len(files) > MAX_FILES:
-            raise TablesError(f"{self._uri}: {what}: {len(files)} files, but a job takes {MAX_FILES} at most: merge some first")
+            raise NotLoaded(f"{self._uri}: {what}: {len(files)} files, but a job takes {MAX_FILES} at most: merge some first")
         client = self.client
         with self._told(what):
             live = client.get_table(self._name(table), retry=RETRY, timeout=REQUEST_SECONDS)
@@ -178,11 +178,12 @@ class BigQuery:
             except exceptions.Conflict:
                 found = client.get_job(job_id, retry=_FIND_JOB, **common)
                 if not isinstance(found, bigquery.LoadJob) or found.destination != target:
-                    raise TablesError(f"{self._uri}: {what}: another job has the id {job_id}: give this one its own") from None
+                    raise NotLoaded(f"{self._uri}: {what}: another job has the id {job_id}: give this one its own") from None
                 job, earlier = found, found.state == "DONE"
             _WAIT(_check_ended)(job)
         if job.error_result:
-            raise LoadFailed(f"{self._uri}: {what}: job {job_id} failed: {_reasons(job)}", earlier)
+            passing = job.error_result.get("reason") in _REASONS
+            raise LoadFailed(f"{self._uri}: {what}: job {job_id} failed: {_reasons(job)}", earlier, passing)
         if job.output_rows is None:
             raise TablesError(f"{self._uri}: {what}: job {job_id} ended without a number of rows")
         return int(job.output_rows)

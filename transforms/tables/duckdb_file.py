@@ -16,7 +16,7 @@ from schemas.buckets import HOUR, hour_of
 from schemas.fingerprints import Tally
 from schemas.tables import Table
 from transforms.buckets import Buckets, BucketsError, NotFound
-from transforms.tables import Facts, LoadFailed, TablesError
+from transforms.tables import Facts, LoadFailed, NotLoaded, TablesError
 from transforms.tables.avro_batches import Unloadable, read_batches
 from transforms.tables.duckdb_schema import column_sql, missing_sql, quote
 
@@ -39,9 +39,9 @@ class DuckDBFile:
     """Tables in one DuckDB file, as `transforms.tables.Tables` promises.
 
     The process that opens the file first keeps it, until it ends or calls `close`; DuckDB lets no other one in meanwhile.
-    All threads of the process share one connection and take turns. A nested REQUIRED field isn't enforced. BIGNUMERIC is
-    DECIMAL(38, 18), as DuckDB has no more digits: a value that does not fit fails its load. A load holds one batch of rows
-    in memory. The table's jobs are in load_jobs.jobs.
+    All threads of the process share one connection and take turns. A nested REQUIRED field isn't enforced. A decimal is
+    DECIMAL with its own precision and scale; with more than 38 digits, which DuckDB has not, it is text. A load holds one
+    batch of rows in memory. The tables' jobs are in load_jobs.jobs; those of a table that was dropped are forgotten.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -70,6 +70,8 @@ class DuckDBFile:
             if not _exists(db, table.name):
                 columns = ", ".join(column_sql(column) for column in table.columns)
                 db.execute(f"CREATE TABLE {name} ({columns})")
+                # What was loaded into an earlier table of this name is not in this one.
+                db.execute("DELETE FROM load_jobs.jobs WHERE table_name = ?", [table.name])
                 return
             live = db.sql(f"SELECT * FROM {name}")
             for added in missing_sql(table, dict(zip(live.columns, live.types, strict=True))):
@@ -99,7 +101,7 @@ class DuckDBFile:
                     db.execute("INSERT INTO load_jobs.jobs VALUES (?, ?, ?, NULL, ?)", [job_id, table.name, hour, str(error)])
                 raise LoadFailed(f"{what}: {error}") from error
             except (BucketsError, OSError) as error:
-                raise TablesError(f"{what}: can't read a file: {error}") from error
+                raise NotLoaded(f"{what}: can't read a file: {error}") from error
 
     def facts(self, table: Table, first: datetime, last: datetime) -> Mapping[datetime, Facts]:
         """See `Tables.facts`."""
@@ -174,7 +176,7 @@ def _rows_of_job(db: duckdb.DuckDBPyConnection, job_id: str, table: Table, hour:
         return None
     [(same, rows, failure)] = found
     if not same:
-        raise TablesError(f"another load has had the id {job_id}: give the one of {table.name}, {hour:%Y-%m-%d %H}h its own")
+        raise NotLoaded(f"another load has had the id {job_id}: give the one of {table.name}, {hour:%Y-%m-%d %H}h its own")
     if failure is not None:
         raise LoadFailed(f"job {job_id} has failed before: {failure}", earlier=True)
     return int(rows)

@@ -18,9 +18,10 @@ _TYPES = {
     "DATETIME": "TIMESTAMP",
     "DATE": "DATE",
     "TIME": "TIME",
-    "NUMERIC": "DECIMAL(38,9)",
-    "BIGNUMERIC": "DECIMAL(38,18)",
 }
+
+_MAX_DIGITS = 38
+"""Of a DECIMAL. No type of DuckDB's counts with more, so such numbers are kept whole as text."""
 
 
 def quote(name: str) -> str:
@@ -51,7 +52,7 @@ def _missing(table: str, column: Column, path: str, live: Any) -> Iterator[str]:
     if repeated != (column.mode == "REPEATED") or (kind.id == "struct") != (column.type == "STRUCT"):
         raise _changed(table, path, live, column)
     if column.type != "STRUCT":
-        if str(kind) != _TYPES[column.type]:
+        if str(kind) != _scalar_type(column):
             raise _changed(table, path, live, column)
         return
     fields = dict(kind.children)
@@ -78,5 +79,12 @@ def _type(column: Column) -> str:
     if column.type == "STRUCT":
         kind = f"STRUCT({', '.join(_column(field) for field in column.fields)})"
     else:
-        kind = _TYPES[column.type]
+        kind = _scalar_type(column)
     return f"{kind}[]" if column.mode == "REPEATED" else kind
+
+
+def _scalar_type(column: Column) -> str:
+    if column.digits is None:
+        return _TYPES[column.type]
+    precision, scale = column.digits
+    return f"DECIMAL({precision},{scale})" if precision <= _MAX_DIGITS else "VARCHAR"

@@ -197,8 +197,11 @@ def test_a_job_that_failed_by_the_services_fault_uses_up_its_id(store: Store, se
     for earlier in (False, True):
         with pytest.raises(LoadFailed, match="backendError") as error:
             store.tables.load(one, table, TEN, store.buckets, files)
-        assert error.value.earlier is earlier
+        assert (error.value.earlier, error.value.passing) == (earlier, True)
     assert store.tables.load(job_id(), table, TEN, store.buckets, files) == 1
+    with pytest.raises(LoadFailed) as error:
+        store.tables.load(job_id(), table, TEN, store.buckets, [store.write_bytes(b"broken")])
+    assert not error.value.passing
 
 
 def test_a_load_asks_for_one_partition_and_nothing_that_it_need_not(store: Store, server: BigQueryServer) -> None:

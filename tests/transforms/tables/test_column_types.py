@@ -47,15 +47,21 @@ KINDS = [
     ),
     (
         logical("bytes", "decimal", precision=20, scale=9),
-        Column("c", "NUMERIC", "NULLABLE"),
+        Column("c", "NUMERIC", "NULLABLE", digits=(20, 9)),
         Decimal("-12345678901.123456789"),
         Decimal("-12345678901.123456789"),
     ),
     (
         logical("bytes", "decimal", precision=38, scale=18),
-        Column("c", "BIGNUMERIC", "NULLABLE"),
+        Column("c", "BIGNUMERIC", "NULLABLE", digits=(38, 18)),
         Decimal("12345678901234567890.123456789012345678"),
         Decimal("12345678901234567890.123456789012345678"),
+    ),
+    (
+        logical("bytes", "decimal", precision=38, scale=2),
+        Column("c", "BIGNUMERIC", "NULLABLE", digits=(38, 2)),
+        Decimal("-123456789012345678901234567890123456.78"),
+        Decimal("-123456789012345678901234567890123456.78"),
     ),
     (
         logical("string", "uuid"),

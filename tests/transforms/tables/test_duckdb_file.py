@@ -1,4 +1,4 @@
-"""What only a DuckDB file can do, or fail to do: one process at a time, one file, no digits beyond 38."""
+"""What only a DuckDB file can do, or fail to do: one process at a time, one file, no number beyond 38 digits."""
 
 import pickle
 import subprocess
@@ -11,7 +11,7 @@ from pathlib import Path
 import duckdb
 import pytest
 
-from schemas.tables import Column
+from schemas.tables import Column, columns_of
 from tests.support.tables import Store, duckdb_store, job_id
 from transforms.tables import LoadFailed, TablesError
 from transforms.tables.duckdb_file import DuckDBFile
@@ -93,13 +93,42 @@ def test_jobs_are_recorded_with_their_rows_and_failures(store: Store) -> None:
     assert jobs == [(good, table.name, 1, False), (bad, table.name, None, True)]
 
 
-def test_a_number_with_more_digits_than_duckdb_has_fails_its_load(store: Store) -> None:
-    table = store.table(Column("big", "BIGNUMERIC", "NULLABLE"))
+@pytest.mark.parametrize(
+    ("precision", "scale", "number", "read"),
+    [
+        (38, 0, Decimal("9" * 38), Decimal("9" * 38)),
+        (39, 1, Decimal("-0.1"), "-0.1"),
+        (76, 38, Decimal(f"{'9' * 38}.{'9' * 38}"), f"{'9' * 38}.{'9' * 38}"),
+        (60, 30, Decimal("0E-30"), f"0.{'0' * 30}"),
+    ],
+)
+def test_a_number_with_more_digits_than_duckdb_has_is_kept_whole_as_text(
+    store: Store, precision: int, scale: int, number: Decimal, read: object
+) -> None:
+    big = {"name": "big", "type": {"type": "bytes", "logicalType": "decimal", "precision": precision, "scale": scale}}
+    table = store.table(*columns_of({"type": "record", "name": "r", "fields": [big]}))
     store.tables.ensure(table)
-    big = {"name": "big", "type": {"type": "bytes", "logicalType": "decimal", "precision": 50, "scale": 0}}
-    file = store.write([{**ROW, "big": Decimal(10) ** 30}], big)
-    with pytest.raises(LoadFailed, match=file):
-        store.tables.load(job_id(), table, TEN, store.buckets, [file])
+    store.tables.ensure(table)
+    store.tables.load(job_id(), table, TEN, store.buckets, [store.write([{**ROW, "big": number}], big)])
+    assert store.rows(table.name, TEN) == [{**ROW, "big": read}]
+
+
+def test_a_table_that_was_dropped_and_made_again_is_loaded_again_under_the_same_id(store: Store) -> None:
+    table, kept, one = store.table(), store.table(), job_id()
+    files = [store.write([ROW])]
+    for each, job in ((table, one), (kept, f"{one}-kept")):
+        store.tables.ensure(each)
+        store.tables.load(job, each, TEN, store.buckets, files)
+    store.tables.close()  # type: ignore[attr-defined]
+    with duckdb.connect(store.tables.uri) as db:
+        db.execute(f"DROP TABLE {table.name}")
+        db.execute(f"DELETE FROM {kept.name}")
+    store.tables.ensure(table)
+    store.tables.ensure(kept)
+    assert store.tables.load(one, table, TEN, store.buckets, files) == 1
+    assert store.rows(table.name, TEN) == [ROW]
+    assert store.tables.load(f"{one}-kept", kept, TEN, store.buckets, files) == 1
+    assert store.rows(kept.name, TEN) == []
 
 
 def test_a_failure_names_no_value(store: Store) -> None:

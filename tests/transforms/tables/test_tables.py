@@ -1,13 +1,18 @@
 """The contract of `transforms.tables.Tables`, over every implementation."""
 
+import io
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
+import fastavro
 import pytest
 
+from schemas.contracts import Contract
 from schemas.fingerprints import Tally
-from schemas.tables import Column
+from schemas.rows import row_schema
+from schemas.tables import Column, table_of
+from tests.support.contracts import contract_of
 from tests.support.tables import Row, Store, job_id, row
 from transforms.tables import Facts, LoadFailed, TablesError
 
@@ -185,6 +190,30 @@ def test_a_file_with_a_column_that_the_table_lacks_fails_the_load(store: Store) 
         with pytest.raises(LoadFailed):
             store.tables.load(job_id(), table, TEN, store.buckets, [file])
     assert ids(store, table.name) == []
+
+
+def test_files_of_every_version_of_a_contract_go_into_a_new_table_that_has_the_columns_of_all(store: Store) -> None:
+    def version(number: int, *leaves: str) -> Contract:
+        kind = {"type": "record", "name": "r", "fields": [{"name": leaf, "type": "int"} for leaf in leaves]}
+        own = [{"name": leaf, "type": "int"} for leaf in leaves]
+        return contract_of({"name": "inner", "type": kind}, *own, version=number)
+
+    versions = [version(1, "old", "both"), version(2, "both", "new")]
+    table = replace(table_of(versions), name=store.table().name)
+    store.tables.ensure(table)
+    files = []
+    for number, contract in enumerate(versions):
+        leaves = {field["name"]: number for field in contract.schema["fields"][1:]}
+        always = {"event_type": "thing", "schema_version": contract.version, "message_id": "m"}
+        never = {"sent_at": None, "unknown_fields": None, "skewed_from": None}
+        values = row(f"{number}", TEN, **always, **never, **leaves, inner=leaves)
+        stream = io.BytesIO()
+        fastavro.writer(stream, row_schema(contract), [values])
+        files.append(store.write_bytes(stream.getvalue()))
+    assert store.tables.load(job_id(), table, TEN, store.buckets, files) == 2
+    found = store.rows(table.name, TEN)
+    assert [(one["old"], one["both"], one["new"]) for one in found] == [(0, 0, None), (None, 1, 1)]
+    assert [one["inner"] for one in found] == [{"old": 0, "both": 0, "new": None}, {"old": None, "both": 1, "new": 1}]
 
 
 def test_a_file_without_a_required_column_fails_the_load(store: Store) -> None:

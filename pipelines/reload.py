@@ -1,0 +1,77 @@
+"""reload: loads the table partitions of some hours anew from the files that their receipts list.
+
+For tables that were dropped or spoiled, or whose files had to be restored: when the audit says that a table does not hold what
+the files hold. Takes no message, counts nothing, and may be repeated. Exit status 2 when some partition could not be loaded.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from pipelines.flags import UserError, hours, run_main
+from pipelines.progress import each
+from schemas.buckets import HOUR, Bucket
+from schemas.contracts import DEFAULT_FOLDER, load_contracts
+from schemas.receipts import LOOK
+from schemas.tables import tables_of
+from transforms.buckets.opening import open_buckets
+from transforms.clocks import new_id, utc_now
+from transforms.commit import commit
+from transforms.load import load, not_loaded
+from transforms.tables import NotLoaded
+from transforms.tables.opening import open_tables
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    flags = argparse.ArgumentParser(prog="python -m pipelines.reload", description=__doc__, allow_abbrev=False)
+    flags.add_argument("--buckets", required=True, help="the folder or gs://bucket[/prefix] that deliver writes to")
+    flags.add_argument("--tables", required=True, help="the FILE.duckdb or bigquery://project.dataset that deliver loads")
+    flags.add_argument(
+        "--hours", required=True, type=hours, help="which partitions, FROM..TO as 2026-01-31T00..2026-01-31T23, both included"
+    )
+    flags.add_argument("--type", help="only this event type, or dead_letters (default: all)")
+    flags.add_argument("--contracts", type=Path, default=DEFAULT_FOLDER, help="as for deliver (default: the shipped)")
+    return flags
+
+
+def main(argv: Sequence[str]) -> int:
+    """Loads them, and tells how many rows that were. Raises what `run_main` tells the user."""
+    flags = parser().parse_args(argv)
+    wanted = tables_of(load_contracts(flags.contracts))
+    if flags.type is not None:
+        if flags.type not in wanted:
+            raise UserError(f"--type={flags.type} is none of {', '.join(wanted)}")
+        wanted = {flags.type: wanted[flags.type]}
+    buckets, tables = open_buckets(flags.buckets), open_tables(flags.tables)
+    buckets.check_writable()
+    tables.check_writable(buckets)
+    each("tables checked", tables.ensure, list(wanted.values()))
+    first, last = flags.hours
+    asked = [Bucket(stream, first + number * HOUR) for stream in wanted for number in range((last - first) // HOUR + 1)]
+    again = new_id()
+
+    def reload(bucket: Bucket) -> int | str | None:
+        """The rows loaded, why they were not, or None where there is no such bucket."""
+        # A commit of nothing: what a crash has left undone is finished first.
+        receipt = commit(buckets, bucket, LOOK, False, utc_now, new_id)
+        if not receipt.version:
+            return None
+        try:
+            return load(tables, wanted[bucket.stream], buckets, receipt, again)
+        except NotLoaded as failure:
+            return str(failure)
+
+    results = each("partitions loaded", reload, asked)
+    if failures := [result for result in results if isinstance(result, str)]:
+        raise not_loaded(failures)
+    rows = [result for result in results if isinstance(result, int)]
+    print(f"{len(rows)} partitions loaded, {sum(rows)} rows")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run_main(main))
