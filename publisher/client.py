@@ -119,9 +119,9 @@ class EventPublisher:
     ) -> None:
         """Publishes one event: a mapping as JSON, bytes as they are (content_type says what they are; JSON by default).
 
-        event_id: one from new_id where there is none or an empty one, so that a retry can be known as one; received_at: the clock's time by
-        default, so that both ends agree on the hour even when Pub/Sub is slow to take it; attributes: more of them,
-        which can't replace those of the envelope. Raises TypeError for a payload that has no JSON form, ValueError
+        event_id: one from new_id where there is none or an empty one, so that a retry can be known as one; received_at: the
+        clock's time by default, so that both ends agree on the hour even when Pub/Sub is slow to take it; attributes: more
+        of them, which can't replace those of the envelope. Raises TypeError for a payload that has no JSON form, ValueError
         for a time without a zone, RuntimeError after `close`.
         """
         own = dict(attributes or {})

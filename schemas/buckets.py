@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 DEAD_LETTERS = "dead_letters"
 """The stream of refused messages. It has buckets, receipts and a table like an event type, whose name it therefore can't be."""
 
+EVENT_TYPE_NAME = re.compile(r"[a-z][a-z0-9_]{0,99}")
+"""What an event type can be called, and so what a stream is called."""
+
 HOUR = timedelta(hours=1)
+
+FIRST_HOUR = datetime(1970, 1, 1, tzinfo=UTC)
+LAST_HOUR = datetime(2159, 12, 31, 23, tzinfo=UTC)
+"""What can be audited: every hour that a table can have a partition of, in BigQuery too."""
 
 
 def hour_of(moment: datetime) -> datetime:
