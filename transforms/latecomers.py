@@ -59,8 +59,9 @@ class Latecomers:
         return tuple(unreadable)
 
     def _add(self, bucket: Bucket, seen: Seen, ids: Mapping[str, IdsByHour]) -> None:
-        if not seen.unreadable:
-            self._seen.add(bucket)
+        if seen.unreadable:
+            return  # what can't be trusted here proves nothing for another hour
+        self._seen.add(bucket)
         for event_type, hours in ids.items():
             for hour, hashes in hours.items():
                 if hour != bucket.hour:
