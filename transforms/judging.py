@@ -13,11 +13,10 @@ from schemas.reports import Delivered, Published
 from schemas.tables import Table, dead_letters_table
 from schemas.verdicts import Evidence, Held, Verdict, judge
 from transforms.buckets import Buckets, BucketsError
-from transforms.commit import shown_receipt
-from transforms.latecomers import Latecomers, buckets_of, streams_of
 from transforms.ledger import heard
+from transforms.skewed import SkewedIds, buckets_of, streams_of
 from transforms.tables import Facts, Tables, TablesError
-from transforms.witnesses import Refusals, Seen, see_dead_letters, see_events
+from transforms.witnesses import Refusals, Seen, see_dead_letters, see_events, see_receipt
 
 
 @dataclass
@@ -62,7 +61,7 @@ def judge_hours(buckets: Buckets, tables: Tables, hours: Sequence[datetime]) -> 
 
 
 class _Judging:
-    """What is known across hours. Each file is read once; latecomers are known when their own hour's turn comes."""
+    """What is known across hours. Each file is read once; skewed events are known when their own hour's turn comes."""
 
     def __init__(self, buckets: Buckets, tables: Tables, first: datetime, last: datetime) -> None:
         self._buckets, self._tables, self._first, self._last = buckets, tables, first, last
@@ -73,7 +72,7 @@ class _Judging:
                 self._there.setdefault(bucket.hour, []).append(bucket)
         self._counts: dict[str, _Counts] = {}
         self._reported: dict[datetime, frozenset[str]] = {}
-        self._latecomers = Latecomers(buckets)
+        self._skewed = SkewedIds(buckets)
 
     def judge(self, hour: datetime) -> Iterator[Verdict]:
         told = self._listen(hour)
@@ -83,7 +82,7 @@ class _Judging:
             refusals = Refusals(Seen(unreadable=told.unreadable[dead]))
         elif dead in told.receipts:
             refusals = see_dead_letters(self._buckets, told.receipts[dead])
-        self._latecomers.add_dead_letters(dead, refusals)
+        self._skewed.add_dead_letters(dead, refusals)
         for kind in sorted(told.types | set(refusals.events)):
             yield judge(self._evidence(kind, hour, told, refusals))
 
@@ -94,9 +93,7 @@ class _Judging:
             told.published.setdefault(report.event_type, []).append(report)
         for bucket in {*delivered, *self._there.pop(hour, ())}:
             try:
-                receipt = shown_receipt(self._buckets, bucket)
-                if receipt.bucket != bucket:
-                    raise ReceiptError(f"{bucket.receipt_name} is another bucket's receipt. Restore the right one from a copy.")
+                receipt = see_receipt(self._buckets, bucket)
             except (BucketsError, ReceiptError) as error:
                 told.unreadable[bucket] = (str(error),)
                 continue
@@ -116,13 +113,13 @@ class _Judging:
         elif bucket in told.receipts:
             seen = see_events(self._buckets, told.receipts[bucket])
         if bucket:
-            self._latecomers.add_events(bucket, seen)
+            self._skewed.add_events(bucket, seen)
         refused = refusals.ids.get(kind, {})
         here = seen.ids.get(hour, set()) | refused.get(hour, set())
         unreadable = self._unreported(kind, hour, seen, refusals)
-        if sum(report.distinct.count for report in told.published.get(kind, ())) > len(here | self._latecomers.of(kind, hour)):
-            unreadable += self._latecomers.look_after({kind, DEAD_LETTERS} & (self._streams | {DEAD_LETTERS}), hour)
-        later = self._latecomers.of(kind, hour)
+        if sum(report.distinct.count for report in told.published.get(kind, ())) > len(here | self._skewed.of(kind, hour)):
+            unreadable += self._skewed.look_after({kind, DEAD_LETTERS} & (self._streams | {DEAD_LETTERS}), hour)
+        later = self._skewed.of(kind, hour)
         has_table = bucket is not None and (bucket in told.delivered or kind in self._streams)
         table, dead_table = self._count(kind) if has_table else _Counts(), self._count(DEAD_LETTERS)
         return Evidence(
@@ -143,7 +140,7 @@ class _Judging:
         )
 
     def _unreported(self, kind: str, hour: datetime, seen: Seen, refusals: Refusals) -> tuple[str, ...]:
-        """Latecomers in this hour that no verdict on their own hour can account for."""
+        """Skewed events in this hour that no verdict on their own hour can account for."""
         ids = [*seen.ids.items(), *refusals.ids.get(kind, {}).items()]
         number = sum(len(hashes) for claimed, hashes in ids if claimed != hour and not self._is_reported(kind, claimed))
         return (f"{number} events came too late for hours on which no publisher has reported",) if number else ()

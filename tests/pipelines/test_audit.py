@@ -384,7 +384,7 @@ def test_a_report_is_stored_on_one_line_however_it_was_written(world: World) -> 
 EARLY = LAST_HOUR - timedelta(hours=30)
 
 
-def deliver_latecomers(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def deliver_skewed(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of 30 hours ago: a comes in time, b too late and twice, and a broken one and one of an unknown type too late as well."""
     unknown = (b"{}", {"event_type": "unheard", "event_id": "u", "received_at": EARLY.isoformat()})
     broken = (b"{", {"event_type": "search_made", "event_id": "x", "received_at": EARLY.isoformat()})
@@ -410,7 +410,7 @@ def by_hour(world: World) -> dict[tuple[str, str], tuple[str, list[str]]]:
 
 
 def test_what_came_too_late_counts_for_the_hour_it_was_published_for(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    deliver_latecomers(world, monkeypatch)
+    deliver_skewed(world, monkeypatch)
     assert world.audit() == 1
     found = by_hour(world)
     # What arrived of the unknown type lies in the later hour, for which nobody has reported on it.
@@ -425,8 +425,8 @@ def test_what_came_too_late_counts_for_the_hour_it_was_published_for(world: Worl
     assert len(by_hour(world)) == 3
 
 
-def test_a_latecomer_that_is_lost_or_that_nobody_published_is_found(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    deliver_latecomers(world, monkeypatch)
+def test_a_skewed_event_that_is_lost_or_that_nobody_published_is_found(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    deliver_skewed(world, monkeypatch)
     world.report("search_made", EARLY, ["lost"], 2)
     world.publish(search("nobody's", EARLY - timedelta(hours=1)))
     world.deliver("--allowed_lateness=1d")
@@ -438,10 +438,10 @@ def test_a_latecomer_that_is_lost_or_that_nobody_published_is_found(world: World
 
 
 @pytest.mark.parametrize("damage", [Path.unlink, lambda file: rewrite(file, change_words)])
-def test_a_latecomer_in_a_file_that_cannot_be_read_or_trusted_makes_unknown(
+def test_a_skewed_event_in_a_file_that_cannot_be_read_or_trusted_makes_unknown(
     world: World, monkeypatch: pytest.MonkeyPatch, damage: Callable[[Path], None]
 ) -> None:
-    deliver_latecomers(world, monkeypatch)
+    deliver_skewed(world, monkeypatch)
     now = max(world.receipts("search_made"))
     [file] = (world.buckets / Bucket("search_made", now).folder).glob("part-*.avro")
     damage(file)

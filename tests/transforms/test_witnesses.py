@@ -19,9 +19,9 @@ from schemas.verdicts import Held
 from tests.support.contracts import contract_of, field
 from transforms.buckets.directory import Directory
 from transforms.commit import commit
-from transforms.latecomers import buckets_of, streams_of
 from transforms.parts import write_part
 from transforms.receive import Receiver
+from transforms.skewed import buckets_of, streams_of
 from transforms.witnesses import see_dead_letters, see_events
 
 HOUR = datetime(2026, 1, 31, 9, tzinfo=UTC)

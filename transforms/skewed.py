@@ -1,4 +1,4 @@
-"""Latecomers: events that came too late for their hour, and lie in the bucket of a later one, their row's `skewed_from` set.
+"""Skewed events: they came too late for their hour, and lie in the bucket of a later one, their row's `skewed_from` set.
 
 Their publishers count them in the hour that they were stamped with, so there they count as arrived.
 """
@@ -11,12 +11,11 @@ from datetime import datetime
 from schemas.buckets import DEAD_LETTERS, EVENT_TYPE_NAME, HOUR, LAST_HOUR, Bucket, bucket_of, stream_folder
 from schemas.receipts import ReceiptError
 from transforms.buckets import Buckets, BucketsError
-from transforms.commit import shown_receipt
-from transforms.witnesses import IdsByHour, Refusals, Seen, see_dead_letters, see_events
+from transforms.witnesses import IdsByHour, Refusals, Seen, see_dead_letters, see_events, see_receipt
 
 
-class Latecomers:
-    """Gathers latecomers by event type and hour from what witnesses see. Hours are to be seen from the newest on."""
+class SkewedIds:
+    """Gathers skewed events by type and hour from what witnesses see. Hours are to be seen from the newest on."""
 
     def __init__(self, buckets: Buckets) -> None:
         self._buckets = buckets
@@ -44,7 +43,7 @@ class Latecomers:
             if bucket in self._seen:
                 continue
             try:
-                receipt = shown_receipt(self._buckets, bucket)
+                receipt = see_receipt(self._buckets, bucket)
             except (BucketsError, ReceiptError) as error:
                 unreadable.append(str(error))
                 continue
