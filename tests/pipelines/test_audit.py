@@ -92,7 +92,7 @@ def swap_index(world: World) -> int:
 
 
 def commit_again(world: World, damage: Callable[[World], int]) -> None:
-    """Damages an index in a way that its receipt hides."""
+    """Damages an index, and has its receipt list the checksum that this gave."""
     receipt = folder(world) / "_RECEIPT.json"
     value = json.loads(receipt.read_text())
     checksum = damage(world)
@@ -123,6 +123,7 @@ def sql(statement: str) -> Callable[[World], object]:
         (lambda w: index(w).write_bytes(b""), "UNKNOWN", "does not list the ids"),
         (lambda w: index(w).unlink(), "UNKNOWN", ".ids can't be read"),
         (lambda w: commit_again(w, swap_index), "UNKNOWN", "does not list the ids"),
+        (lambda w: commit_again(w, lambda _: 7), "UNKNOWN", ".ids can't be trusted"),
         (lambda w: (folder(w) / "part-x.avro").write_bytes(part(w).read_bytes()), "SURPLUS", "part-x.avro lies in the bucket"),
         (sql(f"DELETE FROM search_made WHERE {A}"), "MISSING", "2 in the files, 1 in the table"),
         (sql(f"INSERT INTO search_made SELECT * FROM search_made WHERE {A}"), "SURPLUS", "in the table have"),
