@@ -1,7 +1,8 @@
 """audit: proves for each event type and hour that nothing is missing and nothing is there twice, or names what is.
 
 Takes the reports that publishers and deliver have sent, keeps them beside the buckets, counts what files and tables really
-hold, and judges. Exit status 0: every verdict is COMPLETE; 1: some is not; 2: it could not be done.
+hold, and judges. Exit status 0: every verdict is COMPLETE; 1: some is not, or a message could not be read; 2: it could not
+be done.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ from rich.progress import Progress
 
 from pipelines.clients import subscriber
 from pipelines.flags import UserError, hours, resource, run_main
+from schemas.buckets import DEAD_LETTERS, HOUR
+from schemas.envelope import format_time
 from schemas.reports import parse_report
 from schemas.verdicts import Status
 from transforms.buckets import Buckets
@@ -36,6 +39,7 @@ from transforms.tables.opening import open_tables
 from transforms.verdicts import TABLE, keep_verdicts, to_json
 
 NO_TYPE = "(no type)"
+UNREADABLE = "audit/unreadable"
 
 _log = logging.getLogger(__name__)
 
@@ -57,47 +61,73 @@ def main(argv: Sequence[str]) -> int:
     """Takes reports, judges, keeps the verdicts, and tells about each that is not COMPLETE."""
     flags = parser().parse_args(argv)
     buckets, tables = open_buckets(flags.buckets), open_tables(flags.tables)
+    check_delivered(buckets, tables)
     buckets.check_writable()
     tables.check_writable(buckets)
+    # A file that can't be updated is to be known before a report is taken.
+    write_json(flags.verdicts, [])
     with subscriber() as client:
         check_subscription(client, flags.subscription)
-        take_reports(client, flags.subscription, buckets)
-    asked = [hour for hour in known_hours(buckets) if not flags.hours or flags.hours[0] <= hour <= flags.hours[1]]
+        unreadable = take_reports(client, flags.subscription, buckets)
+    asked = every_hour(*flags.hours) if flags.hours else known_hours(buckets)
     rows = audit(buckets, tables, asked)
     write_json(flags.verdicts, rows)
+    silent = sorted({format_time(hour) for hour in asked} - {row["hour"] for row in rows})
     for row in rows:
         if row["status"] != Status.COMPLETE:
-            print(f"{row['event_type'] or NO_TYPE} {row['hour']}: {row['status']}: {'; '.join(row['findings'])}")
+            print(f"{_shown(row['event_type'])} {row['hour']}: {row['status']}: {'; '.join(row['findings'])}")
+    if silent:
+        print(f"UNKNOWN: nobody has reported on {len(silent)} of {len(asked)} hours, of which {silent[0]} is the first")
+    if unreadable:
+        print(f"{unreadable} messages could not be read as reports; they are kept in {buckets.uri}/{UNREADABLE}/")
     numbers = Counter(row["status"] for row in rows)
     print(
         ", ".join(f"{number} {status}" for status, number in sorted(numbers.items()))
         or "UNKNOWN: nobody has reported anything yet"
     )
-    return 0 if set(numbers) == {Status.COMPLETE} else 1
+    return 0 if set(numbers) == {Status.COMPLETE} and not silent and not unreadable else 1
 
 
-def take_reports(client: pubsub_v1.SubscriberClient, subscription: str, buckets: Buckets) -> None:
-    """Keeps the reports that have come, and only then acknowledges them."""
+def _shown(event_type: str) -> str:
+    """The type for a terminal: a client may have claimed anything."""
+    return (event_type if event_type.isprintable() else repr(event_type)) or NO_TYPE
+
+
+def every_hour(first: datetime, last: datetime) -> list[datetime]:
+    """The hours from `first` to `last`, both included."""
+    return [first + HOUR * step for step in range((last - first) // HOUR + 1)]
+
+
+def check_delivered(buckets: Buckets, tables: Tables) -> None:
+    """Raises UserError where deliver has never written anything: most likely the flags are not the ones that it has."""
+    if all(next(buckets.list(folder), None) is None for folder in ("events/", f"{DEAD_LETTERS}/")):
+        raise UserError(f"{buckets.uri}: nothing was ever delivered here. Give the --buckets that deliver writes to.")
+    if "://" not in tables.uri and not Path(tables.uri).exists():
+        raise UserError(f"{tables.uri}: nothing was ever delivered here. Give the --tables that deliver loads.")
+
+
+def take_reports(client: pubsub_v1.SubscriberClient, subscription: str, buckets: Buckets) -> int:
+    """Keeps what has come, and only then acknowledges it. Returns how many messages are no reports."""
+    unreadable = 0
     with Leases(subscription, client) as leases:
         for batch in batches(leases, utc_now()):
             reports = []
             for received in batch:
                 try:
-                    parse_report(received.message.data)
-                    reports.append(received.message.data)
+                    reports.append(parse_report(received.message.data))
                 except ValueError as error:
-                    name = f"audit/unreadable/{received.message.message_id}"
-                    _log.warning(
-                        "%s: message %s is not a report, kept as %s: %s", subscription, received.message.message_id, name, error
-                    )
+                    unreadable += 1
+                    name = f"{UNREADABLE}/{received.message.message_id}"
+                    _log.warning("%s: message %s is kept as %s: %s", subscription, received.message.message_id, name, error)
                     buckets.write(name, received.message.data)
                 leases.use(received.ack_id)
             keep(buckets, reports)
         leases.acknowledge()
+    return unreadable
 
 
 def audit(buckets: Buckets, tables: Tables, asked: Sequence[datetime]) -> list[dict[str, Any]]:
-    """Judges hours and keeps the verdicts, hour by hour. Returns them as JSON objects."""
+    """Judges hours and keeps the verdicts, hour by hour. Returns them as JSON objects, in the order of hours and types."""
     tables.ensure(TABLE)
     rows = []
     with Progress(console=Console(stderr=True), transient=True) as progress:
@@ -105,7 +135,7 @@ def audit(buckets: Buckets, tables: Tables, asked: Sequence[datetime]) -> list[d
         for hour, verdicts in groupby(judge_hours(buckets, tables, asked), key=lambda verdict: verdict.hour):
             rows += keep_verdicts(buckets, tables, hour, list(verdicts), utc_now())
             progress.advance(task)
-    return [to_json(row) for row in rows]
+    return [to_json(row) for row in sorted(rows, key=lambda row: (row["hour"], row["event_type"]))]
 
 
 def write_json(file: Path, rows: Sequence[dict[str, Any]]) -> None:

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 
+from schemas.buckets import FIRST_HOUR, HOUR, LAST_HOUR
 from schemas.contracts import ContractError
 from schemas.receipts import ReceiptError
 from transforms.buckets import BucketsError
@@ -18,6 +19,9 @@ from transforms.tables import TablesError
 
 LONGEST_DURATION = timedelta(days=36_500)
 """A century: more than any event's age, and no more than dates can be counted back by."""
+
+MAX_HOURS = 24 * 366
+"""The most hours that one command is asked about."""
 
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 
@@ -50,6 +54,12 @@ def hours(text: str) -> tuple[datetime, datetime]:
         first, last = (datetime.strptime(part, "%Y-%m-%dT%H").replace(tzinfo=UTC) for part in text.split(".."))
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} is not of the form 2026-01-31T00..2026-01-31T23") from None
+    if first < FIRST_HOUR or last > LAST_HOUR:
+        raise argparse.ArgumentTypeError(f"{text!r} is not within {FIRST_HOUR:%Y-%m-%dT%H}..{LAST_HOUR:%Y-%m-%dT%H}")
+    if last < first:
+        raise argparse.ArgumentTypeError(f"{text!r} ends before it begins")
+    if (last - first) // HOUR >= MAX_HOURS:
+        raise argparse.ArgumentTypeError(f"{text!r} is more than {MAX_HOURS} hours, a leap year")
     return first, last
 
 

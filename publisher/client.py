@@ -119,15 +119,15 @@ class EventPublisher:
     ) -> None:
         """Publishes one event: a mapping as JSON, bytes as they are (content_type says what they are; JSON by default).
 
-        event_id: one from new_id by default, so that a retry can be known as one; received_at: the clock's time by
-        default, so that both ends agree on the hour even when Pub/Sub is slow to take it; attributes: more of them,
-        which can't replace those of the envelope. Raises TypeError for a payload that has no JSON form, ValueError
+        event_id: one from new_id where there is none or an empty one, so that a retry can be known as one; received_at: the
+        clock's time by default, so that both ends agree on the hour even when Pub/Sub is slow to take it; attributes: more
+        of them, which can't replace those of the envelope. Raises TypeError for a payload that has no JSON form, ValueError
         for a time without a zone, RuntimeError after `close`.
         """
         own = dict(attributes or {})
         if event_type is not None:
             own[EVENT_TYPE] = event_type
-        own[EVENT_ID] = self._new_id() if event_id is None else event_id
+        own[EVENT_ID] = event_id or self._new_id()
         own[RECEIVED_AT] = _time(self._clock() if received_at is None else received_at)
         if schema_version is not None:
             own[SCHEMA_VERSION] = str(schema_version)
@@ -140,7 +140,7 @@ class EventPublisher:
     def publish_raw(self, data: bytes, attributes: Mapping[str, str], source: object = None) -> None:
         """Publishes a message as it is, however broken, and counts it under the type and hour that it claims.
 
-        A message without event_type counts under ""; one without event_id by its message id.
+        A message without event_type counts under ""; one without event_id, or with an empty one, by its message id.
         """
         if self._closed:
             raise RuntimeError("the publisher is closed")
@@ -209,8 +209,7 @@ class EventPublisher:
                 self.failures.append(Failure(pending.event, error))
                 continue
             attributes = pending.event.attributes
-            event_id = attributes.get(EVENT_ID)
-            event_id = pending.answer.result() if event_id is None else event_id
+            event_id = attributes.get(EVENT_ID) or pending.answer.result()
             acknowledged.append(Acknowledged(attributes.get(EVENT_TYPE, ""), pending.hour, event_id))
         self._pending = waiting
         self._collect_at = len(waiting) + _COLLECT_EVERY

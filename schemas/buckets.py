@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
@@ -11,7 +12,14 @@ DEAD_LETTERS = "dead_letters"
 STAGING = "staging"
 """Where files of all buckets lie until a receipt lists them, under names of their own. What stays belongs to a lost attempt."""
 
+EVENT_TYPE_NAME = re.compile(r"[a-z][a-z0-9_]{0,99}")
+"""What an event type can be called, and so what a stream is called."""
+
 HOUR = timedelta(hours=1)
+
+FIRST_HOUR = datetime(1970, 1, 1, tzinfo=UTC)
+LAST_HOUR = datetime(2159, 12, 31, 23, tzinfo=UTC)
+"""What can be audited: every hour that a table can have a partition of, in BigQuery too."""
 
 
 def hour_of(moment: datetime) -> datetime:

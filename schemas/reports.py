@@ -7,14 +7,20 @@ again under the same id says the same, so a reader keeps one of each id and repe
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Any, TypeVar
 
-from schemas.buckets import Bucket, hour_of
+from schemas.buckets import EVENT_TYPE_NAME, FIRST_HOUR, LAST_HOUR, Bucket, hour_of
 from schemas.envelope import format_time, parse_time
 from schemas.fingerprints import Tally
 from schemas.outcomes import Exit
+
+MAX_COUNT = 2**48
+"""No report counts more, so that sums of them stay within the 64 bits of a table's columns."""
+
+T = TypeVar("T")
 
 Books = Mapping[str, Mapping[Exit, Tally]]
 """event type -> exit -> tally. An event type's bucket has the one type; the dead letters have each that was claimed."""
@@ -85,35 +91,96 @@ Report = Published | Delivered
 
 
 def parse_report(data: bytes) -> Report:
-    """Reads one report. Raises ValueError, saying what is wrong, for anything else."""
+    """Reads one report. Raises ValueError for anything else, saying which field is wrong, and quoting nothing."""
     try:
         value = json.loads(data)
-        kind = value["report"]
-        if kind == "published":
-            tallies = Tally.from_json(value["messages"]), Tally.from_json(value["distinct"])
-            report_id, reporter, event_type = (_text(value, name) for name in ("id", "reporter", "event_type"))
-            return Published(report_id, reporter, event_type, _hour(value["hour"]), *tallies)
-        if kind == "delivered":
-            bucket = Bucket.from_key(value["bucket"])
-            books = books_from_json(value["books"])
-            return Delivered(bucket, value["version"], value["closed"], books, value["late"], value["reasons"])
-    except (KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"not a report: {error!r}") from None
-    raise ValueError(f"not a report of a known kind: {kind!r}")
+    except (ValueError, RecursionError):
+        raise ValueError("not a report: not JSON") from None
+    if not isinstance(value, dict):
+        raise ValueError("not a report: not a JSON object")
+
+    def read(name: str, reader: Callable[[Any], T]) -> T:
+        try:
+            return reader(value[name])
+        except (KeyError, ValueError, TypeError, AttributeError, OverflowError):
+            raise ValueError(f"not a report: {name} is missing or is not what it should be") from None
+
+    if value.get("report") == "published":
+        return Published(
+            read("id", _text),
+            read("reporter", _text),
+            read("event_type", _text),
+            read("hour", _hour),
+            read("messages", _tally),
+            read("distinct", _tally),
+        )
+    if value.get("report") == "delivered":
+        return Delivered(
+            read("bucket", _bucket),
+            read("version", _version),
+            read("closed", _flag),
+            read("books", _books),
+            read("late", _count),
+            read("reasons", _reasons),
+        )
+    raise ValueError("not a report of a known kind")
 
 
-def _text(value: Mapping[str, object], name: str) -> str:
-    text = value[name]
-    if not isinstance(text, str):
-        raise TypeError(f"{name} is not a text")
-    return text
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError("not a text")
+    value.encode()  # half of a surrogate pair, which JSON can carry, is no text: ValueError
+    return value
 
 
-def _hour(text: str) -> datetime:
-    hour = parse_time(text)
-    if hour != hour_of(hour):
-        raise ValueError(f"{text} is not the start of an hour")
+def _count(value: object) -> int:
+    if type(value) is not int or not 0 <= value <= MAX_COUNT:
+        raise ValueError("not a count")
+    return value
+
+
+def _version(value: object) -> int:
+    if _count(value) < 1:
+        raise ValueError("versions begin with 1")
+    return _count(value)
+
+
+def _flag(value: object) -> bool:
+    if not isinstance(value, bool):
+        raise TypeError("neither true nor false")
+    return value
+
+
+def _tally(value: object) -> Tally:
+    tally = Tally.from_json(value)
+    _count(tally.count)
+    return tally
+
+
+def _in_range(hour: datetime) -> datetime:
+    if hour != hour_of(hour) or not FIRST_HOUR <= hour <= LAST_HOUR:
+        raise ValueError("not the start of an hour that can be audited")
     return hour
+
+
+def _hour(value: object) -> datetime:
+    return _in_range(parse_time(_text(value)))
+
+
+def _bucket(value: object) -> Bucket:
+    bucket = Bucket.from_key(_text(value))
+    _in_range(bucket.hour)
+    if bucket.key != value or not EVENT_TYPE_NAME.fullmatch(bucket.stream):
+        raise ValueError("not the key of a bucket")
+    return bucket
+
+
+def _books(value: Mapping[str, Mapping[str, object]]) -> Books:
+    return {_text(kind): {Exit(way): _tally(tally) for way, tally in exits.items()} for kind, exits in value.items()}
+
+
+def _reasons(value: Mapping[str, Mapping[str, object]]) -> dict[str, dict[str, int]]:
+    return {_text(kind): {_text(name): _count(number) for name, number in one.items()} for kind, one in value.items()}
 
 
 def books_to_json(books: Books) -> dict[str, dict[str, object]]:

@@ -17,7 +17,7 @@ import avro.schema
 from fastavro import parse_schema
 from fastavro.schema import SchemaParseException, UnknownType
 
-from schemas.buckets import DEAD_LETTERS
+from schemas.buckets import DEAD_LETTERS, EVENT_TYPE_NAME
 from schemas.envelope import ENVELOPE_FIELDS
 from schemas.shapes import expand, node, split_union
 from schemas.values import Unfit, kind_of
@@ -34,7 +34,6 @@ MAX_WHOLE_DIGITS = 38
 """A BIGNUMERIC's digits before the point; it holds only some numbers of 39."""
 
 _COLUMN_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-_EVENT_TYPE = re.compile(r"[a-z][a-z0-9_]{0,99}")
 _RESERVED_PREFIXES = (
     "_TABLE_",
     "_FILE_",
@@ -66,7 +65,7 @@ _LOGICAL_KINDS = frozenset(
 
 def event_type_problems(event_type: str) -> Iterator[str]:
     """What is wrong with the name of an event type."""
-    if not _EVENT_TYPE.fullmatch(event_type):
+    if not EVENT_TYPE_NAME.fullmatch(event_type):
         yield "is no name for an event type; use a lower-case letter, then at most 99 lower-case letters, digits and _"
     if event_type in (DEAD_LETTERS, VERDICTS):
         yield "is the name of a table of our own; choose another name for the event type"

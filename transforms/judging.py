@@ -3,59 +3,44 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 
-from schemas.buckets import DEAD_LETTERS, Bucket
+from schemas.buckets import DEAD_LETTERS, FIRST_HOUR, Bucket
 from schemas.fingerprints import Tally
+from schemas.receipts import Receipt, ReceiptError
 from schemas.reports import Delivered, Published
 from schemas.tables import Table, dead_letters_table
 from schemas.verdicts import Evidence, Held, Verdict, judge
-from transforms.buckets import Buckets
+from transforms.buckets import Buckets, BucketsError
 from transforms.ledger import heard
+from transforms.skewed import SkewedIds, buckets_of, streams_of
 from transforms.tables import Facts, Tables, TablesError
-from transforms.witnesses import see_dead_letters, see_events
+from transforms.witnesses import Refusals, Seen, see_dead_letters, see_events, see_receipt
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Hour:
-    """What was heard of an hour: the publishers by event type, and each bucket's newest report."""
+    """What was heard and found of an hour: the publishers' reports by event type; each bucket's receipt, or why it can't be
+    read; and its newest report."""
 
-    hour: datetime
-    published: Mapping[str, Sequence[Published]]
-    delivered: Mapping[Bucket, Delivered]
+    published: dict[str, list[Published]] = field(default_factory=dict)
+    receipts: dict[Bucket, Receipt] = field(default_factory=dict)
+    unreadable: dict[Bucket, tuple[str, ...]] = field(default_factory=dict)
+    delivered: dict[Bucket, Delivered] = field(default_factory=dict)
 
     @property
     def types(self) -> set[str]:
-        named = {kind for report in self.delivered.values() for kind in report.books}
-        streams = {bucket.stream for bucket in self.delivered} - {DEAD_LETTERS}
-        return named | streams | set(self.published)
-
-
-def judge_hours(buckets: Buckets, tables: Tables, hours: Sequence[datetime]) -> Iterator[Verdict]:
-    """A verdict for each event type that some report speaks of, hour by hour.
-
-    A store that can't be read makes verdicts UNKNOWN; it does not end the audit. A broken ledger does: raises BucketsError.
-    """
-    told = [_listen(buckets, hour) for hour in hours]
-    counts = _count_tables(tables, told)
-    for hour in told:
-        yield from _judge_hour(buckets, hour, counts)
-
-
-def _listen(buckets: Buckets, hour: datetime) -> _Hour:
-    reports, delivered = heard(buckets, hour)
-    published: dict[str, list[Published]] = {}
-    for report in reports:
-        published.setdefault(report.event_type, []).append(report)
-    return _Hour(hour, published, delivered)
+        claimed = {kind for report in self.delivered.values() for kind in report.books}
+        streams = {bucket.stream for bucket in (*self.delivered, *self.unreadable)} - {DEAD_LETTERS}
+        return claimed | streams | set(self.published)
 
 
 @dataclass(frozen=True)
 class _Counts:
     """What the engine counted in one table, hour by hour, or why it could not."""
 
-    hours: Mapping[datetime, Facts]
+    hours: Mapping[datetime, Facts] = field(default_factory=dict)
     unreadable: tuple[str, ...] = ()
 
     def held(self, hour: datetime) -> Held:
@@ -63,52 +48,120 @@ class _Counts:
         return Held(facts.rows, facts.distinct) if facts else Held()
 
 
-def _count_tables(tables: Tables, told: Sequence[_Hour]) -> dict[str, _Counts]:
-    spans: dict[str, list[datetime]] = {}
-    for hour in told:
-        for stream in {bucket.stream for bucket in hour.delivered} | {DEAD_LETTERS}:
-            spans.setdefault(stream, []).append(hour.hour)
-    counts = {}
-    for stream, hours in spans.items():
-        table = (
-            dead_letters_table()
-            if stream == DEAD_LETTERS
-            else Table(stream, (), partition_by="received_at", id_column="event_id")
+def judge_hours(buckets: Buckets, tables: Tables, hours: Sequence[datetime]) -> Iterator[Verdict]:
+    """A verdict for each event type that some report speaks of or that has a bucket, hour by hour, the newest hour first.
+
+    A file, receipt or table that can't be read makes verdicts UNKNOWN; it does not end the audit. A broken ledger, or a store
+    that can't even be listed, does: raises BucketsError.
+    """
+    if hours:
+        judging = _Judging(buckets, tables, min(hours), max(hours))
+        for hour in sorted(set(hours), reverse=True):
+            yield from judging.judge(hour)
+
+
+class _Judging:
+    """What is known across hours. Each file is read once; skewed events are known when their own hour's turn comes."""
+
+    def __init__(self, buckets: Buckets, tables: Tables, first: datetime, last: datetime) -> None:
+        self._buckets, self._tables, self._first, self._last = buckets, tables, first, last
+        self._streams = streams_of(buckets)
+        self._there: dict[datetime, list[Bucket]] = {}
+        for stream in sorted(self._streams | {DEAD_LETTERS}):
+            for bucket in buckets_of(buckets, stream, first, last):
+                self._there.setdefault(bucket.hour, []).append(bucket)
+        self._counts: dict[str, _Counts] = {}
+        self._reported: dict[datetime, frozenset[str]] = {}
+        self._skewed = SkewedIds(buckets)
+
+    def judge(self, hour: datetime) -> Iterator[Verdict]:
+        told = self._listen(hour)
+        dead = Bucket(DEAD_LETTERS, hour)
+        refusals = Refusals()
+        if dead in told.unreadable:
+            refusals = Refusals(Seen(unreadable=told.unreadable[dead]))
+        elif dead in told.receipts:
+            refusals = see_dead_letters(self._buckets, told.receipts[dead])
+        self._skewed.add_dead_letters(dead, refusals)
+        for kind in sorted(told.types | set(refusals.events)):
+            yield judge(self._evidence(kind, hour, told, refusals))
+
+    def _listen(self, hour: datetime) -> _Hour:
+        reports, delivered = heard(self._buckets, hour)
+        told = _Hour(delivered=delivered)
+        for report in reports:
+            told.published.setdefault(report.event_type, []).append(report)
+        for bucket in {*delivered, *self._there.pop(hour, ())}:
+            try:
+                receipt = see_receipt(self._buckets, bucket)
+            except (BucketsError, ReceiptError) as error:
+                told.unreadable[bucket] = (str(error),)
+                continue
+            told.receipts[bucket] = receipt
+            # A run that died between the commit and its report will never report; what it committed holds all the same.
+            if receipt.version > (delivered[bucket].version if bucket in delivered else 0):
+                delivered[bucket] = receipt.report()
+        return told
+
+    def _evidence(self, kind: str, hour: datetime, told: _Hour, refusals: Refusals) -> Evidence:
+        # A client may claim any type; what claims this one is refused, and has no bucket of its own.
+        bucket = Bucket(kind, hour) if kind != DEAD_LETTERS else None
+        dead = Bucket(DEAD_LETTERS, hour)
+        seen = Seen()
+        if bucket in told.unreadable:
+            seen = Seen(unreadable=told.unreadable[bucket])
+        elif bucket in told.receipts:
+            seen = see_events(self._buckets, told.receipts[bucket])
+        if bucket:
+            self._skewed.add_events(bucket, seen)
+        refused = refusals.ids.get(kind, {})
+        here = seen.ids.get(hour, set()) | refused.get(hour, set())
+        unreadable = self._unreported(kind, hour, seen, refusals)
+        if sum(report.distinct.count for report in told.published.get(kind, ())) > len(here | self._skewed.of(kind, hour)):
+            unreadable += self._skewed.look_after({kind, DEAD_LETTERS} & (self._streams | {DEAD_LETTERS}), hour)
+        later = self._skewed.of(kind, hour)
+        has_table = bucket is not None and (bucket in told.delivered or kind in self._streams)
+        table, dead_table = self._count(kind) if has_table else _Counts(), self._count(DEAD_LETTERS)
+        return Evidence(
+            event_type=kind,
+            hour=hour,
+            published=tuple(told.published.get(kind, ())),
+            delivered=told.delivered.get(bucket) if bucket else None,
+            dead_letters=told.delivered.get(dead),
+            files=seen.held,
+            table=table.held(hour),
+            refused=refusals.events.get(kind, Tally()),
+            arrived=Tally.of_hashes(b"".join(here | later)),
+            elsewhere=len(later - here),
+            dead_files=refusals.seen.held,
+            dead_table=dead_table.held(hour),
+            unreadable=table.unreadable + dead_table.unreadable + refusals.seen.unreadable + seen.unreadable + unreadable,
+            foreign=refusals.seen.foreign + seen.foreign,
         )
-        try:
-            counts[stream] = _Counts(tables.facts(table, min(hours), max(hours)))
-        except TablesError as error:
-            counts[stream] = _Counts({}, (str(error),))
-    return counts
 
+    def _unreported(self, kind: str, hour: datetime, seen: Seen, refusals: Refusals) -> tuple[str, ...]:
+        """Skewed events in this hour that no verdict on their own hour can account for."""
+        ids = [*seen.ids.items(), *refusals.ids.get(kind, {}).items()]
+        number = sum(len(hashes) for claimed, hashes in ids if claimed != hour and not self._is_reported(kind, claimed))
+        return (f"{number} events came too late for hours on which no publisher has reported",) if number else ()
 
-def _judge_hour(buckets: Buckets, told: _Hour, counts: Mapping[str, _Counts]) -> Iterator[Verdict]:
-    dead = Bucket(DEAD_LETTERS, told.hour)
-    refusals = see_dead_letters(buckets, dead)
-    dead_counts = counts[DEAD_LETTERS]
-    for kind in sorted(told.types | set(refusals.ids)):
-        bucket = Bucket(kind, told.hour)
-        refused = refusals.ids.get(kind, [])
-        table = counts.get(kind, _Counts({}))
-        delivered = told.delivered.get(bucket)
-        seen = see_events(buckets, bucket, refused) if delivered else None
-        yield judge(
-            Evidence(
-                event_type=kind,
-                hour=told.hour,
-                published=tuple(told.published.get(kind, ())),
-                delivered=delivered,
-                dead_letters=told.delivered.get(dead),
-                files=seen.held if seen else Held(),
-                table=table.held(told.hour),
-                refused=Tally.of_ids(refused),
-                only_refused=Tally.of_ids(seen.absent if seen else set(refused)),
-                dead_files=refusals.seen.held,
-                dead_table=dead_counts.held(told.hour),
-                unreadable=table.unreadable
-                + dead_counts.unreadable
-                + refusals.seen.unreadable
-                + (seen.unreadable if seen else ()),
-                foreign=refusals.seen.foreign + (seen.foreign if seen else ()),
+    def _is_reported(self, kind: str, hour: datetime) -> bool:
+        if hour < FIRST_HOUR:
+            return False
+        if hour not in self._reported:
+            reports, _ = heard(self._buckets, hour)
+            self._reported[hour] = frozenset(report.event_type for report in reports)
+        return kind in self._reported[hour]
+
+    def _count(self, stream: str) -> _Counts:
+        if stream not in self._counts:
+            table = (
+                dead_letters_table()
+                if stream == DEAD_LETTERS
+                else Table(stream, (), partition_by="received_at", id_column="event_id")
             )
-        )
+            try:
+                self._counts[stream] = _Counts(self._tables.facts(table, self._first, self._last))
+            except TablesError as error:
+                self._counts[stream] = _Counts({}, (str(error),))
+        return self._counts[stream]

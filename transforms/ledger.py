@@ -6,22 +6,19 @@ from collections.abc import Iterable
 from datetime import UTC, datetime
 from hashlib import sha256
 
-from schemas.buckets import Bucket, hour_of
+from schemas.buckets import Bucket
 from schemas.reports import Delivered, Published, Report, parse_report
 from transforms.buckets import Buckets, BucketsError
 
 _FOLDER = "audit/reports"
 
 
-def keep(buckets: Buckets, reports: Iterable[bytes]) -> int:
-    """Stores reports, each under its hour, and returns how many hours that touched. Keeping the same ones again changes
-    nothing.
-
-    Raises ValueError for what is not a report, before anything is stored.
-    """
+def keep(buckets: Buckets, reports: Iterable[Report]) -> int:
+    """Stores reports, one a line, under their hours, and returns how many hours that touched. Keeping the same ones again
+    changes nothing."""
     by_hour: dict[datetime, set[bytes]] = {}
-    for data in reports:
-        by_hour.setdefault(_hour(parse_report(data)), set()).add(data)
+    for report in reports:
+        by_hour.setdefault(_hour(report), set()).add(report.to_json())
     for hour, lines in by_hour.items():
         content = b"\n".join(sorted(lines)) + b"\n"
         buckets.create(f"{_folder(hour)}/{sha256(content).hexdigest()[:32]}.ndjson", content)
@@ -56,7 +53,7 @@ def heard(buckets: Buckets, hour: datetime) -> tuple[list[Published], dict[Bucke
 
 
 def _hour(report: Report) -> datetime:
-    return hour_of(report.hour) if isinstance(report, Published) else report.bucket.hour
+    return report.hour if isinstance(report, Published) else report.bucket.hour
 
 
 def _folder(hour: datetime) -> str:

@@ -1,91 +1,169 @@
-"""Witnesses: what files and tables really hold, counted from their rows, not from indexes or receipts."""
+"""Witnesses: what files really hold, counted from their rows, and whether the files are those that receipts list.
+
+Each file is read once. A file or index of other bytes than its receipt lists can't be trusted: its rows are counted all the
+same, to tell what is wrong, and its hour is UNKNOWN.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, BinaryIO
 
 import fastavro
+import google_crc32c
 
-from schemas.buckets import Bucket
+from schemas.buckets import Bucket, hour_of
+from schemas.envelope import RECEIVED_AT, parse_time
 from schemas.fingerprints import Tally, id_hash
-from schemas.receipts import ReceiptError
+from schemas.receipts import Part, Receipt, ReceiptError
 from schemas.verdicts import Held
 from transforms.buckets import Buckets, BucketsError
 from transforms.commit import shown_receipt
 
+IdsByHour = dict[datetime, set[bytes]]
+"""Hashes of event ids by the hour that they were published for: the bucket's, or an earlier one that they came too late for."""
+
 
 @dataclass(frozen=True)
 class Seen:
-    """What a bucket's files hold. absent: the ids asked for that no row has; unreadable, foreign: as in Evidence."""
+    """What a bucket's files hold. ids: what arrived, by event id; unreadable, foreign: as in Evidence."""
 
-    held: Held
-    absent: frozenset[str]
-    unreadable: tuple[str, ...]
-    foreign: tuple[str, ...]
+    held: Held = field(default_factory=Held)
+    ids: IdsByHour = field(default_factory=dict)
+    unreadable: tuple[str, ...] = ()
+    foreign: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Refusals:
-    """The dead letters of an hour. ids: event type -> event ids, each as often as it comes; seen: by message id."""
+    """The dead letters of an hour. seen: by message id; events: event type -> event ids, each as often as it comes;
+    ids: event type -> what arrived."""
 
-    ids: dict[str, list[str]]
-    seen: Seen
+    seen: Seen = field(default_factory=Seen)
+    events: Mapping[str, Tally] = field(default_factory=dict)
+    ids: Mapping[str, IdsByHour] = field(default_factory=dict)
 
 
-def see_events(buckets: Buckets, bucket: Bucket, asked: Collection[str]) -> Seen:
+def see_receipt(buckets: Buckets, bucket: Bucket) -> Receipt:
+    """What the bucket's receipt lists; version 0 where there is none. Raises BucketsError, ReceiptError."""
+    receipt = shown_receipt(buckets, bucket)
+    if receipt.bucket != bucket:
+        raise ReceiptError(f"{bucket.receipt_name} is another bucket's receipt. Restore the right one from a copy.")
+    return receipt
+
+
+def see_events(buckets: Buckets, receipt: Receipt) -> Seen:
     """Counts an event type's bucket by event id."""
-    unreadable: list[str] = []
-    absent = set(asked)
-    hashes = []
-    for row in _rows(buckets, bucket, ["event_id"], unreadable):
-        hashes.append(id_hash(row["event_id"]))
-        absent.discard(row["event_id"])
-    return Seen(_held(hashes), frozenset(absent), tuple(unreadable), _foreign(buckets, bucket, unreadable))
+    ids: IdsByHour = {}
+    rows, own = 0, receipt.bucket.hour
+
+    def look(row: Mapping[str, Any]) -> bytes:
+        digest, skewed_from = id_hash(row["event_id"]), row["skewed_from"]
+        ids.setdefault(hour_of(skewed_from) if skewed_from else own, set()).add(digest)
+        nonlocal rows
+        rows += 1
+        return digest
+
+    unreadable, foreign = _read(buckets, receipt, look)
+    return Seen(Held(rows, _tally(set().union(*ids.values()))), ids, unreadable, foreign)
 
 
-def see_dead_letters(buckets: Buckets, bucket: Bucket) -> Refusals:
+def see_dead_letters(buckets: Buckets, receipt: Receipt) -> Refusals:
     """Counts an hour's dead letters by message id, and gathers their event ids by type."""
-    unreadable: list[str] = []
-    ids: dict[str, list[str]] = {}
-    hashes = []
-    for row in _rows(buckets, bucket, ["message_id", "event_id", "event_type"], unreadable):
-        hashes.append(id_hash(row["message_id"]))
-        ids.setdefault(row["event_type"] or "", []).append(row["event_id"])
-    seen = Seen(_held(hashes), frozenset(), tuple(unreadable), _foreign(buckets, bucket, unreadable))
-    return Refusals(ids, seen)
+    messages: list[bytes] = []
+    events: dict[str, list[bytes]] = {}
+    ids: dict[str, IdsByHour] = {}
+
+    def look(row: Mapping[str, Any]) -> bytes:
+        kind, event, message = row["event_type"] or "", id_hash(row["event_id"]), id_hash(row["message_id"])
+        ids.setdefault(kind, {}).setdefault(_claimed_hour(row, receipt.bucket.hour), set()).add(event)
+        events.setdefault(kind, []).append(event)
+        messages.append(message)
+        return message
+
+    unreadable, foreign = _read(buckets, receipt, look)
+    seen = Seen(Held(len(messages), _tally(set(messages))), {}, unreadable, foreign)
+    return Refusals(seen, {kind: Tally.of_hashes(b"".join(all_)) for kind, all_ in events.items()}, ids)
 
 
-def _held(hashes: list[bytes]) -> Held:
-    return Held(len(hashes), Tally.of_hashes(b"".join(set(hashes))))
-
-
-def _rows(buckets: Buckets, bucket: Bucket, columns: list[str], unreadable: list[str]) -> Iterator[dict[str, str]]:
-    """Those columns of each row in the files that the bucket's receipt lists. What can't be read is named; the rest goes on."""
+def _claimed_hour(dead_letter: Mapping[str, Any], own: datetime) -> datetime:
+    """The hour of its stamp where that lies before the hour that it was put into; a later stamp decides nothing."""
     try:
-        parts = shown_receipt(buckets, bucket).parts
-    except (BucketsError, ReceiptError) as error:
-        unreadable.append(str(error))
-        return
-    for part in parts:
-        name = f"{bucket.folder}/{part.name}"
+        claimed = hour_of(parse_time(dead_letter["attributes"][RECEIVED_AT]))
+    except (KeyError, ValueError, OverflowError):
+        return own
+    return min(claimed, own)
+
+
+def _tally(hashes: set[bytes]) -> Tally:
+    return Tally.of_hashes(b"".join(hashes))
+
+
+class _Measured:
+    """A stream whose bytes are measured as they are read."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.size = 0
+        self.crc32c = 0
+
+    def read(self, size: int = -1) -> bytes:
+        data = self._file.read(size)
+        self.size += len(data)
+        self.crc32c = google_crc32c.extend(self.crc32c, data)
+        return data
+
+
+def _read(
+    buckets: Buckets, receipt: Receipt, look: Callable[[Mapping[str, Any]], bytes]
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Gives each row in the files that the receipt lists to `look`, which gives the hash of its id, and returns what can't be
+    read or trusted, and what is foreign. What can't be read does not keep the rest from being read."""
+    problems: list[str] = []
+    for part in receipt.parts:
+        name = f"{receipt.bucket.folder}/{part.name}"
         try:
-            with buckets.open(name) as file:
-                row: Any
-                for row in fastavro.reader(file):
-                    yield {column: row[column] for column in columns}
-        except (BucketsError, OSError, ValueError, EOFError, KeyError, TypeError, LookupError) as error:
-            unreadable.append(f"{name} can't be read: {error}")
+            with buckets.open(name) as stream:
+                file: Any = _Measured(stream)
+                rows: Any = fastavro.reader(file)
+                digests = [look(row) for row in rows]
+                file.read()
+        except (BucketsError, OSError) as error:
+            problems.append(f"{name} can't be read: {error}")
+            continue
+        except Exception as error:  # noqa: BLE001 - what a damaged file makes the reader raise has no end
+            problems.append(f"{name} can't be read: it is damaged ({type(error).__name__})")
+            continue
+        if (file.size, file.crc32c) != (part.size, part.crc32c):
+            problems.append(f"{name} can't be trusted: its size or checksum is not the one in the receipt")
+        problems += _index_problems(buckets, receipt.bucket, part, digests)
+    foreign: tuple[str, ...] = ()
+    try:
+        foreign = _foreign(buckets, receipt)
+    except BucketsError as error:
+        problems.append(str(error))
+    return tuple(problems), foreign
 
 
-def _foreign(buckets: Buckets, bucket: Bucket, unreadable: list[str]) -> tuple[str, ...]:
+def _index_problems(buckets: Buckets, bucket: Bucket, part: Part, digests: list[bytes]) -> Iterator[str]:
+    name = f"{bucket.folder}/{part.index_name}"
+    try:
+        data, stored = buckets.read(name)
+    except BucketsError as error:
+        yield f"{name} can't be read: {error}"
+        return
+    if stored.crc32c != part.index_crc32c:
+        yield f"{name} can't be trusted: its checksum is not the one in the receipt"
+    if data != b"".join(sorted(digests)):
+        yield f"{name} does not list the ids that are in {part.name}"
+
+
+def _foreign(buckets: Buckets, receipt: Receipt) -> tuple[str, ...]:
     """What lies in the bucket's folder and is neither listed nor part of a receipt."""
-    if unreadable:
-        return ()
-    listed = {
-        f"{bucket.folder}/{name}" for part in shown_receipt(buckets, bucket).parts for name in (part.name, part.index_name)
-    }
-    own = {bucket.receipt_name, bucket.success_name}
+    bucket = receipt.bucket
+    listed = {f"{bucket.folder}/{name}" for part in receipt.parts for name in (part.name, part.index_name)}
+    own = listed | {bucket.receipt_name, bucket.success_name}
     names = buckets.list(f"{bucket.folder}/")
-    return tuple(name for name in names if name not in listed | own and not name.startswith(f"{bucket.folder}/_receipts/"))
+    return tuple(name for name in names if name not in own and not name.startswith(f"{bucket.folder}/_receipts/"))

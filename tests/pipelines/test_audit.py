@@ -3,21 +3,30 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import duckdb
 import fastavro
+import google_crc32c
 import pytest
 
+from pipelines.audit import parser
+from pipelines.flags import UserError
 from schemas.buckets import DEAD_LETTERS, Bucket
+from schemas.envelope import format_time
+from schemas.fingerprints import Tally, id_hash
+from schemas.reports import Delivered, Published
 from tests.support.delivery import LAST_HOUR, World, search
 from tests.support.pubsub import publisher
+from transforms.buckets import BucketsError
+from transforms.buckets.directory import Directory
 
 pytestmark = pytest.mark.slow
 
+GOOD_REPORT = json.loads(Delivered(Bucket("search_made", LAST_HOUR), 1, True, {}).to_json())
 IN_HOUR = LAST_HOUR + timedelta(minutes=5)
 BROKEN = (b"{", {"event_type": "search_made", "event_id": "broken", "received_at": IN_HOUR.isoformat()})
 
@@ -66,6 +75,32 @@ def part(world: World, stream: str = "search_made") -> Path:
 A = "event_id = 'a'"
 
 
+def change_words(rows: list[Any]) -> list[Any]:
+    """Other values under the same ids."""
+    return [{**row, "words": "other"} for row in rows]
+
+
+def index(world: World) -> Path:
+    return part(world).with_suffix(".ids")
+
+
+def swap_index(world: World) -> int:
+    """Puts another index beside the file, and returns its checksum."""
+    other = index(world).read_bytes()[16:] + bytes(16)
+    index(world).write_bytes(other)
+    return int(google_crc32c.value(other))
+
+
+def commit_again(world: World, damage: Callable[[World], int]) -> None:
+    """Damages an index, and has its receipt list the checksum that this gave."""
+    receipt = folder(world) / "_RECEIPT.json"
+    value = json.loads(receipt.read_text())
+    checksum = damage(world)
+    [listed] = [one for commit in value["commits"] for one in commit["parts"]]
+    listed["index_crc32c"] = checksum
+    receipt.write_text(json.dumps(value))
+
+
 def sql(statement: str) -> Callable[[World], object]:
     """A change of the table behind our backs."""
 
@@ -82,19 +117,19 @@ def sql(statement: str) -> Callable[[World], object]:
         (lambda w: part(w).unlink(), "UNKNOWN", "can't be read"),
         (lambda w: part(w).write_bytes(part(w).read_bytes()[:-20]), "UNKNOWN", "can't be read"),
         (lambda w: (folder(w) / "_RECEIPT.json").write_text("{"), "UNKNOWN", "_RECEIPT.json"),
-        (lambda w: rewrite(part(w), lambda rows: rows[1:]), "MISSING_AND_SURPLUS", "2 counted as delivered, 1 in the files"),
-        (lambda w: rewrite(part(w), lambda rows: rows + rows[:1]), "SURPLUS", "3 rows in the files have only 2 ids"),
+        (lambda w: rewrite(part(w), lambda rows: rows[1:]), "UNKNOWN", "2 counted as delivered, 1 in the files"),
+        (lambda w: rewrite(part(w), lambda rows: rows + rows[:1]), "UNKNOWN", "3 rows in the files have only 2 ids"),
+        (lambda w: rewrite(part(w), change_words), "UNKNOWN", "its size or checksum is not the one in the receipt"),
+        (lambda w: index(w).write_bytes(b""), "UNKNOWN", "does not list the ids"),
+        (lambda w: index(w).unlink(), "UNKNOWN", ".ids can't be read"),
+        (lambda w: commit_again(w, swap_index), "UNKNOWN", "does not list the ids"),
+        (lambda w: commit_again(w, lambda _: 7), "UNKNOWN", ".ids can't be trusted"),
         (lambda w: (folder(w) / "part-x.avro").write_bytes(part(w).read_bytes()), "SURPLUS", "part-x.avro lies in the bucket"),
         (sql(f"DELETE FROM search_made WHERE {A}"), "MISSING", "2 in the files, 1 in the table"),
         (sql(f"INSERT INTO search_made SELECT * FROM search_made WHERE {A}"), "SURPLUS", "in the table have"),
         (sql(f"UPDATE search_made SET event_id = 'c' WHERE {A}"), "MISSING_AND_SURPLUS", "not the same ids"),
         (sql("DROP TABLE search_made"), "MISSING", "2 in the files, 0 in the table"),
         (sql("DELETE FROM dead_letters"), "MISSING", "dead letters"),
-        (
-            lambda w: rewrite(part(w, DEAD_LETTERS), lambda rows: rows[1:]),
-            "MISSING_AND_SURPLUS",
-            "1 dead letters were counted, 0 are",
-        ),
         (lambda w: w.report("search_made", LAST_HOUR, ["lost"], 2), "MISSING", "5 messages were published, 4 received"),
     ],
 )
@@ -109,6 +144,63 @@ def test_a_fault_is_found_named_and_makes_the_audit_fail(
     assert told in " ".join(row["findings"])
     assert f"search_made {row['hour']}: {status}" in capsys.readouterr().out
     assert verdicts(world)["tap"]["status"] == "COMPLETE"
+
+
+def test_dead_letters_of_other_bytes_than_their_receipt_lists_make_their_hour_unknown(world: World) -> None:
+    deliver_some(world)
+    rewrite(part(world, DEAD_LETTERS), lambda rows: rows[1:])
+    assert world.audit() == 1
+    row = verdicts(world)["search_made"]
+    assert row["status"] == "UNKNOWN"
+    assert "1 dead letters were counted, 0 are in the files" in row["findings"]
+
+
+def test_a_receipt_of_another_bucket_is_not_believed(world: World) -> None:
+    deliver_some(world)
+    (folder(world) / "_RECEIPT.json").write_bytes((folder(world, "tap") / "_RECEIPT.json").read_bytes())
+    assert world.audit() == 1
+    assert "is another bucket's receipt" in verdicts(world)["search_made"]["findings"][0]
+
+
+def test_a_store_that_stops_listing_makes_unknown_and_does_not_end_the_audit(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deliver_some(world)
+    listing = Directory.list
+
+    def fail(self: Directory, prefix: str, start: str = "") -> Iterator[str]:
+        if prefix == f"{Bucket('search_made', LAST_HOUR).folder}/":
+            raise BucketsError("the store is tired")
+        return listing(self, prefix, start)
+
+    monkeypatch.setattr(Directory, "list", fail)
+    assert world.audit() == 1
+    assert verdicts(world)["search_made"]["status"] == "UNKNOWN"
+    assert "the store is tired" in verdicts(world)["search_made"]["findings"]
+    assert verdicts(world)["tap"]["status"] == "COMPLETE"
+
+
+def test_a_good_event_that_deliver_drops_as_a_duplicate_is_missing(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Everything that deliver counts adds up, to the message."""
+    digest = id_hash("b")
+    with monkeypatch.context() as patch:
+        patch.setattr("transforms.delivering.delivered_ids", lambda *_: {digest})
+        world.publish(search("a", IN_HOUR), search("b", IN_HOUR))
+        world.deliver()
+    world.report("search_made", LAST_HOUR, ["a", "b"])
+    assert world.audit() == 1
+    row = verdicts(world)["search_made"]
+    assert (row["status"], row["received"], row["in_files"], row["duplicates"]) == ("MISSING", 2, 1, 1)
+    assert row["findings"] == ["2 ids were published, 1 arrived"]
+
+
+def test_an_id_that_two_publishers_report_makes_unknown_since_it_could_hide_a_loss(world: World) -> None:
+    world.publish(search("a", IN_HOUR), search("b", IN_HOUR), search("b", IN_HOUR))
+    world.deliver()
+    world.report("search_made", LAST_HOUR, ["a", "b"])
+    world.report("search_made", LAST_HOUR, ["b"], reporter="other")
+    assert world.audit() == 1
+    assert verdicts(world)["search_made"]["status"] == "UNKNOWN"
 
 
 def test_a_loss_and_a_duplicate_that_cancel_are_found(world: World) -> None:
@@ -129,9 +221,7 @@ def test_a_second_delivery_by_pubsub_is_no_alarm(world: World, monkeypatch: pyte
     assert verdicts(world)["search_made"]["received"] == 8
 
 
-def test_no_data_is_unknown(world: World, capsys: pytest.CaptureFixture[str]) -> None:
-    assert world.audit() == 1
-    assert "UNKNOWN" in capsys.readouterr().out
+def test_no_data_is_unknown(world: World) -> None:
     world.publish(search("a", IN_HOUR))
     world.deliver()
     assert world.audit() == 1
@@ -140,9 +230,61 @@ def test_no_data_is_unknown(world: World, capsys: pytest.CaptureFixture[str]) ->
 
 
 def test_what_was_published_and_never_delivered_is_not_complete(world: World) -> None:
-    world.report("search_made", LAST_HOUR, ["a"])
-    assert world.audit() == 1
+    deliver_some(world)
+    earlier = LAST_HOUR - timedelta(hours=3)
+    world.report("search_made", earlier, ["a"])
+    assert world.audit(f"--hours={earlier:%Y-%m-%dT%H}..{earlier:%Y-%m-%dT%H}") == 1
     assert verdicts(world)["search_made"]["status"] == "UNKNOWN"
+
+
+def test_stores_that_deliver_never_wrote_to_are_refused_and_not_made(world: World) -> None:
+    world.report("search_made", LAST_HOUR, ["a"], 2)
+    with pytest.raises(UserError, match=r"buckets: nothing was ever delivered here"):
+        world.audit()
+    assert not world.buckets.exists()
+    deliver_some(world)
+    world.tables.rename(world.folder / "away.duckdb")
+    with pytest.raises(UserError, match=r"tables.duckdb: nothing was ever delivered here"):
+        world.audit()
+    assert not world.tables.exists()
+    (world.folder / "away.duckdb").rename(world.tables)
+    world.verdicts.write_text("no verdicts")
+    with pytest.raises(UserError, match="can't be updated"):
+        world.audit()
+    assert not (world.buckets / "audit").exists()
+    # Nothing was taken from Pub/Sub by the audits that could not be done.
+    world.verdicts.unlink()
+    world.audit()
+    assert verdicts(world)["search_made"]["published"] == 5
+
+
+def test_what_a_run_committed_and_died_before_it_reported_is_judged_all_the_same(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr("transforms.closing._Report.process", lambda *_: None)
+        world.publish(search("a", IN_HOUR), search("b", IN_HOUR), search("b", IN_HOUR), BROKEN)
+        world.deliver()
+    world.report("search_made", LAST_HOUR, ["a", "b", "b", "broken"])
+    assert world.audit() == 1
+    found = {kind: (row["status"], row["findings"]) for kind, row in verdicts(world).items()}
+    assert found == {"search_made": ("COMPLETE", []), "tap": ("UNKNOWN", ["no publisher has reported on this hour"])}
+
+
+def test_a_client_that_claims_the_type_dead_letters_spoils_nothing(world: World) -> None:
+    world.publish((b"{}", {"event_type": "dead_letters", "event_id": "x", "received_at": IN_HOUR.isoformat()}))
+    world.report("dead_letters", LAST_HOUR, ["x"])
+    deliver_some(world)
+    assert world.audit() == 0
+    found = verdicts(world)
+    assert {kind: row["status"] for kind, row in found.items()} == dict.fromkeys(
+        ("dead_letters", "search_made", "tap"), "COMPLETE"
+    )
+    assert (found["dead_letters"]["published"], found["dead_letters"]["received"], found["dead_letters"]["in_files"]) == (
+        1,
+        1,
+        0,
+    )
 
 
 def test_the_newest_version_of_a_verdict_wins_and_needs_no_new_report(world: World) -> None:
@@ -172,10 +314,138 @@ def test_only_the_hours_that_are_asked_for_are_judged_and_the_others_are_kept(wo
     assert {row["version"] for row in verdicts(world).values()} == {1}
 
 
-def test_a_message_that_is_no_report_is_kept_and_hurts_no_verdict(world: World, caplog: pytest.LogCaptureFixture) -> None:
+def test_hours_that_were_asked_for_and_nobody_reported_are_unknown(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+    deliver_some(world)
+    first = LAST_HOUR - timedelta(hours=2)
+    assert world.audit(f"--hours={first:%Y-%m-%dT%H}..{LAST_HOUR:%Y-%m-%dT%H}") == 1
+    assert f"UNKNOWN: nobody has reported on 2 of 3 hours, of which {first:%Y-%m-%dT%H}" in capsys.readouterr().out
+    assert {row["status"] for row in verdicts(world).values()} == {"COMPLETE"}
+    assert world.audit(f"--hours={LAST_HOUR:%Y-%m-%dT%H}..{LAST_HOUR:%Y-%m-%dT%H}") == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("2026-01-31T09..2026-01-31T08", "ends before it begins"),
+        ("0001-01-01T00..2026-01-31T08", "not within"),
+        ("2026-01-31T09..9999-12-31T23", "not within"),
+        ("2020-01-31T09..2026-01-31T08", "more than 8784 hours"),
+        ("2026-01-31T09", "not of the form"),
+    ],
+)
+def test_a_range_of_hours_that_makes_no_sense_is_refused(text: str, told: str, capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ["--subscription=projects/p-1/subscriptions/name", "--buckets=b", "--tables=t.duckdb", f"--hours={text}"]
+    with pytest.raises(SystemExit) as end:
+        parser().parse_args(flags)
+    assert end.value.code == 2
+    assert told in capsys.readouterr().err
+
+
+def put_on_audit_topic(world: World, data: bytes) -> str:
     with publisher(world.address) as client:
-        message_id = client.publish(world.audit_topic, b'{"report": "hello"}').result(timeout=30)
+        return str(client.publish(world.audit_topic, data).result(timeout=30))
+
+
+FORGED: tuple[dict[str, Any], ...] = (
+    {"version": "1"},
+    {"bucket": "search_made/9999123123"},
+    {"bucket": "../up/2026013109"},
+    {"late": 10**30},
+    {"reasons": {"\ud800": {}}},
+    {"closed": None},
+)
+
+
+@pytest.mark.parametrize(
+    "data", [b'{"report": "hello"}', b"[" * 100_000, *(json.dumps({**GOOD_REPORT, **one}).encode() for one in FORGED)]
+)
+def test_a_message_that_is_no_report_is_kept_and_told_of_once_and_hurts_no_verdict(
+    world: World, data: bytes, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    message_id = put_on_audit_topic(world, data)
+    deliver_some(world)
+    assert world.audit() == 1
+    folder = world.buckets / "audit" / "unreadable"
+    assert f"1 messages could not be read as reports; they are kept in {folder}/" in capsys.readouterr().out
+    assert (folder / message_id).read_bytes() == data
+    assert message_id in caplog.text
+    assert "hello" not in caplog.text
+    assert {row["status"] for row in verdicts(world).values()} == {"COMPLETE"}
+    assert world.audit() == 0
+
+
+def test_a_report_is_stored_on_one_line_however_it_was_written(world: World) -> None:
+    report = Published("other/1", "test", "tap", LAST_HOUR, Tally(), Tally())
+    put_on_audit_topic(world, json.dumps(json.loads(report.to_json()), indent=4).encode())
     deliver_some(world)
     assert world.audit() == 0
-    assert (world.buckets / "audit" / "unreadable" / message_id).read_bytes() == b'{"report": "hello"}'
-    assert message_id in caplog.text
+    assert world.audit() == 0
+
+
+EARLY = LAST_HOUR - timedelta(hours=30)
+
+
+def deliver_skewed(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 30 hours ago: a comes in time, b too late and twice, and a broken one and one of an unknown type too late as well."""
+    unknown = (b"{}", {"event_type": "unheard", "event_id": "u", "received_at": EARLY.isoformat()})
+    broken = (b"{", {"event_type": "search_made", "event_id": "x", "received_at": EARLY.isoformat()})
+    world.publish(search("a", EARLY))
+    world.deliver()
+    world.publish(search("b", EARLY), search("b", EARLY), broken, unknown, search("c"))
+    world.deliver("--allowed_lateness=1d")
+    now = max(world.receipts("search_made"))
+    world.report("search_made", EARLY, ["a", "b", "b", "x"])
+    world.report("unheard", EARLY, ["u"])
+    world.report("tap", EARLY, [])
+    world.report("search_made", now, ["c"])
+    world.report("tap", now, [])
+    monkeypatch.setattr("pipelines.deliver.utc_now", lambda: now + timedelta(hours=1, seconds=1))
+    world.deliver("--allowed_lateness=1d")
+
+
+def by_hour(world: World) -> dict[tuple[str, str], tuple[str, list[str]]]:
+    return {
+        (row["event_type"], "early" if row["hour"] == format_time(EARLY) else "now"): (row["status"], row["findings"])
+        for row in json.loads(world.verdicts.read_text())
+    }
+
+
+def test_what_came_too_late_counts_for_the_hour_it_was_published_for(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    deliver_skewed(world, monkeypatch)
+    assert world.audit() == 1
+    found = by_hour(world)
+    # What arrived of the unknown type lies in the later hour, for which nobody has reported on it.
+    assert found.pop(("unheard", "now")) == ("UNKNOWN", ["no publisher has reported on this hour"])
+    assert found == dict.fromkeys(
+        (("search_made", "early"), ("tap", "early"), ("unheard", "early"), ("search_made", "now"), ("tap", "now")),
+        ("COMPLETE", []),
+    )
+    # Asked for alone, the early hour finds them too.
+    world.verdicts.unlink()
+    assert world.audit(f"--hours={EARLY:%Y-%m-%dT%H}..{EARLY:%Y-%m-%dT%H}") == 0
+    assert len(by_hour(world)) == 3
+
+
+def test_a_skewed_event_that_is_lost_or_that_nobody_published_is_found(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    deliver_skewed(world, monkeypatch)
+    world.report("search_made", EARLY, ["lost"], 2)
+    world.publish(search("nobody's", EARLY - timedelta(hours=1)))
+    world.deliver("--allowed_lateness=1d")
+    assert world.audit() == 1
+    found = by_hour(world)
+    assert found["search_made", "early"] == ("MISSING", ["4 ids were published, 3 arrived"])
+    told = "1 events came too late for hours on which no publisher has reported"
+    assert found["search_made", "now"] == ("UNKNOWN", [told])
+
+
+@pytest.mark.parametrize("damage", [Path.unlink, lambda file: rewrite(file, change_words)])
+def test_a_skewed_event_in_a_file_that_cannot_be_read_or_trusted_makes_unknown(
+    world: World, monkeypatch: pytest.MonkeyPatch, damage: Callable[[Path], None]
+) -> None:
+    deliver_skewed(world, monkeypatch)
+    now = max(world.receipts("search_made"))
+    [file] = (world.buckets / Bucket("search_made", now).folder).glob("part-*.avro")
+    damage(file)
+    assert world.audit() == 1
+    assert by_hour(world)["search_made", "early"][0] == "UNKNOWN"
+    assert by_hour(world)["tap", "early"][0] == "COMPLETE"

@@ -136,15 +136,27 @@ def test_the_reports_say_per_type_and_hour_what_a_subscriber_finds(events: Chann
     assert {one.reporter for one in reports.values()} == {"r"}
 
 
+@pytest.mark.parametrize("no_id", [{}, {"event_id": ""}])
 def test_an_event_without_an_id_counts_by_its_message_id_and_one_without_a_type_under_no_name(
-    events: Channel, audit: Channel
+    events: Channel, audit: Channel, no_id: dict[str, str]
 ) -> None:
     with EventPublisher(events.topic, audit.topic, clock=at_now) as made:
-        made.publish_raw(b"{", {"received_at": "2026-01-31T07:59:00Z"})
+        made.publish_raw(b"{", {"received_at": "2026-01-31T07:59:00Z", **no_id})
     (message,) = events.messages(1)
     (report,) = audit.reports(1)
     assert (report.event_type, report.hour) == ("", HOUR - timedelta(hours=2))
     assert report.messages == Tally.of_ids([message.message_id])
+
+
+def test_an_empty_id_is_none(events: Channel, audit: Channel) -> None:
+    with EventPublisher(events.topic, audit.topic, clock=at_now, new_id=ids()) as made:
+        made.publish("click", {}, event_id="")
+        made.publish("click", {}, event_id="")
+    found = {message.attributes["event_id"] for message in events.messages(2)}
+    assert len(found) == 2
+    assert all(found)
+    (report,) = audit.reports(1)
+    assert report.distinct == Tally.of_ids(found)
 
 
 def test_a_raw_message_arrives_as_it_is_and_counts_under_the_hour_of_the_clock_if_it_claims_none(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -58,11 +59,66 @@ def changed(report: Published | Delivered, **values: Any) -> bytes:
         changed(DELIVERED, bucket="nowhere"),
         changed(DELIVERED, books=[]),
         changed(DELIVERED, books={"flight_departed": {"lost": Tally().to_json()}}),
+        b"[" * 100_000,
+        changed(PUBLISHED, event_type=7),
+        changed(PUBLISHED, event_type="\ud800"),
+        changed(PUBLISHED, reporter="\ud800"),
+        changed(PUBLISHED, id="\udfff"),
+        changed(PUBLISHED, hour="2013-07-01T04:30:00Z"),
+        changed(PUBLISHED, hour="0001-01-01T00:00:00Z"),
+        changed(PUBLISHED, hour="0001-01-01T00:00:00+01:00"),
+        changed(PUBLISHED, hour="1969-12-31T23:00:00Z"),
+        changed(PUBLISHED, hour="9999-12-31T23:00:00Z"),
+        changed(PUBLISHED, messages={"count": 10**30, "fingerprint": Tally().fingerprint}),
+        changed(DELIVERED, bucket=7),
+        changed(DELIVERED, bucket="/2013070104"),
+        changed(DELIVERED, bucket="../up/2013070104"),
+        changed(DELIVERED, bucket="Flight/2013070104"),
+        changed(DELIVERED, bucket="flight_departed/201370104"),
+        changed(DELIVERED, bucket="flight_departed/9999123123"),
+        changed(DELIVERED, bucket="flight_departed/0001010100"),
+        changed(DELIVERED, version="3"),
+        changed(DELIVERED, version=0),
+        changed(DELIVERED, version=True),
+        changed(DELIVERED, version=3.0),
+        changed(DELIVERED, closed="true"),
+        changed(DELIVERED, closed=1),
+        changed(DELIVERED, late=-1),
+        changed(DELIVERED, late="1"),
+        changed(DELIVERED, late=None),
+        changed(DELIVERED, late=10**30),
+        changed(DELIVERED, books={"\ud800": {}}),
+        changed(DELIVERED, reasons=[]),
+        changed(DELIVERED, reasons={"a": 1}),
+        changed(DELIVERED, reasons={"a": {"no_type": "1"}}),
+        changed(DELIVERED, reasons={"a": {"no_type": -1}}),
+        changed(DELIVERED, reasons={"a": {"\ud800": 1}}),
     ],
 )
 def test_what_is_no_report_is_refused(data: bytes) -> None:
     with pytest.raises(ValueError, match=r".+"):
         parse_report(data)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b'{"report": "secret"}',
+        changed(PUBLISHED, hour="secret"),
+        changed(DELIVERED, bucket="secret"),
+        changed(DELIVERED, books={"a": {"secret": {}}}),
+        b'"secret"',
+    ],
+)
+def test_a_refusal_quotes_nothing_of_what_it_refuses(data: bytes) -> None:
+    with pytest.raises(ValueError, match="not a report") as error:
+        parse_report(data)
+    assert "secret" not in str(error.value)
+
+
+@pytest.mark.parametrize("kind", ["", "Podcast rated!", "../up", "ü"])
+def test_a_publisher_may_claim_any_type_since_clients_do(kind: str) -> None:
+    assert parse_report(changed(PUBLISHED, event_type=kind)) == replace(PUBLISHED, event_type=kind)
 
 
 def test_books_add_up_exit_by_exit() -> None:

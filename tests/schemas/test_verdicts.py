@@ -15,8 +15,8 @@ HOUR = datetime(2026, 1, 31, 9, tzinfo=UTC)
 KIND = "search_made"
 
 
-def published(ids: str, name: str = "r/1") -> Published:
-    return Published(name, "r", KIND, HOUR, Tally.of_ids(ids), Tally.of_ids(set(ids)))
+def published(ids: str, reporter: str = "r") -> Published:
+    return Published(f"{reporter}/{ids}", reporter, KIND, HOUR, Tally.of_ids(ids), Tally.of_ids(set(ids)))
 
 
 def delivered(received: str, out: str, duplicates: str = "", closed: bool = True) -> Delivered:
@@ -42,7 +42,7 @@ GOOD = Evidence(
     files=held("ab"),
     table=held("ab"),
     refused=Tally.of_ids("x"),
-    only_refused=Tally.of_ids("x"),
+    arrived=Tally.of_ids("abx"),
     dead_files=held("7"),
     dead_table=held("7"),
 )
@@ -65,16 +65,61 @@ def test_a_redelivery_by_pubsub_is_no_alarm() -> None:
     assert judge(again).status is Status.COMPLETE
 
 
-def test_one_id_published_by_two_publishers_is_no_alarm() -> None:
-    both = replace(GOOD, published=(published("abx"), published("b", "r/2")))
-    assert judge(both).status is Status.COMPLETE
+def test_reports_of_one_publisher_add_up() -> None:
+    assert judge(replace(GOOD, published=(published("abb"), published("x")))).status is Status.COMPLETE
+
+
+def test_publishers_whose_ids_add_up_to_what_arrived_are_no_alarm() -> None:
+    assert judge(replace(GOOD, published=(published("abb"), published("x", "other")))).status is Status.COMPLETE
+
+
+def test_one_id_published_by_two_publishers_is_not_complete_and_no_alarm_either() -> None:
+    verdict = judge(replace(GOOD, published=(published("abx"), published("b", "other"))))
+    assert verdict.status is Status.UNKNOWN
+    assert "4 ids were reported by 2 publishers, 3 arrived" in verdict.findings[0]
+
+
+def test_a_good_event_that_was_dropped_as_a_duplicate_is_missing() -> None:
+    """b was published twice, and so was c; the first of them is in the files, both of the others are counted as duplicates."""
+    dropped = replace(
+        GOOD,
+        published=(published("abbccx"),),
+        delivered=delivered("abbcc", "ab", "bcc"),
+    )
+    verdict = judge(dropped)
+    assert verdict.status is Status.MISSING
+    assert verdict.findings == ("4 ids were published, 3 arrived",)
+
+
+@pytest.mark.parametrize("published_ids", ["abbccx", "abbcx"])
+def test_two_publishers_do_not_hide_it(published_ids: str) -> None:
+    reports = published(published_ids), published("", "other")
+    dropped = replace(GOOD, published=reports, delivered=delivered("abbcc", "ab", "bcc"))
+    assert judge(dropped).status is Status.UNKNOWN
+
+
+def test_a_message_that_is_lost_for_sure_is_missing_whoever_published_it() -> None:
+    assert judge(replace(GOOD, published=(published("abbx"), published("c", "other")))).status is Status.MISSING
+
+
+def test_an_hour_of_which_all_came_too_late_needs_no_bucket() -> None:
+    late = Evidence(KIND, HOUR, published=(published("abb"),), arrived=Tally.of_ids("ab"), elsewhere=2)
+    assert judge(late).status is Status.COMPLETE
+    assert judge(replace(late, published=(published("abc"),))).status is Status.MISSING
+    assert judge(replace(late, delivered=delivered("", "", closed=False))).status is Status.UNKNOWN
+
+
+def test_what_came_too_late_counts_as_arrived() -> None:
+    late = replace(GOOD, published=(published("abbxll"),), arrived=Tally.of_ids("abxl"), elsewhere=1)
+    assert judge(late).status is Status.COMPLETE
+    assert judge(replace(late, arrived=GOOD.arrived, elsewhere=0)).status is Status.MISSING
 
 
 @pytest.mark.parametrize(
     ("change", "status"),
     [
         ({"published": ()}, Status.UNKNOWN),
-        ({"delivered": None, "refused": Tally(), "only_refused": Tally()}, Status.UNKNOWN),
+        ({"delivered": None, "refused": Tally()}, Status.UNKNOWN),
         ({"delivered": delivered("abb", "ab", "b", closed=False)}, Status.UNKNOWN),
         ({"dead_letters": None}, Status.UNKNOWN),
         ({"dead_letters": refused("7", closed=False)}, Status.UNKNOWN),

@@ -73,11 +73,11 @@ class World:
             futures = [client.publish(self.topic, data, **attributes) for data, attributes in messages]
             return [future.result(timeout=60) for future in futures]
 
-    def report(self, event_type: str, hour: datetime, ids: Iterable[str], number: int = 1) -> None:
+    def report(self, event_type: str, hour: datetime, ids: Iterable[str], number: int = 1, reporter: str = "test") -> None:
         """Reports, as a publisher does, that these ids were published."""
         ids = list(ids)
-        name = f"test/{event_type}/{hour:%Y%m%d%H}/{number}"
-        report = Published(name, "test", event_type, hour, Tally.of_ids(ids), Tally.of_ids(set(ids)))
+        name = f"{reporter}/{event_type}/{hour:%Y%m%d%H}/{number}"
+        report = Published(name, reporter, event_type, hour, Tally.of_ids(ids), Tally.of_ids(set(ids)))
         with publisher(self.address) as client:
             client.publish(self.audit_topic, report.to_json(), report="published", report_id=name).result(timeout=60)
 

@@ -1,0 +1,116 @@
+"""Witnesses count what files hold, and nothing that is wrong with a file ends an audit or goes unseen."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from random import Random
+
+import pytest
+
+from schemas.buckets import DEAD_LETTERS, Bucket
+from schemas.contracts import Contract, Contracts
+from schemas.envelope import Message
+from schemas.fingerprints import Tally, id_hash
+from schemas.receipts import Receipt, combine
+from schemas.rows import dead_letter_schema, row_schema
+from schemas.shards import Shard
+from schemas.verdicts import Held
+from tests.support.contracts import contract_of, field
+from transforms.buckets.directory import Directory
+from transforms.commit import commit
+from transforms.parts import write_part
+from transforms.receive import Receiver
+from transforms.skewed import buckets_of, streams_of
+from transforms.witnesses import see_dead_letters, see_events
+
+HOUR = datetime(2026, 1, 31, 9, tzinfo=UTC)
+EARLY = HOUR - timedelta(days=9)
+WHOLE = Shard(0, 1)
+CONTRACT: Contract = contract_of(field("x", "long"))
+
+
+@pytest.fixture
+def buckets(tmp_path: Path) -> Directory:
+    return Directory(tmp_path)
+
+
+def deliver(buckets: Directory, *messages: tuple[bytes, dict[str, str]]) -> dict[str, Receipt]:
+    """Messages that were published at the hour's start, each into a part of its own, by stream."""
+    ids = iter(range(1000))
+    receiver = Receiver(Contracts({"thing": {None: CONTRACT, "1": CONTRACT}}), timedelta(days=1), 1, lambda: f"n{next(ids)}")
+    receipts = {}
+    for number, (data, attributes) in enumerate(messages):
+        receiver.add(Message(data, attributes, f"m{number}", HOUR))
+        [packed], _ = receiver.finish()
+        schema = dead_letter_schema() if packed.bucket.stream == DEAD_LETTERS else row_schema(CONTRACT)
+        part = write_part(buckets, packed.bucket, WHOLE, [packed.data], schema, set(), lambda: f"u{next(ids)}")
+        receipts[packed.bucket.stream] = commit(buckets, packed.bucket, combine([part]), True, lambda: HOUR, lambda: "again")
+    return receipts
+
+
+def thing(event_id: str, data: bytes = b'{"x": 1}', **attributes: str) -> tuple[bytes, dict[str, str]]:
+    return data, {"event_type": "thing", "event_id": event_id, **attributes}
+
+
+def test_events_are_counted_for_the_hour_that_they_were_published_for(buckets: Directory) -> None:
+    receipts = deliver(buckets, thing("a"), thing("late", received_at=EARLY.isoformat()), thing("b"))
+    seen = see_events(buckets, receipts["thing"])
+    assert (seen.held, seen.unreadable, seen.foreign) == (Held(3, Tally.of_ids(["a", "late", "b"])), (), ())
+    assert seen.ids == {HOUR: {id_hash("a"), id_hash("b")}, EARLY: {id_hash("late")}}
+
+
+@pytest.mark.parametrize(
+    ("stamp", "hour"),
+    [
+        ({}, HOUR),
+        ({"received_at": EARLY.isoformat()}, EARLY),
+        ({"received_at": "soon"}, HOUR),
+        ({"received_at": "0001-01-01T00:00:00+09:00"}, HOUR),
+        ({"received_at": (HOUR + timedelta(days=1)).isoformat()}, HOUR),
+    ],
+)
+def test_dead_letters_are_counted_for_the_hour_that_their_publisher_counts_them_in(
+    buckets: Directory, stamp: dict[str, str], hour: datetime
+) -> None:
+    refusals = see_dead_letters(buckets, deliver(buckets, thing("x", b"{", **stamp), thing("x", b"[", **stamp))[DEAD_LETTERS])
+    assert refusals.seen.held == Held(2, Tally.of_ids(["m0", "m1"]))
+    assert refusals.events == {"thing": Tally.of_ids(["x", "x"])}
+    assert refusals.ids == {"thing": {hour: {id_hash("x")}}}
+
+
+@pytest.mark.parametrize("suffix", ["avro", "ids"])
+def test_no_change_of_a_file_or_its_index_is_unseen_or_ends_the_audit(buckets: Directory, tmp_path: Path, suffix: str) -> None:
+    rng = Random(1)
+    receipt = deliver(buckets, thing("a"), thing("b"), thing("x", b"{"))["thing"]
+    file = min((tmp_path / receipt.bucket.folder).glob(f"part-*.{suffix}"))
+    whole = file.read_bytes()
+    damaged = [whole[:-1], whole + b"\0", b"", *(whole[:at] for at in range(1, len(whole), 50))]
+    flipped = [whole[:at] + bytes([whole[at] ^ 1 << rng.randrange(8)]) + whole[at + 1 :] for at in range(len(whole))]
+    for data in damaged + flipped:
+        file.write_bytes(data)
+        assert see_events(buckets, receipt).unreadable
+    file.write_bytes(whole)
+    assert see_events(buckets, receipt).unreadable == ()
+
+
+def test_what_a_damaged_file_says_is_not_quoted(buckets: Directory, tmp_path: Path) -> None:
+    receipt = deliver(buckets, thing("a"))["thing"]
+    [file] = (tmp_path / receipt.bucket.folder).glob("part-*.avro")
+    file.write_bytes(b"secret" * 99)
+    [told] = see_events(buckets, receipt).unreadable
+    assert "secret" not in told
+
+
+def test_streams_and_their_buckets_are_found_by_name(buckets: Directory) -> None:
+    folders = [Bucket(stream, HOUR + timedelta(hours=step)).folder for stream in ("tap", "tap_two", "a") for step in (0, 1, 20)]
+    for name in [*folders, Bucket(DEAD_LETTERS, HOUR).folder]:
+        buckets.create(f"{name}/_RECEIPT.json", b"")
+        buckets.create(f"{name}/_SUCCESS", b"")
+    buckets.create("events/Not A Type/dt=2026-01-31/hour=09/x", b"")
+    buckets.create("events/tap/notes", b"")
+    assert streams_of(buckets) == {"tap", "tap_two", "a"}
+    first, last = HOUR + timedelta(hours=1), HOUR + timedelta(hours=20)
+    assert [bucket.hour for bucket in buckets_of(buckets, "tap", first, last)] == [first, last]
+    assert [bucket.hour for bucket in buckets_of(buckets, DEAD_LETTERS, HOUR, HOUR)] == [HOUR]
+    assert not list(buckets_of(buckets, DEAD_LETTERS, first, last))

@@ -1,0 +1,92 @@
+"""Skewed events: they came too late for their hour, and lie in the bucket of a later one, their row's `skewed_from` set.
+
+Their publishers count them in the hour that they were stamped with, so there they count as arrived.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from datetime import datetime
+
+from schemas.buckets import DEAD_LETTERS, EVENT_TYPE_NAME, HOUR, LAST_HOUR, Bucket, bucket_of, stream_folder
+from schemas.receipts import ReceiptError
+from transforms.buckets import Buckets, BucketsError
+from transforms.witnesses import IdsByHour, Refusals, Seen, see_dead_letters, see_events, see_receipt
+
+
+class SkewedIds:
+    """Gathers skewed events by type and hour from what witnesses see. Hours are to be seen from the newest on."""
+
+    def __init__(self, buckets: Buckets) -> None:
+        self._buckets = buckets
+        self._seen: set[Bucket] = set()
+        self._ids: dict[tuple[str, datetime], set[bytes]] = {}
+
+    def of(self, event_type: str, hour: datetime) -> set[bytes]:
+        """The hashes of ids that came too late for the hour, and were seen in later ones."""
+        return self._ids.get((event_type, hour), set())
+
+    def add_events(self, bucket: Bucket, seen: Seen) -> None:
+        self._add(bucket, seen, {bucket.stream: seen.ids})
+
+    def add_dead_letters(self, bucket: Bucket, refusals: Refusals) -> None:
+        self._add(bucket, refusals.seen, refusals.ids)
+
+    def look_after(self, streams: set[str], hour: datetime) -> tuple[str, ...]:
+        """Has all later buckets of the streams seen that were not seen whole yet, and returns what could not be read."""
+        unreadable: list[str] = []
+        try:
+            later = [one for stream in streams for one in buckets_of(self._buckets, stream, hour + HOUR, LAST_HOUR)]
+        except BucketsError as error:
+            return (str(error),)
+        for bucket in later:
+            if bucket in self._seen:
+                continue
+            try:
+                receipt = see_receipt(self._buckets, bucket)
+            except (BucketsError, ReceiptError) as error:
+                unreadable.append(str(error))
+                continue
+            if bucket.stream == DEAD_LETTERS:
+                refusals = see_dead_letters(self._buckets, receipt)
+                self.add_dead_letters(bucket, refusals)
+                unreadable += refusals.seen.unreadable
+            else:
+                seen = see_events(self._buckets, receipt)
+                self.add_events(bucket, seen)
+                unreadable += seen.unreadable
+        return tuple(unreadable)
+
+    def _add(self, bucket: Bucket, seen: Seen, ids: Mapping[str, IdsByHour]) -> None:
+        if seen.unreadable:
+            return  # what can't be trusted here proves nothing for another hour
+        self._seen.add(bucket)
+        for event_type, hours in ids.items():
+            for hour, hashes in hours.items():
+                if hour != bucket.hour:
+                    self._ids.setdefault((event_type, hour), set()).update(hashes)
+
+
+def streams_of(buckets: Buckets) -> set[str]:
+    """The event types that have ever had a bucket. Asks for one name of each."""
+    found: set[str] = set()
+    start = ""
+    while (name := next(buckets.list("events/", start), None)) is not None:
+        stream = name.split("/")[1]
+        if EVENT_TYPE_NAME.fullmatch(stream):
+            found.add(stream)
+        start = f"events/{stream}0"  # the first name beyond the folder: 0 comes after the slash
+    return found
+
+
+def buckets_of(buckets: Buckets, stream: str, first: datetime, last: datetime) -> Iterator[Bucket]:
+    """The stream's buckets from the hour `first` to `last`, both included, in order, that hold anything. Only lists names."""
+    before = None
+    for name in buckets.list(f"{stream_folder(stream)}/", Bucket(stream, first).folder):
+        bucket = bucket_of(name)
+        if bucket is None or bucket == before:
+            continue
+        if bucket.hour > last:
+            return
+        before = bucket
+        yield bucket
