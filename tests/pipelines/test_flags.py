@@ -9,13 +9,16 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from local.pubsub import Broker
 from pipelines import deliver
 from pipelines.flags import run_main
-from tests.support.delivery import FLIGHT_TYPES, LONG_AGO, World, flights
-from tests.support.pubsub import free_port
+from tests.support.delivery import FLIGHT_TYPES, LONG_AGO, SEARCH, World, at_once, flights, make_world, search
+from tests.support.pubsub import free_port, pull_now, subscriber
+from transforms.receive import Receiver
 
 pytestmark = pytest.mark.slow
 
@@ -127,6 +130,40 @@ def test_a_run_that_is_interrupted_gives_everything_back_and_says_so(flights_wor
     ids = {attributes["event_id"] for _, attributes in flights()}
     found = [row["event_id"] for kind in FLIGHT_TYPES for row in world.rows(kind)]
     assert (set(found), len(found)) == (ids, len(ids))
+
+
+def test_a_pubsub_that_goes_away_in_mid_run_is_one_clear_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with Broker() as broker:
+        at_once(monkeypatch, broker.address)
+        world = make_world(tmp_path, broker.address, {"search_made": SEARCH})
+        world.publish(search("a"))
+        monkeypatch.setattr("transforms.pubsub.AWAY_SECONDS", 1.0)
+        monkeypatch.setattr("transforms.closing.REPORT_SECONDS", 1.0)
+        finish = Receiver.finish
+
+        def go(receiver: Receiver) -> Any:
+            broker.__exit__()
+            monkeypatch.setattr(Receiver, "finish", finish)
+            return finish(receiver)
+
+        monkeypatch.setattr(Receiver, "finish", go)
+        assert status_of(deliver.main, world.deliver_flags(), monkeypatch) == 2
+    complaint = capsys.readouterr().err
+    assert "error: projects/test-project/" in complaint
+    assert "Pub/Sub" in complaint.splitlines()[-1]
+    assert "Traceback" not in complaint
+
+
+def test_a_run_that_finds_nothing_says_that_a_killed_one_may_hold_it(world: World) -> None:
+    world.publish(search("a"))
+    with subscriber(world.address) as client:
+        assert len(pull_now(client, world.subscription)) == 1
+    done = run("pipelines.deliver", *world.deliver_flags(), host=world.address)
+    assert done.returncode == 0
+    assert "0 messages delivered" in done.stderr
+    assert "within 60 s" in done.stderr
 
 
 @pytest.mark.parametrize("module", ["pipelines.deliver", "pipelines.audit"])
