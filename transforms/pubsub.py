@@ -24,6 +24,7 @@ PULL_MESSAGES = 1000
 """The most that one pull returns."""
 PULL_SECONDS = 2.0
 """A plain pull waits for messages; so long without one means that there is none left to take."""
+SLOW_PULL_SECONDS = 10.0
 IDS_A_REQUEST = 2000
 """Pub/Sub takes requests of up to 512 KiB, and an ack id has up to some 200 bytes."""
 PULLS_OF_NEWER = 10
@@ -218,13 +219,16 @@ def told(error: GoogleAPIError) -> str:
 
 def _pull(leases: Leases) -> list[Any]:
     """What one pull gives; nothing when it has waited in vain."""
-    try:
-        response = leases.client.pull(
-            subscription=leases.subscription, max_messages=PULL_MESSAGES, timeout=PULL_SECONDS, retry=None
-        )
-    except DeadlineExceeded:
-        return []
-    return list(type(response).pb(response).received_messages)
+    for seconds in (PULL_SECONDS, SLOW_PULL_SECONDS):
+        try:
+            response = leases.client.pull(
+                subscription=leases.subscription, max_messages=PULL_MESSAGES, timeout=seconds, retry=None
+            )
+        except DeadlineExceeded:
+            # There is nothing, or the answer was too slow: the second, longer pull tells.
+            continue
+        return list(type(response).pb(response).received_messages)
+    return []
 
 
 def _check(call: Callable[[], Any], name: str) -> Any:

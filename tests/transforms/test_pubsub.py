@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 from google.api_core.exceptions import (
+    DeadlineExceeded,
     GoogleAPICallError,
     InvalidArgument,
     NotFound,
@@ -134,6 +136,25 @@ def test_a_topic_on_which_more_and_more_is_published_does_not_keep_a_run_from_it
         assert list(batches(leases, began)) == []
         assert len(left(client, subscription)) == 10
     assert len(pull(client, subscription, 30, seconds=1)) == 20
+
+
+def test_a_pull_that_is_only_slow_does_not_end_a_run(
+    broker_address: str, client: pubsub_v1.SubscriberClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    subscription = subscription_with(broker_address, b"a")
+    pull_once = client.pull
+    timeouts = []
+
+    def slow(**request: Any) -> Any:
+        timeouts.append(request["timeout"])
+        if len(timeouts) == 1:
+            raise DeadlineExceeded("too slow")
+        return pull_once(**request)
+
+    monkeypatch.setattr(client, "pull", slow)
+    with Leases(subscription, client) as leases:
+        assert [[received.message.data for received in batch] for batch in batches(leases, later())] == [[b"a"]]
+    assert timeouts[:2] == [0.3, 10.0]
 
 
 def test_requests_are_repeated_after_growing_pauses_until_one_is_answered() -> None:
