@@ -6,8 +6,10 @@ traffic, some of them late. Ends with one table, and with status 1 if the audit 
 
 from __future__ import annotations
 
+import argparse
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -17,7 +19,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from google.cloud import pubsub_v1
 from rich.console import Console
 
 from local.expected import differences, flights_hours, put_in
@@ -38,19 +39,44 @@ BUCKETS, TABLES, VERDICTS = "buckets", "tables.duckdb", "verdicts.json"
 TABLE_WIDTH = 110
 
 
+class Run:
+    """Runs one command after the other. SIGINT and SIGTERM end the one that runs, and are remembered."""
+
+    def __init__(self) -> None:
+        self.signals: list[int] = []
+        self._running: subprocess.Popen[bytes] | None = None
+        # They raise nothing: an exception could fall between the start of a command and its being known here.
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._end)
+
+    def command(self, arguments: Sequence[str]) -> int:
+        """Its exit status."""
+        with subprocess.Popen([sys.executable, "-m", *arguments]) as self._running:  # noqa: S603 - our own commands
+            if self.signals:
+                self._running.terminate()
+            return self._running.wait()
+
+    def _end(self, number: int, _: object) -> None:
+        self.signals.append(number)
+        if self._running:
+            self._running.terminate()
+
+
 def main(folder: Path = Path("demo")) -> int:
     """Runs the demo in the checkout, and leaves what it made in `folder`. Returns the exit status."""
+    run = Run()
     started = time.monotonic()
     console = Console(highlight=False, soft_wrap=True)
     end = hour_of(datetime.now(UTC))
-    with chdir(ROOT), Broker(port=0) as broker:
+    topics = [f"{PROJECT}/topics/{name}" for name in ("flights", "music", "audit")]
+    with chdir(ROOT), Broker(topics=topics) as broker:
         os.environ["PUBSUB_EMULATOR_HOST"] = broker.address
         clear(folder, console)
-        for name in ("flights", "music", "audit"):
-            make_topic(name)
         for title, good, command in commands(folder, end):
             console.print(f"[bold cyan]{title}[/]\n[dim]$ python -m {' '.join(command)}[/]")
-            status = subprocess.run([sys.executable, "-m", *command], check=False).returncode  # noqa: S603 - our own commands
+            status = run.command(command)
+            if run.signals:
+                return 128 + run.signals[0]
             if status not in good:
                 console.print(f"[bold red]failed with exit status {status}: {title}[/]")
                 return 1
@@ -76,15 +102,6 @@ def clear(folder: Path, console: Console) -> None:
             shutil.copytree(
                 contract, folder / "contracts" / ("music" if contract.name in EVENT_TYPES else "flights") / contract.name
             )
-
-
-def make_topic(name: str) -> None:
-    """A topic, and a subscription of the same name."""
-    topic = f"{PROJECT}/topics/{name}"
-    with pubsub_v1.PublisherClient() as publisher:
-        publisher.create_topic(name=topic)
-    with pubsub_v1.SubscriberClient() as subscriber:
-        subscriber.create_subscription(name=f"{PROJECT}/subscriptions/{name}", topic=topic)
 
 
 def commands(folder: Path, end: datetime) -> Sequence[tuple[str, tuple[int, ...], list[str]]]:
@@ -161,4 +178,5 @@ def where_next(console: Console, folder: Path, end: datetime) -> None:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(prog="python -m local.demo", description=__doc__).parse_args()
     sys.exit(main())

@@ -14,11 +14,13 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Self
 
 import grpc
+from google.api_core.exceptions import GoogleAPICallError
+from google.pubsub_v1 import types
 
 from local.broker import Resources
 from local.services import Services
@@ -31,16 +33,23 @@ class Broker:
     """A broker that serves while its block lasts, and forgets everything at its end.
 
     host, port: where to listen; port 0 takes any that is free. clock: seconds since 1970, for publish times and leases.
+    topics: are there from the start, each with a subscription of the same name. Raises GoogleAPICallError for a bad name.
     """
 
-    def __init__(self, host: str = "127.0.0.1", port: int = 0, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self, host: str = "127.0.0.1", port: int = 0, clock: Callable[[], float] = time.time, topics: Sequence[str] = ()
+    ) -> None:
         self._host = host
         self._port = port
         # 60 random bits, since ids must differ from an earlier run's even where a clock was set back.
-        services = Services(Resources(clock, run=f"{secrets.randbits(60):019d}"))
+        resources = Resources(clock, run=f"{secrets.randbits(60):019d}")
+        for topic in topics:
+            resources.create_topic(types.Topic.pb()(name=topic))
+            subscription = topic.replace("/topics/", "/subscriptions/")
+            resources.create_subscription(types.Subscription.pb()(name=subscription, topic=topic))
         self._threads = ThreadPoolExecutor(CALLS_AT_ONCE, thread_name_prefix="pubsub")
         options = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1), ("grpc.so_reuseport", 0)]
-        self._server = grpc.server(self._threads, [services], options=options, maximum_concurrent_rpcs=CALLS_AT_ONCE)
+        self._server = grpc.server(self._threads, [Services(resources)], options=options, maximum_concurrent_rpcs=CALLS_AT_ONCE)
 
     @property
     def address(self) -> str:
@@ -69,7 +78,7 @@ class Broker:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Serves until SIGINT or SIGTERM. Exits with 1, and one line that says why, when it can't listen."""
+    """Serves until SIGINT or SIGTERM. Exits with 1, and one line that says why, when it can't listen or make a topic."""
     parser = argparse.ArgumentParser(
         prog="python -m local.pubsub",
         description="A Pub/Sub broker in one process and in memory, for development and tests. When it is ready it prints "
@@ -78,14 +87,23 @@ def main(arguments: list[str] | None = None) -> None:
     )
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
     parser.add_argument("--port", type=port_number, default=8085, help="port; 0 takes any free one (default: %(default)s)")
+    parser.add_argument(
+        "--topic",
+        action="append",
+        default=[],
+        metavar="projects/PROJECT/topics/NAME",
+        help="make this topic, and on it the subscription projects/PROJECT/subscriptions/NAME; may be given again",
+    )
     flags = parser.parse_args(arguments)
     # Before any thread is there, so that none of them takes the signals; they wait until sigwait.
     ends = {signal.SIGINT, signal.SIGTERM}
     signal.pthread_sigmask(signal.SIG_BLOCK, ends)
     try:
-        with Broker(flags.host, flags.port) as broker:
+        with Broker(flags.host, flags.port, topics=flags.topic) as broker:
             print(f"PUBSUB_EMULATOR_HOST={broker.address}", flush=True)
             signal.sigwait(ends)
+    except GoogleAPICallError as error:
+        sys.exit(f"--topic: {error.message}")
     except OSError as error:
         sys.exit(str(error))
 

@@ -23,6 +23,9 @@ def main() -> int:
     try:
         with duckdb.connect(flags.file, read_only=True) as db:
             db.execute("SET TimeZone = 'UTC'")
+            if not db.extract_statements(flags.query):
+                print("error: the query is empty", file=sys.stderr)
+                return 2
             answer = db.execute(flags.query)
             columns, rows = [column[0] for column in answer.description or []], answer.fetchall()
     except duckdb.Error as error:
@@ -31,7 +34,8 @@ def main() -> int:
     picture = Table(*columns)
     for row in rows:
         picture.add_row(*("" if value is None else str(value) for value in row))
-    Console(highlight=False).print(picture)
+    # What looks like rich's markup in the data is data.
+    Console(highlight=False, markup=False, emoji=False).print(picture)
     return 0
 
 

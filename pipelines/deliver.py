@@ -17,14 +17,14 @@ from pathlib import Path
 
 import apache_beam as beam
 from apache_beam.io.gcp.pubsub import ReadFromPubSub
-from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.options.pipeline_options import DebugOptions, PipelineOptions
 from apache_beam.runners.runner import PipelineResult
-from google.cloud import pubsub_v1
+from google.protobuf.json_format import MessageToJson
 
-from pipelines.clients import subscriber
-from pipelines.flags import duration, resource, run_main
+from pipelines.clients import publisher, subscriber
+from pipelines.flags import UserError, duration, resource, run_main
 from pipelines.progress import each
-from pipelines.runners import DATAFLOW, add_runner, beam_options, parse
+from pipelines.runners import DATAFLOW, add_runner, beam_options, is_dry_run, parse
 from schemas.buckets import DEAD_LETTERS
 from schemas.contracts import DEFAULT_FOLDER, Contracts, load_contracts
 from schemas.rows import dead_letter_schema, row_schema
@@ -34,7 +34,7 @@ from transforms.buckets.opening import open_buckets
 from transforms.clocks import Clock, Fixed, utc_now
 from transforms.closing import CommitBuckets, FindOpenHours, LoadTables, LookAtHours, PassingHours, Report
 from transforms.delivering import HOURS, PACKS, Receive, WriteParts
-from transforms.pubsub import Leases, check_subscription, check_topic
+from transforms.pubsub import LEASE_SECONDS, Leases, check_subscription, check_topic
 from transforms.source import PubSubSource, lend
 from transforms.tables import Tables
 from transforms.tables.opening import open_tables
@@ -86,7 +86,7 @@ def build(pipeline: beam.Pipeline, plan: Plan) -> None:
         {"Parts": parts, "Looks": looks}
         | "Commit buckets" >> CommitBuckets(buckets, closable, hourly)
         | "Load tables" >> LoadTables(plan.tables, tables, buckets, plan.ends)
-        | "Report counts" >> Report(plan.audit_topic)
+        | "Report counts" >> Report(plan.audit_topic, publisher)
     )
 
 
@@ -111,20 +111,22 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Checks everything that can be checked before it starts, then runs. Raises what `run_main` tells the user."""
+    """Checks everything that can be checked before it starts, then runs. Raises what `run_main` tells the user.
+
+    A dry run needs no network, and checks nothing that does.
+    """
     flags, rest = parse(parser(), argv)
     contracts = load_contracts(flags.contracts)
     buckets, tables = open_buckets(flags.buckets), open_tables(flags.tables)
-    buckets.check_writable()
-    tables.check_writable(buckets)
-    with subscriber() as client:
-        check_subscription(client, flags.subscription)
-    with pubsub_v1.PublisherClient() as client:
-        check_topic(client, flags.audit_topic)
-    options = beam_options(flags.runner, rest)
-    each("tables checked", tables.ensure, list(tables_of(contracts).values()))
-    started = utc_now()
+    options, started = beam_options(flags.runner, rest), utc_now()
     ends = flags.runner != DATAFLOW
+    if not ends and not (buckets.uri.startswith("gs://") and tables.uri.startswith("bigquery://")):
+        raise UserError(
+            f"{DATAFLOW}'s workers see no file of this machine: give --buckets=gs://... and --tables=bigquery://..."
+        )
+    if not is_dry_run(options):
+        check(buckets, tables, flags.subscription, flags.audit_topic)
+        each("tables checked", tables.ensure, list(tables_of(contracts).values()))
     plan = Plan(
         source=beam.io.Read(PubSubSource(flags.subscription, started))
         if ends
@@ -140,16 +142,51 @@ def main(argv: Sequence[str]) -> int:
     )
     if ends:
         take(options, plan, flags.subscription)
+    elif is_dry_run(options):
+        rehearse(options, plan)
     else:
         launch(options, plan)
     return 0
 
 
+def check(buckets: Buckets, tables: Tables, subscription: str, audit_topic: str) -> None:
+    """Raises what `run_main` tells the user, unless stores, subscription and topic can be used."""
+    buckets.check_writable()
+    tables.check_writable(buckets)
+    with subscriber() as client:
+        topic = check_subscription(client, subscription)
+    if topic == audit_topic:
+        raise UserError(f"{audit_topic} is the topic of {subscription}: the counts would come in as events. Name another one.")
+    with publisher() as client:
+        check_topic(client, audit_topic)
+
+
 def launch(options: PipelineOptions, plan: Plan) -> PipelineResult:
     """Starts the job and does not wait for its end, as a flex template's launcher must not."""
-    pipeline = beam.Pipeline(options=options)
+    try:
+        pipeline = beam.Pipeline(options=options)
+    except ValueError as error:
+        # Nothing is built yet: it is the options that Beam does not like.
+        raise UserError(" ".join(str(error).split())) from None
     build(pipeline, plan)
     return pipeline.run()
+
+
+def rehearse(options: PipelineOptions, plan: Plan) -> None:
+    """Builds Dataflow's job and starts nothing. Beam itself writes no file then: the graph goes to --dataflow_job_file."""
+    job = launch(options, plan).job
+    steps = len(job.proto_pipeline.components.transforms)
+    told = (
+        f"dry run: job {job.proto.name} of {steps} steps was built and not started; stores, topics and rights were not checked"
+    )
+    file = options.view_as(DebugOptions).dataflow_job_file
+    if file:
+        try:
+            Path(file).write_text(MessageToJson(job.proto_pipeline))
+        except OSError as error:
+            raise UserError(f"--dataflow_job_file={file} can't be written: {error.strerror}") from None
+        told += f"; its graph is in {file}"
+    print(told)
 
 
 def take(options: PipelineOptions, plan: Plan, subscription: str) -> int:
@@ -163,6 +200,8 @@ def take(options: PipelineOptions, plan: Plan, subscription: str) -> int:
         launch(options, plan).wait_until_finish()
         taken = leases.acknowledge()
     _log.info("%s: %d messages delivered and acknowledged in %.0f s", subscription, taken, time.monotonic() - begin)
+    if not taken:
+        _log.info("What another run holds, or one that was killed, comes back within %d s after its end", LEASE_SECONDS)
     return taken
 
 

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import re
 import signal
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
+from queue import SimpleQueue
+from typing import NoReturn
 
 from schemas.buckets import FIRST_HOUR, HOUR, LAST_HOUR
 from schemas.contracts import ContractError
 from schemas.receipts import ReceiptError
 from transforms.buckets import BucketsError
-from transforms.pubsub import PubSubError
+from transforms.pubsub import PubSubError, give_all_back
 from transforms.tables import TablesError
 
 LONGEST_DURATION = timedelta(days=36_500)
@@ -77,29 +81,45 @@ def resource(kind: str) -> Callable[[str], str]:
 def run_main(main: Callable[[Sequence[str]], int]) -> int:
     """Runs a command with the process's arguments; what a user can mend becomes one line and exit status 2.
 
-    SIGINT and SIGTERM end it with 128 and the signal's number, after it has given back what it holds.
+    SIGINT and SIGTERM end the process with 128 and the signal's number, after it has given back what it holds; a second one
+    ends it at once. To be called in the main thread.
     """
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     # What stops a run is raised, and told once, below; Beam would tell it several times, with stack traces.
     logging.getLogger("apache_beam").setLevel(logging.CRITICAL)
     for room in ("__main__", "pipelines", "transforms"):
         logging.getLogger(room).setLevel(logging.INFO)
-    signals: list[int] = []
+    ends: SimpleQueue[int | BaseException | signal.Signals] = SimpleQueue()
 
-    def end(number: int, _: object) -> None:
-        signals.append(number)
-        raise KeyboardInterrupt
+    def work() -> None:
+        try:
+            ends.put(main(sys.argv[1:]))
+        except BaseException as error:  # noqa: BLE001 - raised again below
+            ends.put(error)
 
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, end)
-    try:
-        return main(sys.argv[1:])
-    except BaseException as error:
-        # First: a library that is interrupted may raise what it likes.
-        if signals:
-            print("interrupted: nothing was acknowledged that is not delivered; run it again", file=sys.stderr)
-            return 128 + signals[0]
-        if isinstance(error, USER_ERRORS):
-            print(f"error: {error}", file=sys.stderr)
-            return 2
-        raise
+    # The work has a thread of its own, and this one only waits. An exception that a signal raises where the work is done can
+    # be lost, in a destructor or in a library that catches everything; a signal in a queue can't.
+    signals = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.signal(number, lambda number, _: ends.put(signal.Signals(number))) for number in signals]
+    threading.Thread(target=work, name="work", daemon=True).start()
+    end = ends.get()
+    for number, handler in zip(signals, before, strict=True):
+        signal.signal(number, signal.SIG_DFL if isinstance(end, signal.Signals) else handler)
+    if isinstance(end, signal.Signals):
+        _interrupted(end)
+    if isinstance(end, USER_ERRORS):
+        print(f"error: {end}", file=sys.stderr)
+        return 2
+    if isinstance(end, BaseException):
+        raise end
+    return end
+
+
+def _interrupted(number: signal.Signals) -> NoReturn:
+    """Ends the process while its work goes on, as a kill would, but gives back first what it holds."""
+    give_all_back()
+    if sys.stderr.isatty():
+        print("\x1b[?25h", end="", file=sys.stderr)  # a progress bar may have hidden the cursor
+    print("interrupted: nothing was acknowledged that is not delivered; run it again", file=sys.stderr, flush=True)
+    sys.stdout.flush()
+    os._exit(128 + number)

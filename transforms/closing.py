@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from typing import Any
@@ -15,6 +15,7 @@ from apache_beam.transforms.util import ReshufflePerKey
 from apache_beam.transforms.window import GlobalWindows
 from apache_beam.utils.timestamp import Timestamp
 from apache_beam.utils.windowed_value import PaneInfo, PaneInfoTiming, WindowedValue
+from google.api_core.exceptions import GoogleAPIError
 from google.cloud import pubsub_v1
 
 from schemas.buckets import HOUR, Bucket, hour_of
@@ -26,6 +27,7 @@ from transforms.clocks import Clock, new_id, utc_now
 from transforms.commit import commit
 from transforms.hours import hours_between, open_hours
 from transforms.load import load, not_loaded
+from transforms.pubsub import PubSubError, told
 from transforms.tables import NotLoaded, Tables
 from transforms.windows import Hourly, at, in_hour
 
@@ -37,6 +39,9 @@ PAUSE_SECONDS = 300.0
 jobs that fail among a table's 1,500 a day."""
 
 _LOADED, _FAILED = "loaded", "failed"
+
+REPORT_SECONDS = 60.0
+"""How long Pub/Sub may take to accept the reports of a bundle; the client repeats what fails meanwhile."""
 
 
 class FindOpenHours(beam.PTransform):  # type: ignore[misc]
@@ -204,22 +209,26 @@ def _fail(failures: Iterable[str]) -> None:
 
 
 class Report(beam.PTransform):  # type: ignore[misc]
-    """Takes receipts. Tells the audit topic what each says; a report that is sent twice carries the same id."""
+    """Takes receipts. Tells the audit topic what each says; a report that is sent twice carries the same id.
 
-    def __init__(self, topic: str) -> None:
+    make_client: makes the client in the process that publishes. Raises PubSubError when Pub/Sub does not take a report.
+    """
+
+    def __init__(self, topic: str, make_client: Callable[[], pubsub_v1.PublisherClient]) -> None:
         super().__init__()
-        self._fn = _Report(topic)
+        self._fn = _Report(topic, make_client)
 
     def expand(self, receipts: beam.PCollection) -> beam.PCollection:
         return receipts | "Publish report" >> beam.ParDo(self._fn).with_output_types(bytes)
 
 
 class _Report(beam.DoFn):  # type: ignore[misc]
-    def __init__(self, topic: str) -> None:
+    def __init__(self, topic: str, make_client: Callable[[], pubsub_v1.PublisherClient]) -> None:
         self._topic = topic
+        self._make_client = make_client
 
     def setup(self) -> None:
-        self._client = pubsub_v1.PublisherClient()
+        self._client = self._make_client()
 
     def start_bundle(self) -> None:
         self._futures: list[pubsub_v1.publisher.futures.Future] = []
@@ -229,8 +238,18 @@ class _Report(beam.DoFn):  # type: ignore[misc]
         self._futures.append(self._client.publish(self._topic, report.to_json(), report="delivered", report_id=report.id))
 
     def finish_bundle(self) -> None:
+        until = time.monotonic() + REPORT_SECONDS
         for future in self._futures:
-            future.result()
+            try:
+                future.result(timeout=max(0.0, until - time.monotonic()))
+            except TimeoutError:
+                raise PubSubError(
+                    f"{self._topic}: Pub/Sub took no report for {REPORT_SECONDS:.0f} s. Is it reachable? Run it again."
+                ) from None
+            except GoogleAPIError as error:
+                raise PubSubError(
+                    f"{self._topic}: Pub/Sub refused a report: {told(error)}. Mend that, and run it again."
+                ) from None
 
     def teardown(self) -> None:
         self._client.stop()

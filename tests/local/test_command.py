@@ -11,7 +11,7 @@ import pytest
 from google.cloud import pubsub_v1
 
 from local.pubsub import Broker
-from tests.support.pubsub import make_subscription, make_topic, pull_now
+from tests.support.pubsub import make_subscription, make_topic, publish, pull_now, subscriber
 
 pytestmark = pytest.mark.slow
 
@@ -47,6 +47,28 @@ def test_the_command_refuses_what_is_no_port(port):
     assert process.returncode == 2
     assert port in errors.splitlines()[-1]
     assert "Traceback" not in errors
+
+
+def test_the_command_makes_topics_with_subscriptions_of_the_same_names():
+    topics = [f"projects/test-project/topics/{name}" for name in ("events", "audit")]
+    with command("--port=0", *[f"--topic={topic}" for topic in topics]) as process:
+        assert process.stdout
+        address = process.stdout.readline().strip().partition("=")[2]
+        with subscriber(address) as client:
+            for topic in topics:
+                publish(address, topic, topic.encode())
+                name = topic.replace("topics", "subscriptions")
+                assert [received.message.data for received in pull_now(client, name)] == [topic.encode()]
+        process.terminate()
+        process.communicate(timeout=10)
+
+
+@pytest.mark.parametrize("topics", [["events"], ["projects/p/topics/same", "projects/p/topics/same"]])
+def test_the_command_says_in_one_line_that_a_topic_can_not_be(topics):
+    with command("--port=0", *[f"--topic={topic}" for topic in topics]) as process:
+        output, errors = process.communicate(timeout=10)
+    assert (process.returncode, output, errors.count("\n")) == (1, "", 1)
+    assert topics[0] in errors
 
 
 def command(*flags: str) -> subprocess.Popen[str]:

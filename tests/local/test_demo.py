@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
+import time
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -79,6 +81,38 @@ def test_the_demo_ends_well_twice_with_the_same_table_and_when_spoiled_the_audit
         assert {row["status"] for row in read_verdicts(tmp_path / "demo" / "verdicts.json")} == {"COMPLETE"}
     assert tables[0] == tables[1]
     spoil(tmp_path / "demo")
+
+
+@pytest.mark.slow
+def test_help_is_printed_and_nothing_runs() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "local.demo", "--help"], cwd=ROOT, capture_output=True, text=True, check=False, timeout=20
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("usage: python -m local.demo")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_demo_that_is_ended_ends_the_command_that_runs(tmp_path: Path, number: signal.Signals) -> None:
+    code = "import sys; from pathlib import Path; from local.demo import main; sys.exit(main(Path(sys.argv[1])))"
+    command = [sys.executable, "-c", code, str(tmp_path / "demo")]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as demo:
+        until = time.monotonic() + 30
+        while not (children := children_of(demo.pid)) and time.monotonic() < until:
+            time.sleep(0.05)
+        demo.send_signal(number)
+        _, complaint = demo.communicate(timeout=30)
+    assert demo.returncode == 128 + number
+    assert "Traceback" not in complaint
+    assert len(children) == 1
+    with pytest.raises(ProcessLookupError):
+        os.kill(children[0], 0)
+
+
+def children_of(process: int) -> list[int]:
+    found = subprocess.run(["pgrep", "-P", str(process)], capture_output=True, text=True, check=False)
+    return [int(line) for line in found.stdout.split()]
 
 
 def spoil(demo: Path) -> None:

@@ -9,20 +9,24 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from local.pubsub import Broker
 from pipelines import deliver
 from pipelines.flags import run_main
-from tests.support.delivery import FLIGHT_TYPES, LONG_AGO, World, flights
-from tests.support.pubsub import free_port
+from tests.support.delivery import FLIGHT_TYPES, LONG_AGO, SEARCH, World, at_once, flights, make_world, search
+from tests.support.pubsub import free_port, pull_now, subscriber
+from transforms.receive import Receiver
 
 pytestmark = pytest.mark.slow
 
 
 def run(module: str, *arguments: str, host: str) -> subprocess.CompletedProcess[str]:
     """As a user runs it, in a process of its own."""
-    environment = {**os.environ, "PUBSUB_EMULATOR_HOST": host, "NO_GCE_CHECK": "true"}
+    environment = {**os.environ, "PUBSUB_EMULATOR_HOST": host, "NO_GCE_CHECK": "true", "HOME": "/nowhere"}
+    environment.pop("GOOGLE_APPLICATION_CREDENTIALS", None)
     command = [sys.executable, "-m", module, *arguments]
     return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=60, check=False)
 
@@ -59,6 +63,9 @@ def replaced(flags: list[str], name: str, value: str | None) -> list[str]:
         ("allowed_lateness", "99999999999999d", "36500d"),
         ("contracts", "{empty}", "{empty}"),
         ("bucket", "x", "--bucket=x"),
+        ("audit_topic", "{topic}", "is the topic of"),
+        ("dry_run", "True", "--runner=DataflowRunner"),
+        ("direct_running_mode", "multi_processing", "in this process"),
     ],
 )
 def test_a_mistake_in_the_flags_is_one_clear_error(
@@ -71,7 +78,7 @@ def test_a_mistake_in_the_flags_is_one_clear_error(
     broken.write_text("{")
     empty = world.folder / "empty"
     empty.mkdir()
-    names = {"file": str(file), "broken": str(broken.parent.parent), "empty": str(empty)}
+    names = {"file": str(file), "broken": str(broken.parent.parent), "empty": str(empty), "topic": world.topic}
     flags = replaced(world.deliver_flags(), name, value and value.format(**names))
     assert status_of(deliver.main, flags, monkeypatch) == 2
     complaint = capsys.readouterr().err
@@ -91,9 +98,25 @@ def test_an_unreachable_pubsub_is_one_clear_error(world: World, module: str) -> 
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize("module", ["pipelines.deliver", "pipelines.audit"])
+def test_without_credentials_and_broker_the_error_says_what_to_do(world: World, module: str) -> None:
+    flags = world.deliver_flags()
+    if module == "pipelines.audit":
+        flags = replaced(replaced(flags, "contracts", None), "audit_topic", None)
+    done = run(module, *flags, host="")
+    assert done.returncode == 2
+    assert "gcloud auth application-default login" in done.stderr
+    assert "PUBSUB_EMULATOR_HOST" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_run_that_is_interrupted_gives_everything_back_and_says_so(flights_world: World, number: signal.Signals) -> None:
+def test_a_run_that_is_interrupted_gives_everything_back_and_says_so(
+    flights_world: World, number: signal.Signals, monkeypatch: pytest.MonkeyPatch
+) -> None:
     world = flights_world
+    # A pull that is only slow, on a busy machine, must not pass for one in vain.
+    monkeypatch.setattr("transforms.pubsub.PULL_SECONDS", 5.0)
     world.publish(*flights())
     environment = {**os.environ, "PUBSUB_EMULATOR_HOST": world.address, "NO_GCE_CHECK": "true"}
     command = [sys.executable, "-m", "pipelines.deliver", *world.deliver_flags(), LONG_AGO]
@@ -103,15 +126,49 @@ def test_a_run_that_is_interrupted_gives_everything_back_and_says_so(flights_wor
             time.sleep(0.05)
         running.send_signal(number)
         _, complaint = running.communicate(timeout=60)
-    # An interrupt that falls into a destructor is lost, as Python has it: then the run goes on to its good end.
-    if running.returncode:
-        assert running.returncode == 128 + number
-        assert "interrupted:" in complaint
+    assert running.returncode == 128 + number, complaint
+    assert "interrupted:" in complaint
     assert "Traceback" not in complaint
+    assert "delivered and acknowledged" not in complaint
+    assert "could not give messages back" not in complaint
     assert world.deliver(LONG_AGO) == 0
     ids = {attributes["event_id"] for _, attributes in flights()}
     found = [row["event_id"] for kind in FLIGHT_TYPES for row in world.rows(kind)]
     assert (set(found), len(found)) == (ids, len(ids))
+
+
+def test_a_pubsub_that_goes_away_in_mid_run_is_one_clear_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with Broker() as broker:
+        at_once(monkeypatch, broker.address)
+        world = make_world(tmp_path, broker.address, {"search_made": SEARCH})
+        world.publish(search("a"))
+        monkeypatch.setattr("transforms.pubsub.AWAY_SECONDS", 1.0)
+        monkeypatch.setattr("transforms.closing.REPORT_SECONDS", 1.0)
+        finish = Receiver.finish
+
+        def go(receiver: Receiver) -> Any:
+            broker.__exit__()
+            monkeypatch.setattr(Receiver, "finish", finish)
+            return finish(receiver)
+
+        monkeypatch.setattr(Receiver, "finish", go)
+        assert status_of(deliver.main, world.deliver_flags(), monkeypatch) == 2
+    complaint = capsys.readouterr().err
+    assert "error: projects/test-project/" in complaint
+    assert "Pub/Sub" in complaint.splitlines()[-1]
+    assert "Traceback" not in complaint
+
+
+def test_a_run_that_finds_nothing_says_that_a_killed_one_may_hold_it(world: World) -> None:
+    world.publish(search("a"))
+    with subscriber(world.address) as client:
+        assert len(pull_now(client, world.subscription)) == 1
+    done = run("pipelines.deliver", *world.deliver_flags(), host=world.address)
+    assert done.returncode == 0
+    assert "0 messages delivered" in done.stderr
+    assert "within 60 s" in done.stderr
 
 
 @pytest.mark.parametrize("module", ["pipelines.deliver", "pipelines.audit"])

@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
+from google.api_core.exceptions import (
+    DeadlineExceeded,
+    GoogleAPICallError,
+    InvalidArgument,
+    NotFound,
+    PermissionDenied,
+    RetryError,
+    ServiceUnavailable,
+)
 from google.cloud import pubsub_v1
 
 from tests.support.pubsub import make_subscription, make_topic, publish, pull, subscriber
 from transforms import pubsub
-from transforms.pubsub import Leases, PubSubError, batches, check_subscription
+from transforms.pubsub import Leases, PubSubError, batches, check_subscription, patiently
 
 pytestmark = pytest.mark.slow
 
@@ -97,6 +107,94 @@ def test_what_was_published_after_the_run_began_is_left_for_the_next(
     with Leases(subscription, client) as leases:
         assert [[received.message.data for received in batch] for batch in batches(leases, began)] == [[b"before"]]
     assert left(client, subscription) == [b"after", b"before"]
+
+
+def test_older_messages_behind_newer_ones_are_taken_too(
+    broker_address: str, client: pubsub_v1.SubscriberClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pubsub, "PULL_MESSAGES", 2)
+    topic = make_topic(broker_address)
+    subscription = make_subscription(broker_address, topic)
+    publish(broker_address, topic, b"before")
+    began = datetime.now(UTC)
+    publish(broker_address, topic, b"1", b"2", b"3", b"4")
+    # Pub/Sub keeps no order: what is given back is behind the rest.
+    [first] = client.pull(subscription=subscription, max_messages=1).received_messages
+    client.modify_ack_deadline(subscription=subscription, ack_ids=[first.ack_id], ack_deadline_seconds=0)
+    with Leases(subscription, client) as leases:
+        assert [[received.message.data for received in batch] for batch in batches(leases, began)] == [[b"before"]]
+    assert len(left(client, subscription)) == 5
+
+
+def test_a_topic_on_which_more_and_more_is_published_does_not_keep_a_run_from_its_end(
+    broker_address: str, client: pubsub_v1.SubscriberClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pubsub, "PULL_MESSAGES", 1)
+    began = datetime.now(UTC)
+    subscription = subscription_with(broker_address, *[b"new"] * 30)
+    with Leases(subscription, client) as leases:
+        assert list(batches(leases, began)) == []
+        assert len(left(client, subscription)) == 10
+    assert len(pull(client, subscription, 30, seconds=1)) == 20
+
+
+def test_a_pull_that_is_only_slow_does_not_end_a_run(
+    broker_address: str, client: pubsub_v1.SubscriberClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    subscription = subscription_with(broker_address, b"a")
+    pull_once = client.pull
+    timeouts = []
+
+    def slow(**request: Any) -> Any:
+        timeouts.append(request["timeout"])
+        if len(timeouts) == 1:
+            raise DeadlineExceeded("too slow")
+        return pull_once(**request)
+
+    monkeypatch.setattr(client, "pull", slow)
+    with Leases(subscription, client) as leases:
+        assert [[received.message.data for received in batch] for batch in batches(leases, later())] == [[b"a"]]
+    assert timeouts[:2] == [0.3, 10.0]
+
+
+def test_requests_are_repeated_after_growing_pauses_until_one_is_answered() -> None:
+    errors = iter([ServiceUnavailable("no"), RetryError("no", None)])
+    slept: list[float] = []
+
+    def call() -> int:
+        for error in errors:
+            raise error
+        return 7
+
+    assert patiently(call, "it", clock=lambda: 0.0, sleep=slept.append) == 7
+    assert 0.1 <= slept[0] <= 0.2 <= slept[1] <= 0.4
+
+
+def test_patience_ends_after_a_minute_and_the_error_says_so() -> None:
+    now = [0.0]
+
+    def sleep(seconds: float) -> None:
+        now[0] += seconds
+
+    def call() -> None:
+        raise ServiceUnavailable("connection refused")
+
+    with pytest.raises(PubSubError, match=r"^it: Pub/Sub has been away for 60 s: connection refused\. Run it again"):
+        patiently(call, "it", clock=lambda: now[0], sleep=sleep)
+    assert 50 < now[0] <= 60
+
+
+@pytest.mark.parametrize("refusal", [PermissionDenied("not you"), InvalidArgument("not so"), NotFound("not there")])
+def test_what_is_refused_is_not_tried_again(refusal: GoogleAPICallError) -> None:
+    calls = []
+
+    def call() -> None:
+        calls.append(1)
+        raise refusal
+
+    with pytest.raises(PubSubError, match=r"^it[: ]"):
+        patiently(call, "it", sleep=lambda _: pytest.fail("slept"))
+    assert len(calls) == 1
 
 
 def test_a_subscription_that_is_not_there_is_told_in_one_line(client: pubsub_v1.SubscriberClient) -> None:

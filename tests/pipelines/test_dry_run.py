@@ -1,0 +1,85 @@
+"""A dry run: Dataflow's job is built from the command line, without a network, credentials or anything that exists."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.slow
+
+LABELS = Path(__file__).parent / "labels.txt"
+FLAGS = {
+    "runner": "DataflowRunner",
+    "dry_run": "True",
+    "subscription": "projects/project-one/subscriptions/events",
+    "buckets": "gs://bucket-one/events",
+    "tables": "bigquery://project-one.events",
+    "audit_topic": "projects/project-one/topics/audit",
+    "project": "project-one",
+    "region": "europe-west1",
+    "temp_location": "gs://bucket-one/temp",
+}
+NO_NETWORK = """
+import socket
+def refuse(*_):
+    raise SystemExit("asked the network")
+socket.socket.connect = socket.getaddrinfo = refuse
+"""
+
+
+def deliver(folder: Path, **changes: str) -> subprocess.CompletedProcess[str]:
+    """Runs it as a process that knows of neither a broker nor credentials, and ends when it asks for a network."""
+    (folder / "sitecustomize.py").write_text(NO_NETWORK)
+    unset = ("PUBSUB_EMULATOR_HOST", "NO_GCE_CHECK", "GOOGLE_APPLICATION_CREDENTIALS", "GOOGLE_CLOUD_PROJECT")
+    environment = {name: value for name, value in os.environ.items() if name not in unset}
+    environment |= {"HOME": str(folder), "PYTHONPATH": f"{folder}{os.pathsep}{os.getcwd()}"}
+    flags = [f"--{name}={value}" for name, value in (FLAGS | changes).items() if value]
+    command = [sys.executable, "-m", "pipelines.deliver", *flags]
+    # A look for credentials alone takes more than this where there is no network.
+    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=20, check=False)
+
+
+def test_the_job_is_built_and_said_and_its_graph_can_be_read(tmp_path: Path) -> None:
+    done = deliver(tmp_path, dataflow_job_file=str(tmp_path / "job.json"))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("dry run: job beamapp-")
+    assert "not checked" in done.stdout
+    assert done.stdout.count("\n") == 1
+    transforms = json.loads((tmp_path / "job.json").read_text())["components"]["transforms"].values()
+    labels = {transform["uniqueName"] for transform in transforms if transform.get("uniqueName")}
+    assert set(LABELS.read_text().splitlines()) <= labels
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "told"),
+    [
+        ("buckets", "out", "--buckets=gs://"),
+        ("tables", "out.duckdb", "--tables=bigquery://"),
+        ("runner", "FnApiRunner", "--runner=DataflowRunner"),
+        ("dry_run", "False", "--dry_run takes True"),
+        ("project", "", "--project"),
+        ("region", "", "--region"),
+        ("temp_location", "", "--temp_location"),
+        ("temp_location", "/somewhere", "temp_location"),
+        ("template_location", "/somewhere", "--template_location"),
+        ("dataflow_job_file", "/nowhere/job.json", "/nowhere/job.json"),
+        ("job_name", "Not A Name", "Not A Name"),
+    ],
+)
+def test_what_can_not_be_is_one_clear_error(tmp_path: Path, name: str, value: str, told: str) -> None:
+    done = deliver(tmp_path, **{name: value})
+    assert (done.returncode, done.stdout) == (2, "")
+    assert told in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(("name", "value"), [("buckets", "out"), ("tables", "out.duckdb")])
+def test_a_real_job_gets_no_store_of_this_machine_either(tmp_path: Path, name: str, value: str) -> None:
+    done = deliver(tmp_path, dry_run="", **{name: value})
+    assert done.returncode == 2
+    assert "workers see no file of this machine" in done.stderr
