@@ -107,9 +107,9 @@ def _nullable_writer(schema: Any, inner: Any, makers: Makers) -> Writer:
 
 def _record_writer(schema: Mapping[str, Any], makers: Makers, given: Mapping[str, bytes]) -> Writer:
     fields = tuple(
-        (field["name"], _writer(field["type"], makers), _when_absent(field, makers))
-        if field["name"] not in given
-        else (_ABSENT, None, _always(given[field["name"]]))
+        (_ABSENT, text, _always(given[field["name"]]))  # a name that no object has
+        if field["name"] in given
+        else (field["name"], _writer(field["type"], makers), _when_absent(field, makers))
         for field in schema["fields"]
     )
 
@@ -117,7 +117,7 @@ def _record_writer(schema: Mapping[str, Any], makers: Makers, given: Mapping[str
         if type(value) is not dict:
             raise Unfit(Reason.WRONG_TYPE, "must be an object")
         get = value.get
-        pieces = []
+        pieces: list[bytes] = []
         append = pieces.append
         try:
             for name, write_field, when_absent in fields:

@@ -12,7 +12,7 @@ from fastavro.write import Writer
 
 from schemas.buckets import STAGING, Bucket
 from schemas.fingerprints import HASH_BYTES, Tally
-from schemas.marks import MARK_BYTES, hashes, split
+from schemas.marks import MARK_BYTES, hashes, ordered, split
 from schemas.outcomes import Exit
 from schemas.receipts import Contribution, Part, Receipt, add_reasons
 from schemas.reports import add_books
@@ -71,7 +71,7 @@ class PartWriter:
             if self._block:
                 self._end_block()
             self._writer.flush()
-            index = b"".join(sorted(split(b"".join(self._marks))))
+            index = ordered(b"".join(self._marks))
             name = f"part-{shard}-{unique}"
             stored = buckets.write(f"{STAGING}/{name}.avro", self._file)
             beside = buckets.write(f"{STAGING}/{name}.ids", index)
@@ -98,7 +98,8 @@ def write_part(
     for data in packs:
         pack = Pack.from_bytes(data)
         event_type, reason = read_label(pack.label)
-        ids = [mark[:HASH_BYTES] for mark in split(pack.marks)]
+        digests = hashes(pack.marks)
+        ids = [digests[start : start + HASH_BYTES] for start in range(0, len(digests), HASH_BYTES)]
         if len(set(ids)) == len(ids) and seen.isdisjoint(ids):
             seen.update(ids)
             writer.add(pack.marks, pack.records)
@@ -106,7 +107,7 @@ def write_part(
         else:
             fresh = _add_new(writer, pack, seen)
         new, way = Tally.of_hashes(hashes(fresh)), Exit.DEAD_LETTER if reason else Exit.DELIVERED
-        again = Tally.of_hashes(b"".join(ids)) - new
+        again = Tally.of_hashes(digests) - new
         books = add_books(books, {event_type: {Exit.RECEIVED: pack.received, way: new, Exit.DUPLICATE: again}})
         if reason and new.count:
             reasons = add_reasons(reasons, {event_type: {reason: new.count}})

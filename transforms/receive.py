@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
@@ -92,7 +91,7 @@ class Receiver:
         row = route.encode_envelope(event_id, moment, sent_at, message.message_id, unknown, skewed) + record
         return self._put(claimed, moment, route.label, id_hash(event_id), digest_of(message.data), row)
 
-    def finish(self) -> Iterable[Packed]:
+    def finish(self) -> list[Packed]:
         """The packs that are not full. Starts anew."""
         filling, self._filling = self._filling, {}
         return [self._packed(*one) for one in filling.items()]

@@ -11,7 +11,8 @@ import fastavro
 import pytest
 
 from bench import deliver
-from bench.contenders import CONTENDERS, STEPS, Contender, decode_step, messages, receive_step
+from bench.contenders import CONTENDERS, STEPS, Contender, receive_step, transcode_step
+from bench.events import TYPES, messages
 from local.pubsub import Broker
 from tests.support.pubsub import publisher
 
@@ -37,11 +38,13 @@ def given_ids() -> list[str]:
     return sorted(message.attributes["event_id"] for message in messages(EVENTS))
 
 
-def test_the_messages_are_as_many_as_asked_for_of_several_types_and_hours_each_event_once():
+def test_the_messages_are_as_many_as_asked_for_of_twenty_types_and_some_320_bytes_each_event_once():
     attributes = [message.attributes for message in messages(EVENTS)]
     assert len(attributes) == EVENTS == len(set(given_ids()))
-    assert len({one["event_type"] for one in attributes}) > 5
-    assert len({one["received_at"][:13] for one in attributes}) == 2
+    assert {one["event_type"] for one in attributes} == set(TYPES)
+    assert len(TYPES) == 20
+    assert 300 < sum(len(message.data) for message in messages(EVENTS)) / EVENTS < 340
+    assert len({message.publish_time.replace(minute=0, second=0, microsecond=0) for message in messages(EVENTS)}) == 1
 
 
 @pytest.mark.slow
@@ -68,7 +71,7 @@ def test_the_whole_of_deliver_brings_every_event_into_a_table_too(tmp_path: Path
     assert sorted(event_id for (event_id,) in found) == given_ids()
 
 
-@pytest.mark.parametrize("step", [decode_step, receive_step])
+@pytest.mark.parametrize("step", [transcode_step, receive_step])
 def test_the_steps_refuse_none_of_the_events(step: Contender, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     refusals = []
     monkeypatch.setattr("transforms.receive.Receiver._refuse", lambda *arguments: refusals.append(arguments))

@@ -7,10 +7,10 @@ from pathlib import Path
 from random import Random
 
 import pytest
+from apache_beam.io.gcp.pubsub import PubsubMessage
 
 from schemas.buckets import DEAD_LETTERS, Bucket
 from schemas.contracts import Contract, Contracts
-from schemas.envelope import Message
 from schemas.fingerprints import Tally, id_hash
 from schemas.receipts import Receipt, combine
 from schemas.rows import dead_letter_schema, row_schema
@@ -38,11 +38,11 @@ def buckets(tmp_path: Path) -> Directory:
 def deliver(buckets: Directory, *messages: tuple[bytes, dict[str, str]]) -> dict[str, Receipt]:
     """Messages that were published at the hour's start, each into a part of its own, by stream."""
     ids = iter(range(1000))
-    receiver = Receiver(Contracts({"thing": {None: CONTRACT, "1": CONTRACT}}), timedelta(days=1), 1, lambda: f"n{next(ids)}")
+    receiver = Receiver(Contracts({"thing": {None: CONTRACT, "1": CONTRACT}}), timedelta(days=1), 1)
     receipts = {}
     for number, (data, attributes) in enumerate(messages):
-        receiver.add(Message(data, attributes, f"m{number}", HOUR))
-        [packed], _ = receiver.finish()
+        receiver.add(PubsubMessage(data, attributes, f"m{number}", HOUR))
+        [packed] = receiver.finish()
         schema = dead_letter_schema() if packed.bucket.stream == DEAD_LETTERS else row_schema(CONTRACT)
         part = write_part(buckets, packed.bucket, WHOLE, [packed.data], schema, set(), lambda: f"u{next(ids)}")
         receipts[packed.bucket.stream] = commit(buckets, packed.bucket, combine([part]), True, lambda: HOUR, lambda: "again")
