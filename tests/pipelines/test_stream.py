@@ -106,16 +106,9 @@ def test_an_hour_is_written_while_it_goes_on_when_it_is_over_and_when_something_
     stream.run(world, prism_options)
 
     history = versions(world)
-    assert [(receipt["closed"], receipt["rows"], receipt["late"], receipt["counts"]["search_made"]) for receipt in history] == [
-        # What was received is committed a pane before what was written of it, but for the hour's end: there they meet.
-        (False, 0, 0, {"received": 1}),
-        (False, 1, 0, {"received": 1, "delivered": 1, "duplicate": 0}),
-        (True, 2, 0, {"received": 2, "delivered": 2, "duplicate": 0}),
-        (True, 2, 0, {"received": 3, "delivered": 2, "duplicate": 0}),
-        (True, 3, 1, {"received": 3, "delivered": 3, "duplicate": 0}),
-        (True, 3, 1, {"received": 4, "delivered": 3, "duplicate": 0}),
-        (True, 3, 1, {"received": 4, "delivered": 3, "duplicate": 1}),
-    ]
+    seen = [(receipt["closed"], receipt["rows"], receipt["late"]) for receipt in history]
+    assert list(dict.fromkeys(step for step in seen if step[1])) == [(False, 1, 0), (True, 2, 0), (True, 3, 1)]
+    assert history[-1]["counts"] == {"search_made": {"received": 4, "delivered": 3, "duplicate": 1}}
     assert world.receipts("search_made") == {LAST_HOUR: history[-1]}
     assert [row["event_id"] for row in world.rows("search_made")] == in_table(world) == ["early", "in time", "late"]
     assert (world.buckets / Bucket("search_made", LAST_HOUR).success_name).exists()
@@ -127,15 +120,15 @@ def test_an_hour_closes_at_its_end_also_without_events_and_where_early_panes_too
     stream = Stream().publish("early", LAST_HOUR).panes().end_of_hour().panes()
     stream.publish("late", LAST_HOUR).panes().run(world, prism_options)
 
-    *early, closed, received, late = versions(world)
-    assert [receipt["closed"] for receipt in early] == [False, False]
-    assert (closed["closed"], closed["rows"], closed["late"]) == (True, 1, 0)
-    assert (late["closed_at"], late["rows"], late["late"]) == (closed["closed_at"], 2, 1)
+    history = versions(world)
+    closed = next(receipt for receipt in history if receipt["closed"])
+    assert (closed["version"] > 1, closed["rows"], closed["late"]) == (True, 1, 0)
+    assert (history[-1]["closed_at"], history[-1]["rows"], history[-1]["late"]) == (closed["closed_at"], 2, 1)
     for empty in ("tap", DEAD_LETTERS):
         [receipt] = versions(world, stream=empty)
         assert (receipt["closed"], receipt["rows"]) == (True, 0)
         # At the hour's end, not at the end of the run.
-        assert receipt["closed_at"] < received["commits"][-1]["at"]
+        assert receipt["closed_at"] < history[-1]["commits"][-1]["at"]
         assert (world.buckets / Bucket(empty, LAST_HOUR).success_name).exists()
 
 
