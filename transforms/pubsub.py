@@ -1,6 +1,6 @@
-"""Pub/Sub for a run that takes what was published before a moment, and ends.
+"""Pub/Sub for a run that takes what was published before a moment, and ends; and for one that goes on until it is stopped.
 
-A message is acknowledged only after the whole run has succeeded, by whoever holds its `Leases`; until then they are
+A message is acknowledged only when what it brought is durable, by whoever holds its `Leases`; until then they are
 extended. If the process dies, the leases run out and Pub/Sub delivers the messages again.
 """
 
@@ -12,7 +12,14 @@ from collections.abc import Callable, Iterator
 from datetime import datetime
 from typing import Any, Self
 
-from google.api_core.exceptions import DeadlineExceeded, GoogleAPICallError, NotFound
+from google.api_core.exceptions import (
+    DeadlineExceeded,
+    GoogleAPICallError,
+    NotFound,
+    RetryError,
+    ServerError,
+    TooManyRequests,
+)
 from google.cloud import pubsub_v1
 
 LEASE_SECONDS = 60
@@ -25,6 +32,8 @@ IDS_A_REQUEST = 2000
 """Pub/Sub takes requests of up to 512 KiB, and an ack id has up to some 200 bytes."""
 START_SECONDS = 10.0
 PROGRESS_EVERY = 10_000
+MOST_HELD = 100_000
+"""A stream pulls no more while it holds so many messages: what is not acknowledged yet is in this machine's memory."""
 
 _log = logging.getLogger(__name__)
 
@@ -47,6 +56,7 @@ class Leases:
         self._used: list[str] = []
         self._lock = threading.Lock()
         self._done = threading.Event()
+        self._stopped = threading.Event()
         self._extender = threading.Thread(target=self._extend, name="leases", daemon=True)
 
     def __enter__(self) -> Self:
@@ -62,6 +72,19 @@ class Leases:
             _log.warning(
                 "%s: could not give messages back, they return in %d s: %s", self.subscription, LEASE_SECONDS, error.message
             )
+
+    def stop(self) -> None:
+        """Ends the stream of messages: no more are pulled. Those that are held stay so. Safe in a signal's handler."""
+        self._stopped.set()
+
+    @property
+    def stopped(self) -> bool:
+        return self._stopped.is_set()
+
+    @property
+    def held(self) -> int:
+        """How many messages are held."""
+        return len(self._held)
 
     def hold(self, ack_ids: list[str]) -> None:
         """Keeps messages from being delivered again while the run lasts."""
@@ -106,30 +129,43 @@ def check_topic(client: pubsub_v1.PublisherClient, topic: str) -> None:
     _check(lambda: client.get_topic(topic=topic, timeout=START_SECONDS, retry=None), topic)
 
 
-def batches(leases: Leases, until: datetime) -> Iterator[list[Any]]:
-    """What was published before `until` and nobody else has leased, as lists of Pub/Sub's own ReceivedMessage, until there
-    is none.
+def batches(leases: Leases, until: datetime | None) -> Iterator[list[Any]]:
+    """What nobody else has leased, as lists of Pub/Sub's own ReceivedMessage: what was published before `until`, until there is
+    none; without `until` all that comes until the leases are stopped, with an empty list whenever there is nothing to take.
 
     Pub/Sub does not say when a subscription is empty: a pull that waits in vain ends the run, and the next run takes the rest.
     All messages are held; those that are newer stay so, for this run not to meet them again, and are given back at its end.
     """
     count = 0
-    while True:
-        try:
-            response = leases.client.pull(
-                subscription=leases.subscription, max_messages=PULL_MESSAGES, timeout=PULL_SECONDS, retry=None
-            )
-        except DeadlineExceeded:
-            return
-        received = type(response).pb(response).received_messages
-        leases.hold([one.ack_id for one in received])
-        in_time = [one for one in received if one.message.publish_time.ToDatetime(until.tzinfo) < until]
-        if not in_time:
+    while not leases.stopped:
+        received = _pull(leases, patient=until is None)
+        in_time = [one for one in received if until is None or one.message.publish_time.ToDatetime(until.tzinfo) < until]
+        if not in_time and until is not None:
             return
         before, count = count, count + len(in_time)
         if before // PROGRESS_EVERY < count // PROGRESS_EVERY:
             _log.info("%s: %d messages taken", leases.subscription, count)
         yield in_time
+
+
+def _pull(leases: Leases, patient: bool) -> list[Any]:
+    """What one pull gives, held. patient: there is a next time, so there may be nothing now, or Pub/Sub may be out of reach."""
+    if patient and leases.held >= MOST_HELD:
+        return []
+    try:
+        response = leases.client.pull(
+            subscription=leases.subscription, max_messages=PULL_MESSAGES, timeout=PULL_SECONDS, retry=None
+        )
+        received = type(response).pb(response).received_messages
+        leases.hold([one.ack_id for one in received])
+    except DeadlineExceeded:
+        return []
+    except (ServerError, RetryError, TooManyRequests) as error:
+        if not patient:
+            raise
+        _log.warning("%s: could not pull, trying again: %s", leases.subscription, error.message)
+        return []
+    return list(received)
 
 
 def _check(call: Callable[[], object], name: str) -> None:
