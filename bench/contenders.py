@@ -28,8 +28,9 @@ from schemas import envelope
 from schemas.contracts import load_contracts
 from schemas.payload import transcoder
 from schemas.rows import row_schema
+from schemas.tables import tables_of
 from transforms.buckets.directory import Directory
-from transforms.clocks import Fixed
+from transforms.clocks import Fixed, new_id
 from transforms.closing import CommitBuckets
 from transforms.delivering import PACKS, Receive, WriteParts
 from transforms.parts import CODEC
@@ -73,19 +74,21 @@ def deliver_files(events: int, folder: Path, _topic: str) -> None:
     contracts, buckets, hourly = load_contracts(_contracts(folder)), Directory(folder), Hourly(LATENESS, ends=True)
     schemas = {kind: row_schema(contracts.newest(kind)) for kind in contracts.types}
     with beam.Pipeline(options=beam_options(LOCAL, [])) as pipeline:
-        received = pipeline | _Messages(events) | Receive(contracts, LATENESS, LOCAL_SHARDS)
+        received = pipeline | _Messages(events) | Receive(contracts, LATENESS, LOCAL_SHARDS, None)
         parts = received[PACKS] | WriteParts(buckets, schemas, hourly)
-        _ = {"Parts": parts} | CommitBuckets(buckets, Fixed(OVER), hourly)
+        _ = {"Parts": parts} | CommitBuckets(buckets, Fixed(OVER), hourly, None)
 
 
 def deliver_all(events: int, folder: Path, audit_topic: str) -> None:
     """The graph that ships, whole: receipts, table partitions and reports."""
-    tables = DuckDBFile(folder / "tables.duckdb")
+    tables, contracts = DuckDBFile(folder / "tables.duckdb"), load_contracts(_contracts(folder))
+    for table in tables_of(contracts).values():
+        tables.ensure(table)
     plan = Plan(
         source=_Messages(events),
         ends=True,
         started=OVER,
-        contracts=load_contracts(_contracts(folder)),
+        contracts=contracts,
         buckets=Directory(folder),
         tables=tables,
         audit_topic=audit_topic,
@@ -109,7 +112,7 @@ def transcode_step(events: int, folder: Path, _topic: str) -> None:
 
 def receive_step(events: int, folder: Path, _topic: str) -> None:
     """All that the first step does, without Beam: decode, check, stamp, encode, pack."""
-    receiver = Receiver(load_contracts(_contracts(folder)), LATENESS, LOCAL_SHARDS)
+    receiver = Receiver(load_contracts(_contracts(folder)), LATENESS, LOCAL_SHARDS, new_id)
     for message in messages(events):
         receiver.add(message)
     receiver.finish()

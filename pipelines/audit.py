@@ -32,8 +32,9 @@ from transforms.buckets import Buckets
 from transforms.buckets.opening import open_buckets
 from transforms.clocks import utc_now
 from transforms.judging import judge_hours
+from transforms.leases import Leases, batches
 from transforms.ledger import keep, known_hours
-from transforms.pubsub import Leases, batches, check_subscription
+from transforms.pubsub import check_subscription
 from transforms.tables import Tables
 from transforms.tables.opening import open_tables
 from transforms.verdicts import TABLE, keep_verdicts, to_json
@@ -120,9 +121,8 @@ def take_reports(client: pubsub_v1.SubscriberClient, subscription: str, buckets:
                     name = f"{UNREADABLE}/{received.message.message_id}"
                     _log.warning("%s: message %s is kept as %s: %s", subscription, received.message.message_id, name, error)
                     buckets.write(name, received.message.data)
-                leases.use(received.ack_id)
             keep(buckets, reports)
-        leases.acknowledge()
+            leases.acknowledge([received.message.message_id for received in batch])
     return unreadable
 
 

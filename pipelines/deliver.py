@@ -34,8 +34,9 @@ from transforms.buckets.opening import open_buckets
 from transforms.clocks import Clock, Fixed, utc_now
 from transforms.closing import CommitBuckets, FindOpenHours, LoadTables, LookAtHours, PassingHours, Report
 from transforms.delivering import HOURS, PACKS, Receive, WriteParts
-from transforms.pubsub import LEASE_SECONDS, Leases, check_subscription, check_topic
-from transforms.source import PubSubSource, lend
+from transforms.leases import LEASE_SECONDS, Leases
+from transforms.pubsub import check_subscription, check_topic
+from transforms.source import PubSubSource
 from transforms.tables import Tables
 from transforms.tables.opening import open_tables
 from transforms.windows import Hourly
@@ -51,7 +52,8 @@ _log = logging.getLogger(__name__)
 class Plan:
     """What is plugged into the graph.
 
-    source: gives PubsubMessages; ends: whether it does so by itself, with what was there when the run started.
+    source: gives PubsubMessages; ends: whether it does so by itself, with what was there when the run started; leased: the
+    subscription whose messages this process holds, to be acknowledged by the graph.
     """
 
     source: beam.PTransform
@@ -63,6 +65,7 @@ class Plan:
     audit_topic: str
     allowed_lateness: timedelta
     shards: int
+    leased: str | None = None
 
 
 def build(pipeline: beam.Pipeline, plan: Plan) -> None:
@@ -75,7 +78,7 @@ def build(pipeline: beam.Pipeline, plan: Plan) -> None:
     streams = list(tables)
     row_schemas = {kind: row_schema(contracts.newest(kind)) for kind in contracts.types} | {DEAD_LETTERS: dead_letter_schema()}
 
-    received = pipeline | "Read" >> plan.source | "Receive" >> Receive(contracts, lateness, plan.shards)
+    received = pipeline | "Read" >> plan.source | "Receive" >> Receive(contracts, lateness, plan.shards, plan.leased)
     parts = received[PACKS] | "Write parts" >> WriteParts(buckets, row_schemas, hourly)
 
     open_hours = pipeline | "Find open hours" >> FindOpenHours(buckets, streams, plan.started - lateness)
@@ -84,7 +87,7 @@ def build(pipeline: beam.Pipeline, plan: Plan) -> None:
 
     _ = (
         {"Parts": parts, "Looks": looks}
-        | "Commit buckets" >> CommitBuckets(buckets, closable, hourly)
+        | "Commit buckets" >> CommitBuckets(buckets, closable, hourly, plan.leased)
         | "Load tables" >> LoadTables(plan.tables, tables, buckets, plan.ends)
         | "Report counts" >> Report(plan.audit_topic, publisher)
     )
@@ -139,6 +142,7 @@ def main(argv: Sequence[str]) -> int:
         audit_topic=flags.audit_topic,
         allowed_lateness=flags.allowed_lateness,
         shards=LOCAL_SHARDS if ends else DATAFLOW_SHARDS,
+        leased=flags.subscription if ends else None,
     )
     if ends:
         take(options, plan, flags.subscription)
@@ -190,16 +194,15 @@ def rehearse(options: PipelineOptions, plan: Plan) -> None:
 
 
 def take(options: PipelineOptions, plan: Plan, subscription: str) -> int:
-    """Runs until the source ends, acknowledges what was taken, and returns how many messages that were.
+    """Runs until the source ends, and returns how many messages were acknowledged.
 
-    If the run fails nothing is acknowledged, and the messages go back to Pub/Sub.
+    If the run fails, those whose events are in no receipt yet go back to Pub/Sub.
     """
     begin = time.monotonic()
     with subscriber() as client, Leases(subscription, client) as leases:
-        lend(leases)
         launch(options, plan).wait_until_finish()
-        taken = leases.acknowledge()
-    _log.info("%s: %d messages delivered and acknowledged in %.0f s", subscription, taken, time.monotonic() - begin)
+    seconds, taken = time.monotonic() - begin, leases.acknowledged
+    _log.info("%s: %d messages delivered and acknowledged in %.1f s", subscription, taken, seconds)
     if not taken:
         _log.info("What another run holds, or one that was killed, comes back within %d s after its end", LEASE_SECONDS)
     return taken

@@ -18,7 +18,8 @@ from schemas.buckets import FIRST_HOUR, HOUR, LAST_HOUR
 from schemas.contracts import ContractError
 from schemas.receipts import ReceiptError
 from transforms.buckets import BucketsError
-from transforms.pubsub import PubSubError, give_all_back
+from transforms.leases import give_all_back
+from transforms.pubsub import PubSubError
 from transforms.tables import TablesError
 
 LONGEST_DURATION = timedelta(days=36_500)

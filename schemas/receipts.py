@@ -70,21 +70,23 @@ class Part:
 class Contribution:
     """What one attempt at some work adds to a bucket: counts, files, or nothing but the wish to be looked at.
 
-    id: made before the contribution crosses a shuffle, so that a repeat is known as one.
+    id: made before the contribution crosses a shuffle, so that a repeat is known as one; packs: the names of the packs whose
+    messages may be acknowledged once it is committed. No receipt keeps these.
     """
 
     id: str
     books: Books = field(default_factory=dict)
     reasons: Reasons = field(default_factory=dict)
     parts: tuple[Part, ...] = ()
+    packs: tuple[str, ...] = ()
 
     def to_json(self) -> bytes:
-        return json.dumps(_work_to_json(self), sort_keys=True).encode()
+        return json.dumps({**_work_to_json(self), "packs": self.packs}, sort_keys=True).encode()
 
     @classmethod
     def from_json(cls, data: bytes) -> Contribution:
         value = json.loads(data)
-        return cls(value["id"], *_work_from_json(value))
+        return cls(value["id"], *_work_from_json(value), tuple(value["packs"]))
 
     @property
     def is_empty(self) -> bool:
@@ -104,11 +106,13 @@ def combine(contributions: Iterable[Contribution]) -> Contribution:
     books: Books = {}
     reasons: Reasons = {}
     parts: list[Part] = []
+    packs: list[str] = []
     for key in sorted(each):
         books = add_books(books, each[key].books)
         reasons = add_reasons(reasons, each[key].reasons)
         parts.extend(each[key].parts)
-    return Contribution(sha256("\n".join(sorted(each)).encode()).hexdigest()[:32], books, reasons, tuple(parts))
+        packs.extend(each[key].packs)
+    return Contribution(sha256("\n".join(sorted(each)).encode()).hexdigest()[:32], books, reasons, tuple(parts), tuple(packs))
 
 
 def add_reasons(left: Reasons, right: Reasons) -> dict[str, dict[str, int]]:

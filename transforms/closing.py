@@ -10,11 +10,13 @@ from typing import Any
 
 import apache_beam as beam
 from apache_beam.transforms.periodicsequence import PeriodicImpulse
+from apache_beam.transforms.timeutil import TimeDomain
 from apache_beam.transforms.trigger import AccumulationMode, AfterWatermark
+from apache_beam.transforms.userstate import TimerSpec, on_timer
 from apache_beam.transforms.util import ReshufflePerKey
-from apache_beam.transforms.window import GlobalWindows
+from apache_beam.transforms.window import GlobalWindows, IntervalWindow
 from apache_beam.utils.timestamp import Timestamp
-from apache_beam.utils.windowed_value import PaneInfo, PaneInfoTiming, WindowedValue
+from apache_beam.utils.windowed_value import PaneInfo, PaneInfoTiming
 from google.api_core.exceptions import GoogleAPIError
 from google.cloud import pubsub_v1
 
@@ -26,13 +28,14 @@ from transforms.buckets import Buckets
 from transforms.clocks import Clock, new_id, utc_now
 from transforms.commit import commit
 from transforms.hours import hours_between, open_hours
+from transforms.leases import lent
 from transforms.load import load, not_loaded
 from transforms.pubsub import PubSubError, told
 from transforms.tables import NotLoaded, Tables
-from transforms.windows import Hourly, at, in_hour
+from transforms.windows import Hourly, at
 
 AT_ONCE = 8
-"""Commits that a worker makes side by side: each is a dozen round trips to a store that has time for many."""
+"""Commits and loads that a worker makes side by side: each is a dozen round trips to a store that has time for many."""
 
 PAUSE_SECONDS = 300.0
 """Before a streaming engine is told of a load that has failed. It tries again at once and without end, and BigQuery counts the
@@ -113,12 +116,13 @@ class CommitBuckets(beam.PTransform):  # type: ignore[misc]
 
     closable: a bucket closes when its hour's last pane has come and this clock has passed its end. A drain moves the watermark,
     not the clock; a run that takes what was there when it began must not close what came after.
+    subscription: the one whose messages this process has leased (`transforms.leases`): they are acknowledged here.
     """
 
-    def __init__(self, buckets: Buckets, closable: Clock, hourly: Hourly) -> None:
+    def __init__(self, buckets: Buckets, closable: Clock, hourly: Hourly, subscription: str | None) -> None:
         super().__init__()
         self._hourly = hourly
-        self._fn = _Commit(buckets, closable)
+        self._fn = _Commit(buckets, closable, subscription)
 
     def expand(self, contributions: Mapping[str, beam.PCollection]) -> beam.PCollection:
         return (
@@ -126,6 +130,8 @@ class CommitBuckets(beam.PTransform):  # type: ignore[misc]
             | "Join" >> beam.Flatten()
             | "Group by bucket" >> beam.GroupByKey()
             | "Combine" >> beam.ParDo(_Combine()).with_output_types(tuple[str, tuple[bytes, bool]])
+            # Prism can't read what a reshuffle of windows of an hour writes; from here on the key alone says the hour.
+            | "Out of hours" >> beam.WindowInto(GlobalWindows())
             # What one commit adds has to be the same at every try of it: a grouping alone does not promise that.
             | "Fix" >> ReshufflePerKey()
             | "Commit" >> beam.ParDo(self._fn).with_output_types(Receipt)
@@ -133,34 +139,66 @@ class CommitBuckets(beam.PTransform):  # type: ignore[misc]
 
 
 class _Combine(beam.DoFn):  # type: ignore[misc]
+    """Makes one contribution of a pane. An hour whose early panes took all there was need not get a pane when it is over (Prism
+    gives none that is empty), so after an early pane a timer asks for the last look."""
+
+    END = TimerSpec("end", TimeDomain.WATERMARK)
+
     def process(
-        self, element: tuple[str, Iterable[bytes]], pane: PaneInfo = beam.DoFn.PaneInfoParam
+        self,
+        element: tuple[str, Iterable[bytes]],
+        pane: PaneInfo = beam.DoFn.PaneInfoParam,
+        window: IntervalWindow = beam.DoFn.WindowParam,
+        end: Any = beam.DoFn.TimerParam(END),  # noqa: B008 - how Beam declares a timer
     ) -> Iterator[tuple[str, tuple[bytes, bool]]]:
         key, contributions = element
         is_last = pane.timing != PaneInfoTiming.EARLY
+        if is_last:
+            end.clear()
+        else:
+            end.set(window.end)
         yield key, (combine(map(Contribution.from_json, contributions)).to_json(), is_last)
 
+    @on_timer(END)  # type: ignore[untyped-decorator]
+    def look(self, key: str = beam.DoFn.KeyParam) -> Iterator[tuple[str, tuple[bytes, bool]]]:
+        yield key, (LOOK.to_json(), True)
 
-class _Commit(beam.DoFn):  # type: ignore[misc]
-    def __init__(self, buckets: Buckets, closable: Clock) -> None:
-        self._buckets = buckets
-        self._closable = closable
+
+class _SideBySide(beam.DoFn):  # type: ignore[misc]
+    """Works on the elements of a bundle side by side, in threads. What `act` gives for one is put out when all are done; the
+    first error is raised then, so that one element's trouble does not keep the others from being worked on."""
 
     def start_bundle(self) -> None:
-        self._waiting: list[tuple[str, tuple[bytes, bool]]] = []
+        self._waiting: list[Any] = []
 
-    def process(self, element: tuple[str, tuple[bytes, bool]]) -> None:
+    def process(self, element: Any) -> None:
         self._waiting.append(element)
 
-    def finish_bundle(self) -> list[WindowedValue]:
-        with ThreadPoolExecutor(AT_ONCE, "commit") as threads:
-            receipts = list(threads.map(self._commit, self._waiting))
-        return [in_hour(receipt.bucket.hour, receipt) for receipt in receipts if receipt.version]
+    def finish_bundle(self) -> list[Any]:
+        with ThreadPoolExecutor(AT_ONCE) as threads:
+            futures = [threads.submit(self.act, element) for element in self._waiting]
+        return [future.result() for future in futures]
 
-    def _commit(self, element: tuple[str, tuple[bytes, bool]]) -> Receipt:
+    def act(self, element: Any) -> Any:
+        """Takes an element, gives a windowed value or a tagged output of one."""
+        raise NotImplementedError
+
+
+class _Commit(_SideBySide):
+    def __init__(self, buckets: Buckets, closable: Clock, subscription: str | None) -> None:
+        self._buckets = buckets
+        self._closable = closable
+        self._subscription = subscription
+
+    def act(self, element: tuple[str, tuple[bytes, bool]]) -> Any:
         bucket, (data, is_last) = Bucket.from_key(element[0]), element[1]
         close = is_last and bucket.end <= self._closable()
-        return commit(self._buckets, bucket, Contribution.from_json(data), close, utc_now, new_id)
+        contribution = Contribution.from_json(data)
+        receipt = commit(self._buckets, bucket, contribution, close, utc_now, new_id)
+        leases = lent(self._subscription) if self._subscription else None
+        if leases:
+            leases.settle(contribution.packs)
+        return at(bucket.hour, receipt)
 
 
 class LoadTables(beam.PTransform):  # type: ignore[misc]
@@ -185,23 +223,25 @@ class LoadTables(beam.PTransform):  # type: ignore[misc]
         return loaded[_LOADED]
 
 
-class _Load(beam.DoFn):  # type: ignore[misc]
+class _Load(_SideBySide):
     def __init__(self, tables: Tables, by_stream: Mapping[str, Table], buckets: Buckets, ends: bool) -> None:
         self._tables = tables
         self._by_stream = by_stream
         self._buckets = buckets
         self._ends = ends
 
-    def process(self, element: Receipt) -> Iterator[Any]:
+    def act(self, element: Receipt) -> Any:
+        hour = element.bucket.hour
+        if not element.version:
+            return at(hour, element)
         try:
             load(self._tables, self._by_stream[element.bucket.stream], self._buckets, element)
         except NotLoaded as failure:
             if not self._ends:
                 time.sleep(PAUSE_SECONDS)
                 raise
-            yield beam.pvalue.TaggedOutput(_FAILED, str(failure))
-        else:
-            yield element
+            return beam.pvalue.TaggedOutput(_FAILED, at(hour, str(failure)))
+        return at(hour, element)
 
 
 def _fail(failures: Iterable[str]) -> None:

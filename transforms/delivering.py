@@ -19,6 +19,7 @@ from schemas.shards import Shard
 from transforms.buckets import Buckets
 from transforms.clocks import new_id
 from transforms.commit import newest_receipt
+from transforms.leases import lent
 from transforms.parts import delivered_ids, write_part
 from transforms.receive import Packed, Receiver
 from transforms.windows import Hourly, at
@@ -27,11 +28,14 @@ PACKS, HOURS = "packs", "hours"
 
 
 class Receive(beam.PTransform):  # type: ignore[misc]
-    """Takes PubsubMessages. Gives packs by bucket and shard, and the hours met."""
+    """Takes PubsubMessages. Gives packs by bucket and shard, and the hours met.
 
-    def __init__(self, contracts: Contracts, allowed_lateness: timedelta, shards: int) -> None:
+    subscription: the one whose messages this process has leased (`transforms.leases`); None where the engine acknowledges.
+    """
+
+    def __init__(self, contracts: Contracts, allowed_lateness: timedelta, shards: int, subscription: str | None) -> None:
         super().__init__()
-        self._fn = _Receive(contracts, allowed_lateness, shards)
+        self._fn = _Receive(contracts, allowed_lateness, shards, subscription)
 
     def expand(self, messages: beam.PCollection) -> Any:
         received = messages | beam.ParDo(self._fn).with_outputs(HOURS, main=PACKS)
@@ -41,11 +45,15 @@ class Receive(beam.PTransform):  # type: ignore[misc]
 
 
 class _Receive(beam.DoFn):  # type: ignore[misc]
-    def __init__(self, contracts: Contracts, allowed_lateness: timedelta, shards: int) -> None:
+    def __init__(self, contracts: Contracts, allowed_lateness: timedelta, shards: int, subscription: str | None) -> None:
         self._parameters = (contracts, allowed_lateness, shards)
+        self._subscription = subscription
+
+    def setup(self) -> None:
+        self._leases = lent(self._subscription) if self._subscription else None
 
     def start_bundle(self) -> None:
-        self._receiver = Receiver(*self._parameters)
+        self._receiver = Receiver(*self._parameters, new_id)
         self._hours: set[datetime] = set()
 
     def process(self, element: PubsubMessage) -> list[Any] | None:
@@ -59,6 +67,8 @@ class _Receive(beam.DoFn):  # type: ignore[misc]
 
     def _pack(self, packed: Packed) -> Any:
         self._hours.add(packed.bucket.hour)
+        if self._leases:
+            self._leases.pack(packed.name, packed.message_ids)
         return at(packed.bucket.hour, (f"{packed.bucket.key}#{packed.shard}", packed.data))
 
 

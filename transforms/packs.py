@@ -19,37 +19,41 @@ class Pack:
     """marks: the records' marks (`schemas.marks`); sizes: the records' lengths in bytes; records: one behind the other.
 
     label: what the books count these records under (see `label_of`); received: what the receiver counted, for the books to
-    hold against what became of each record.
+    hold against what became of each record; name: 32 hex digits that no other pack has.
     """
 
+    name: str
     label: str
     received: Tally
     marks: bytes
     sizes: tuple[int, ...]
     records: bytes
 
-    _header: ClassVar = struct.Struct(">HII4Q")
+    _header: ClassVar = struct.Struct(">16sHII4Q")
 
     @classmethod
-    def of(cls, label: str, marks: list[bytes], records: list[bytes]) -> Pack:
-        """A pack of records and, in the same order, their marks."""
+    def of(cls, name: str, label: str, marks: list[bytes], records: list[bytes]) -> Pack:
+        """A pack of records and, in the same order, their marks. name: 32 hex digits."""
         packed = b"".join(marks)
-        return cls(label, Tally.of_hashes(hashes(packed)), packed, tuple(map(len, records)), b"".join(records))
+        return cls(name, label, Tally.of_hashes(hashes(packed)), packed, tuple(map(len, records)), b"".join(records))
 
     def to_bytes(self) -> bytes:
         label = self.label.encode()
-        header = self._header.pack(len(label), len(self.sizes), self.received.count, *self.received.lanes)
+        header = self._header.pack(
+            bytes.fromhex(self.name), len(label), len(self.sizes), self.received.count, *self.received.lanes
+        )
         sizes = struct.pack(f">{len(self.sizes)}I", *self.sizes)
         return b"".join((header, label, self.marks, sizes, self.records))
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Pack:
-        label_size, count, received, *lanes = cls._header.unpack_from(data)
+        name, label_size, count, received, *lanes = cls._header.unpack_from(data)
         marks = cls._header.size + label_size
         sizes = marks + MARK_BYTES * count
         records = sizes + 4 * count
         a, b, c, d = lanes
         return cls(
+            name.hex(),
             data[cls._header.size : marks].decode(),
             Tally(received, (a, b, c, d)),
             data[marks:sizes],

@@ -95,8 +95,10 @@ def write_part(
     seen = set(delivered)
     books: dict[str, dict[Exit, Tally]] = {}
     reasons: dict[str, dict[str, int]] = {}
+    names = []
     for data in packs:
         pack = Pack.from_bytes(data)
+        names.append(pack.name)
         event_type, reason = read_label(pack.label)
         digests = hashes(pack.marks)
         ids = [digests[start : start + HASH_BYTES] for start in range(0, len(digests), HASH_BYTES)]
@@ -113,7 +115,7 @@ def write_part(
             reasons = add_reasons(reasons, {event_type: {reason: new.count}})
     unique = new_id()
     part = writer.finish(buckets, bucket, shard, unique)
-    return Contribution(unique, books, reasons, (part,) if part else ())
+    return Contribution(unique, books, reasons, (part,) if part else (), tuple(names))
 
 
 def _add_new(writer: PartWriter, pack: Pack, seen: set[bytes]) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
@@ -29,8 +30,10 @@ _MAX_ROUTES = 10_000
 
 @dataclass(frozen=True)
 class Packed:
-    """A pack and where it belongs."""
+    """A pack and where it belongs. name: the pack's; message_ids: whose records are in it."""
 
+    name: str
+    message_ids: list[str]
     bucket: Bucket
     shard: Shard
     data: bytes
@@ -42,6 +45,7 @@ _Key = tuple[str, int, int, str]
 
 @dataclass
 class _Filling:
+    message_ids: list[str] = field(default_factory=list)
     marks: list[bytes] = field(default_factory=list)
     records: list[bytes] = field(default_factory=list)
     size: int = 0
@@ -62,10 +66,11 @@ class Receiver:
     the message alone, so each delivery of it comes to the same place.
     """
 
-    def __init__(self, contracts: Contracts, allowed_lateness: timedelta, shards: int) -> None:
+    def __init__(self, contracts: Contracts, allowed_lateness: timedelta, shards: int, new_id: Callable[[], str]) -> None:
         self._contracts = contracts
         self._allowed_lateness = allowed_lateness
         self._shards = shards
+        self._new_id = new_id
         self._routes: dict[tuple[str, str | None, str | None], _Route] = {}
         self._encode_dead_letter = encoder(dead_letter_schema())
         self._filling: dict[_Key, _Filling] = {}
@@ -89,7 +94,7 @@ class Receiver:
             return self._refuse(message, received_at, claimed, event_id, refusal)
         moment, skewed = micros(received_at), None if skewed_from is None else micros(skewed_from)
         row = route.encode_envelope(event_id, moment, sent_at, message.message_id, unknown, skewed) + record
-        return self._put(claimed, moment, route.label, id_hash(event_id), digest_of(message.data), row)
+        return self._put(message, claimed, moment, route.label, id_hash(event_id), row)
 
     def finish(self) -> list[Packed]:
         """The packs that are not full. Starts anew."""
@@ -122,16 +127,17 @@ class Receiver:
             }
         )
         # Two broken messages under one event id are two dead letters: what tells them apart is the message's own id.
-        label, digest = label_of(claimed, refusal.reason), digest_of(message.data)
-        return self._put(DEAD_LETTERS, micros(received_at), label, id_hash(message.message_id), digest, record)
+        label = label_of(claimed, refusal.reason)
+        return self._put(message, DEAD_LETTERS, micros(received_at), label, id_hash(message.message_id), record)
 
-    def _put(self, stream: str, moment: int, label: str, hashed: bytes, digest: bytes, record: bytes) -> Packed | None:
+    def _put(self, message: Message, stream: str, moment: int, label: str, hashed: bytes, record: bytes) -> Packed | None:
         hour, offset = divmod(moment, _HOUR)
         key = (stream, hour, Shard.index_of(hashed, self._shards), label)
         filling = self._filling.get(key)
         if filling is None:
             filling = self._filling[key] = _Filling()
-        filling.marks.append(mark(hashed, offset, digest))
+        filling.message_ids.append(message.message_id)
+        filling.marks.append(mark(hashed, offset, digest_of(message.data)))
         filling.records.append(record)
         filling.size += len(record)
         return self._packed(key, self._filling.pop(key)) if filling.size >= PACK_BYTES else None
@@ -139,7 +145,8 @@ class Receiver:
     def _packed(self, key: _Key, filling: _Filling) -> Packed:
         stream, hour, shard, label = key
         bucket = Bucket(stream, _EPOCH + timedelta(hours=hour))
-        return Packed(bucket, Shard(shard, self._shards), Pack.of(label, filling.marks, filling.records).to_bytes())
+        pack = Pack.of(self._new_id(), label, filling.marks, filling.records)
+        return Packed(pack.name, filling.message_ids, bucket, Shard(shard, self._shards), pack.to_bytes())
 
 
 def _sent_at(text: str) -> int:

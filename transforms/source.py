@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from apache_beam import coders
@@ -10,24 +10,24 @@ from apache_beam.io.gcp.pubsub import PubsubMessage
 from apache_beam.io.unbounded_source import CheckpointMark, UnboundedReader, UnboundedSource
 from apache_beam.utils.timestamp import MAX_TIMESTAMP, MIN_TIMESTAMP, Timestamp
 
-from transforms.pubsub import Leases, batches
+from transforms.clocks import utc_now
+from transforms.leases import Leases, batches, lent, stream
 
-_leases: dict[str, Leases] = {}
+BEHIND = timedelta(minutes=1)
+"""How far a stream's watermark stays behind the clock, also while nothing comes. What Pub/Sub takes longer to give is late."""
 
-
-def lend(leases: Leases) -> None:
-    """Gives the readers of this process the leases to hold messages by. A run's engine must read in this process."""
-    _leases[leases.subscription] = leases
+_readers: dict[str, _Reader] = {}
 
 
 class PubSubSource(UnboundedSource):  # type: ignore[misc]
-    """The messages that were published before `until` and that nobody else has leased, each as a PubsubMessage.
+    """The messages that nobody else has leased, each as a PubsubMessage: those that were published before `until`, or, where
+    that is None, all that come until the leases are stopped.
 
-    An element's timestamp is its publish time; the watermark follows the publish times, and ends with the last message. The
-    messages are not acknowledged: that is for the holder of the leases, when what they brought is durable.
+    An element's timestamp is its publish time; the watermark follows the publish times, and ends with the last message. It is
+    to run inside a block of `Leases` on the subscription, which acknowledge a message when what it brought is durable.
     """
 
-    def __init__(self, subscription: str, until: datetime) -> None:
+    def __init__(self, subscription: str, until: datetime | None) -> None:
         self._subscription = subscription
         self._until = until
 
@@ -35,16 +35,25 @@ class PubSubSource(UnboundedSource):  # type: ignore[misc]
         return [self]
 
     def create_reader(self, options: Any, checkpoint_mark: CheckpointMark | None) -> _Reader:
-        return _Reader(_leases[self._subscription], self._until)
+        leases = lent(self._subscription)
+        if leases is None:
+            raise RuntimeError(f"{self._subscription}: nobody in this process holds its messages")
+        # Beam forgets a reader that it has not called for a minute, and asks for another: what this one has taken must not be
+        # lost.
+        reader = _readers.get(self._subscription)
+        if reader is None or reader.leases is not leases:
+            reader = _readers[self._subscription] = _Reader(leases, self._until)
+        return reader
 
     def get_checkpoint_mark_coder(self) -> coders.Coder:
         return coders.PickleCoder()
 
 
 class _Reader(UnboundedReader):  # type: ignore[misc]
-    def __init__(self, leases: Leases, until: datetime) -> None:
-        self._leases = leases
-        self._batches = batches(leases, until)
+    def __init__(self, leases: Leases, until: datetime | None) -> None:
+        self.leases = leases
+        self._endless = until is None
+        self._batches = stream(leases) if until is None else batches(leases, until)
         self._batch: list[Any] = []
         self._watermark = MIN_TIMESTAMP
 
@@ -55,13 +64,17 @@ class _Reader(UnboundedReader):  # type: ignore[misc]
         if self._batch:
             self._batch.pop()
         if not self._batch:
-            # Turned round, to be taken from its end: the first to come stays the first.
-            self._batch = next(self._batches, [])[::-1]
-            self._watermark = max(self._watermark, min(map(_published, self._batch), default=MAX_TIMESTAMP))
-        if not self._batch:
-            return False
-        self._leases.use(self._batch[-1].ack_id)
-        return True
+            self._pull()
+        return bool(self._batch)
+
+    def _pull(self) -> None:
+        batch = next(self._batches, None)
+        bounds = [MAX_TIMESTAMP] if batch is None else [_published(received) for received in batch]
+        if batch is not None and self._endless:
+            bounds.append(Timestamp.of((utc_now() - BEHIND).timestamp()))
+        self._watermark = max(self._watermark, min(bounds))
+        # Turned round, to be taken from its end: the first to come stays the first.
+        self._batch = (batch or [])[::-1]
 
     def get_current(self) -> PubsubMessage:
         received = self._batch[-1]

@@ -7,7 +7,7 @@ from typing import Any
 
 import apache_beam as beam
 from apache_beam.transforms.trigger import AccumulationMode, AfterCount, AfterProcessingTime, AfterWatermark
-from apache_beam.transforms.window import FixedWindows, GlobalWindow, IntervalWindow
+from apache_beam.transforms.window import FixedWindows, GlobalWindow
 from apache_beam.utils.timestamp import Timestamp
 from apache_beam.utils.windowed_value import WindowedValue
 
@@ -47,9 +47,3 @@ class Hourly(beam.PTransform):  # type: ignore[misc]
 def at(hour: datetime, value: Any) -> WindowedValue:
     """A value that belongs to an hour, before it is put into windows."""
     return WindowedValue(value, Timestamp.of(hour.timestamp()), [GlobalWindow()])
-
-
-def in_hour(hour: datetime, value: Any) -> WindowedValue:
-    """A value that belongs to an hour, once things are in windows."""
-    start, end = Timestamp.of(hour.timestamp()), Timestamp.of((hour + HOUR).timestamp())
-    return WindowedValue(value, start, [IntervalWindow(start, end)])

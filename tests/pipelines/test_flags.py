@@ -116,7 +116,7 @@ def test_a_run_that_is_interrupted_gives_everything_back_and_says_so(
 ) -> None:
     world = flights_world
     # A pull that is only slow, on a busy machine, must not pass for one in vain.
-    monkeypatch.setattr("transforms.pubsub.PULL_SECONDS", 5.0)
+    monkeypatch.setattr("transforms.leases.PULL_SECONDS", 5.0)
     world.publish(*flights())
     environment = {**os.environ, "PUBSUB_EMULATOR_HOST": world.address, "NO_GCE_CHECK": "true"}
     command = [sys.executable, "-m", "pipelines.deliver", *world.deliver_flags(), LONG_AGO]

@@ -163,7 +163,7 @@ def flights_world(tmp_path: Path, broker_address: str, monkeypatch: pytest.Monke
 def at_once(monkeypatch: pytest.MonkeyPatch, address: str) -> None:
     """Points clients to the broker. It is in this process: no need to wait long for a message that does not come."""
     monkeypatch.setenv("PUBSUB_EMULATOR_HOST", address)
-    monkeypatch.setattr("transforms.pubsub.PULL_SECONDS", 0.3)
+    monkeypatch.setattr("transforms.leases.PULL_SECONDS", 0.3)
 
 
 def search(event_id: str, received_at: datetime | None = None, **attributes: str) -> tuple[bytes, dict[str, str]]:

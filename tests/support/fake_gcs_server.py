@@ -2,51 +2,22 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import socket
 import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cache
-from pathlib import Path
 
 import requests
 
-_MODULE = "github.com/fsouza/fake-gcs-server@v1.56.1"
-_CACHE = Path.home() / ".cache" / "event-delivery" / "bin"
-_BUILD_SECONDS = 400
+from tests.support.go_tools import find_or_build
+
 _START_SECONDS = 20.0
 
 
-@cache
 def find_fake_gcs_server() -> tuple[str, str]:
-    """The binary and an empty reason, or nothing and the reason. Built once, with Go, where it is not installed."""
-    go = shutil.which("go")
-    folders = [os.environ.get("PATH", ""), str(_CACHE)]
-    if go:
-        gopath = subprocess.run([go, "env", "GOPATH"], capture_output=True, text=True, check=False).stdout.strip()
-        folders.append(str(Path(gopath) / "bin"))
-    found = shutil.which("fake-gcs-server", path=os.pathsep.join(folders))
-    if found:
-        return found, ""
-    if not go:
-        return "", "neither fake-gcs-server nor Go is installed"
-    try:
-        subprocess.run(
-            [go, "install", _MODULE],
-            env={**os.environ, "GOBIN": str(_CACHE)},
-            capture_output=True,
-            text=True,
-            check=True,
-            timeout=_BUILD_SECONDS,
-        )
-    except subprocess.CalledProcessError as error:
-        return "", f"go install {_MODULE} failed: {error.stderr[-300:]}"
-    except subprocess.TimeoutExpired:
-        return "", f"go install {_MODULE} took longer than {_BUILD_SECONDS} s"
-    return str(_CACHE / "fake-gcs-server"), ""
+    """The binary and an empty reason, or nothing and the reason."""
+    return find_or_build("fake-gcs-server", "github.com/fsouza/fake-gcs-server@v1.56.1")
 
 
 @contextmanager

@@ -18,7 +18,6 @@ from google.api_core.exceptions import (
 from google.cloud import pubsub_v1
 
 from tests.support.pubsub import make_subscription, make_topic, publish, pull, subscriber
-from transforms import pubsub
 from transforms.pubsub import Leases, PubSubError, batches, check_subscription, patiently
 
 pytestmark = pytest.mark.slow
@@ -26,7 +25,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(autouse=True)
 def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pubsub, "PULL_SECONDS", 0.3)
+    monkeypatch.setattr(leases_module, "PULL_SECONDS", 0.3)
 
 
 @pytest.fixture
@@ -87,8 +86,8 @@ def test_what_was_held_and_never_used_is_not_acknowledged(broker_address: str, c
 def test_leases_are_extended_while_the_run_lasts(
     broker_address: str, client: pubsub_v1.SubscriberClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pubsub, "LEASE_SECONDS", 2)
-    monkeypatch.setattr(pubsub, "EXTEND_EVERY_SECONDS", 0.5)
+    monkeypatch.setattr(leases_module, "LEASE_SECONDS", 2)
+    monkeypatch.setattr(leases_module, "EXTEND_EVERY_SECONDS", 0.5)
     subscription = subscription_with(broker_address, b"a", seconds=10)
     with Leases(subscription, client) as leases:
         assert len(list(batches(leases, later()))) == 1
@@ -112,7 +111,7 @@ def test_what_was_published_after_the_run_began_is_left_for_the_next(
 def test_older_messages_behind_newer_ones_are_taken_too(
     broker_address: str, client: pubsub_v1.SubscriberClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pubsub, "PULL_MESSAGES", 2)
+    monkeypatch.setattr(leases_module, "PULL_MESSAGES", 2)
     topic = make_topic(broker_address)
     subscription = make_subscription(broker_address, topic)
     publish(broker_address, topic, b"before")
@@ -129,7 +128,7 @@ def test_older_messages_behind_newer_ones_are_taken_too(
 def test_a_topic_on_which_more_and_more_is_published_does_not_keep_a_run_from_its_end(
     broker_address: str, client: pubsub_v1.SubscriberClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pubsub, "PULL_MESSAGES", 1)
+    monkeypatch.setattr(leases_module, "PULL_MESSAGES", 1)
     began = datetime.now(UTC)
     subscription = subscription_with(broker_address, *[b"new"] * 30)
     with Leases(subscription, client) as leases:

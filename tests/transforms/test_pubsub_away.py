@@ -42,7 +42,7 @@ class Service:
 
 @pytest.fixture
 def service(monkeypatch: pytest.MonkeyPatch) -> Iterator[Service]:
-    monkeypatch.setattr(pubsub, "PULL_SECONDS", 0.5)
+    monkeypatch.setattr(leases_module, "PULL_SECONDS", 0.5)
     service = Service()
     service.come()
     yield service
@@ -96,7 +96,7 @@ def test_when_pubsub_stays_away_the_run_ends_with_one_clear_error_and_the_first_
     service: Service, client: pubsub_v1.SubscriberClient, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(pubsub, "AWAY_SECONDS", 2.0)
-    monkeypatch.setattr(pubsub, "EXTEND_EVERY_SECONDS", 0.3)
+    monkeypatch.setattr(leases_module, "EXTEND_EVERY_SECONDS", 0.3)
     publish(service.address, TOPIC, b"before")
 
     def run() -> None:

@@ -1,0 +1,140 @@
+"""The graph as a stream, on Beam's Prism: clock and watermark are moved by hand, the panes are the engine's own."""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime, timedelta
+from functools import partial
+from typing import Any
+
+import apache_beam as beam
+import pytest
+from apache_beam.coders import PickleCoder
+from apache_beam.io.gcp.pubsub import PubsubMessage
+from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.runners.runner import PipelineState
+from apache_beam.testing import test_stream
+from apache_beam.transforms.periodicsequence import PeriodicImpulse, RebaseMode
+from apache_beam.utils.timestamp import Timestamp
+
+from pipelines.deliver import LOCAL_SHARDS, Plan, build
+from schemas.buckets import DEAD_LETTERS, HOUR, Bucket
+from schemas.contracts import load_contracts
+from tests.support.delivery import LAST_HOUR, World, search
+from transforms import closing
+from transforms.buckets.opening import open_buckets
+from transforms.tables.duckdb_file import DuckDBFile
+from transforms.tables.opening import open_tables
+from transforms.windows import PANE_EVERY
+
+pytestmark = pytest.mark.slow
+
+SECONDS = 60
+MONTH = timedelta(days=31)
+
+
+class Stream:
+    """What happens, in order. Each step begins when the engine has nothing left to do of the one before."""
+
+    def __init__(self) -> None:
+        self.source = test_stream.TestStream(coder=PickleCoder()).advance_watermark_to(LAST_HOUR.timestamp())
+
+    def publish(self, event_id: str, published: datetime) -> Stream:
+        data, attributes = search(event_id)
+        moment = Timestamp.of(published.timestamp())
+        message = PubsubMessage(data, attributes, f"message-{event_id}", published)
+        self.source = self.source.add_elements([beam.window.TimestampedValue(message, moment)])
+        return self
+
+    def panes(self) -> Stream:
+        """Lets a pane's time pass twice: for the parts to be written, and for them to be committed."""
+        for _ in range(2):
+            self.source = self.source.advance_processing_time(PANE_EVERY.total_seconds() + 1)
+        return self
+
+    def end_of_hour(self) -> Stream:
+        self.source = self.source.advance_watermark_to((LAST_HOUR + HOUR).timestamp())
+        return self
+
+    def run(self, world: World, options: PipelineOptions) -> None:
+        """Runs the graph until it has taken everything; at the very end the watermark goes to infinity."""
+        plan = Plan(
+            source=self.source,
+            ends=False,
+            started=LAST_HOUR,
+            contracts=load_contracts(world.contracts),
+            buckets=open_buckets(str(world.buckets)),
+            tables=open_tables(str(world.tables)),
+            audit_topic=world.audit_topic,
+            allowed_lateness=timedelta(days=7),
+            shards=LOCAL_SHARDS,
+        )
+        pipeline = beam.Pipeline(options=options)
+        build(pipeline, plan)
+        # Where no step pauses, as the source of a real stream does, Prism lets a step with a timer wait for the watermark.
+        _ = pipeline | "Pause" >> PeriodicImpulse(0, 2, fire_interval=1, rebase=RebaseMode.REBASE_ALL)
+        try:
+            assert pipeline.run().wait_until_finish(SECONDS * 1000) == PipelineState.DONE
+        finally:
+            DuckDBFile(world.tables).close()
+
+
+@pytest.fixture(autouse=True)
+def hours_pass_until_the_last_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hours pass without end; here they end, so that the run does."""
+    monkeypatch.setattr(closing, "PeriodicImpulse", partial(PeriodicImpulse, stop_timestamp=(LAST_HOUR + HOUR).timestamp()))
+
+
+def versions(world: World, hour: datetime = LAST_HOUR, stream: str = "search_made") -> list[dict[str, Any]]:
+    """Every version of a bucket's receipt, the oldest first."""
+    folder = world.buckets / Bucket(stream, hour).folder / "_receipts"
+    return [json.loads(file.read_text()) for file in sorted(folder.glob("*.json"))]
+
+
+def in_table(world: World) -> list[str]:
+    return [row[0] for row in world.query("SELECT event_id FROM search_made ORDER BY event_id")]
+
+
+def test_an_hour_is_written_while_it_goes_on_when_it_is_over_and_when_something_comes_late(
+    world: World, prism_options: PipelineOptions
+) -> None:
+    stream = Stream().publish("early", LAST_HOUR + timedelta(minutes=5)).panes()
+    stream.publish("in time", LAST_HOUR + timedelta(minutes=25)).end_of_hour().panes()
+    stream.publish("late", LAST_HOUR + timedelta(minutes=45)).panes()
+    stream.publish("early", LAST_HOUR + timedelta(minutes=55)).panes()
+
+    stream.run(world, prism_options)
+
+    history = versions(world)
+    seen = [(receipt["closed"], receipt["rows"], receipt["late"]) for receipt in history]
+    assert list(dict.fromkeys(step for step in seen if step[1])) == [(False, 1, 0), (True, 2, 0), (True, 3, 1)]
+    assert history[-1]["counts"] == {"search_made": {"received": 4, "delivered": 3, "duplicate": 1}}
+    assert world.receipts("search_made") == {LAST_HOUR: history[-1]}
+    assert [row["event_id"] for row in world.rows("search_made")] == in_table(world) == ["early", "in time", "late"]
+    assert (world.buckets / Bucket("search_made", LAST_HOUR).success_name).exists()
+
+
+def test_an_hour_closes_at_its_end_also_without_events_and_where_early_panes_took_all(
+    world: World, prism_options: PipelineOptions
+) -> None:
+    stream = Stream().publish("early", LAST_HOUR).panes().end_of_hour().panes()
+    stream.publish("late", LAST_HOUR).panes().run(world, prism_options)
+
+    history = versions(world)
+    closed = next(receipt for receipt in history if receipt["closed"])
+    assert (closed["version"] > 1, closed["rows"], closed["late"]) == (True, 1, 0)
+    assert (history[-1]["closed_at"], history[-1]["rows"], history[-1]["late"]) == (closed["closed_at"], 2, 1)
+    for empty in ("tap", DEAD_LETTERS):
+        [receipt] = versions(world, stream=empty)
+        assert (receipt["closed"], receipt["rows"]) == (True, 0)
+        # At the hour's end, not at the end of the run.
+        assert receipt["closed_at"] < history[-1]["commits"][-1]["at"]
+        assert (world.buckets / Bucket(empty, LAST_HOUR).success_name).exists()
+
+
+def test_an_event_a_month_behind_the_watermark_arrives_in_its_hour(world: World, prism_options: PipelineOptions) -> None:
+    Stream().end_of_hour().publish("old", LAST_HOUR - MONTH).panes().run(world, prism_options)
+
+    [row] = world.rows("search_made")
+    assert (row["event_id"], row["received_at"], row["skewed_from"]) == ("old", LAST_HOUR - MONTH, None)
+    assert in_table(world) == ["old"]

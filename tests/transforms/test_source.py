@@ -1,0 +1,163 @@
+"""The source as a stream: it goes on when nothing comes, its watermark goes with the clock, and it ends when it is told to."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from apache_beam.io.unbounded_source import UnboundedReader
+from apache_beam.utils.timestamp import MAX_TIMESTAMP, Timestamp
+from google.api_core.exceptions import PermissionDenied, ServiceUnavailable
+from google.cloud import pubsub_v1
+
+from tests.support.pubsub import make_subscription, make_topic, publish, pull_now, subscriber
+from transforms import source
+from transforms.pubsub import Leases
+from transforms.source import BEHIND, PubSubSource, lend
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(autouse=True)
+def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(leases_module, "PULL_SECONDS", 0.3)
+
+
+@pytest.fixture
+def topic(broker_address: str) -> str:
+    return make_topic(broker_address)
+
+
+@pytest.fixture
+def leases(broker_address: str, topic: str) -> Iterator[Leases]:
+    with subscriber(broker_address) as client, Leases(make_subscription(broker_address, topic), client) as leases:
+        lend(leases)
+        yield leases
+
+
+def reader_of(leases: Leases) -> UnboundedReader:
+    return PubSubSource(leases.subscription, None).create_reader(None, None)
+
+
+def take(reader: UnboundedReader, count: int, seconds: float = 10) -> list[bytes]:
+    """The next messages, as a runner takes them: it asks again when there is nothing."""
+    taken: list[bytes] = []
+    until = time.monotonic() + seconds
+    while len(taken) < count and time.monotonic() < until:
+        if reader.advance():
+            taken.append(reader.get_current().data)
+    return taken
+
+
+def moment(when: datetime) -> Timestamp:
+    return Timestamp.of(when.timestamp())
+
+
+def test_a_stream_goes_on_when_nothing_comes_until_it_is_stopped(broker_address: str, topic: str, leases: Leases) -> None:
+    reader = reader_of(leases)
+    assert not reader.start()
+    publish(broker_address, topic, b"a", b"b")
+    assert sorted(take(reader, 2)) == [b"a", b"b"]
+    assert not reader.advance()
+    publish(broker_address, topic, b"c")
+    assert take(reader, 1) == [b"c"]
+    assert reader.get_watermark() < MAX_TIMESTAMP
+    leases.stop()
+    assert not reader.advance()
+    assert reader.get_watermark() == MAX_TIMESTAMP
+
+
+def test_the_watermark_follows_the_clock_while_nothing_comes_and_never_passes_a_message(
+    broker_address: str, topic: str, leases: Leases, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = datetime.now(UTC)
+    reader = reader_of(leases)
+    for later in (timedelta(), timedelta(minutes=5)):
+        monkeypatch.setattr(source, "utc_now", lambda later=later: now + later)
+        assert not reader.advance()
+        assert reader.get_watermark() == moment(now + later - BEHIND)
+
+    # A clock that runs ahead, or messages that have waited: what they say of time counts.
+    fresh = reader_again(leases)
+    monkeypatch.setattr(source, "utc_now", lambda: now + timedelta(hours=2))
+    publish(broker_address, topic, b"waited")
+    assert take(fresh, 1) == [b"waited"]
+    assert fresh.get_watermark() == fresh.get_current_timestamp()
+    assert moment(now) <= fresh.get_watermark() < moment(now + timedelta(minutes=1))
+
+
+def reader_again(leases: Leases) -> UnboundedReader:
+    lend(leases)
+    return reader_of(leases)
+
+
+def test_a_reader_that_beam_has_forgotten_is_found_again_with_what_it_holds(
+    broker_address: str, topic: str, leases: Leases
+) -> None:
+    publish(broker_address, topic, b"a", b"b", b"c")
+    first = reader_of(leases)
+    taken = take(first, 1)
+    first.close()
+    again = reader_of(leases)
+    assert again.start()
+    taken.append(again.get_current().data)
+    assert sorted(taken + take(again, 1)) == [b"a", b"b", b"c"]
+
+
+def test_no_more_is_pulled_than_may_be_held(
+    broker_address: str, topic: str, leases: Leases, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(leases_module, "MOST_HELD", 2)
+    monkeypatch.setattr(leases_module, "PULL_MESSAGES", 1)
+    publish(broker_address, topic, b"a", b"b", b"c")
+    reader = reader_of(leases)
+    taken = take(reader, 3, seconds=2)
+    assert len(taken) == 2
+    assert leases.held == 2
+    assert leases.acknowledge() == 2
+    assert sorted(taken + take(reader, 1)) == [b"a", b"b", b"c"]
+
+
+class Failing:
+    """A client whose first pull fails."""
+
+    def __init__(self, client: pubsub_v1.SubscriberClient, error: Exception) -> None:
+        self._client = client
+        self._errors = [error]
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._client, name)
+
+    def pull(self, **arguments: Any) -> Any:
+        if self._errors:
+            raise self._errors.pop()
+        return self._client.pull(**arguments)
+
+
+def test_a_stream_outlives_a_pub_sub_that_is_out_of_reach_but_not_one_that_refuses(
+    broker_address: str, topic: str, leases: Leases
+) -> None:
+    client = leases.client
+    leases.client = Failing(client, ServiceUnavailable("gone"))
+    publish(broker_address, topic, b"a")
+    reader = reader_of(leases)
+    assert not reader.start()
+    assert take(reader, 1) == [b"a"]
+    leases.client = Failing(client, PermissionDenied("no"))
+    with pytest.raises(PermissionDenied):
+        reader.advance()
+
+
+def test_what_a_stopped_stream_holds_goes_back_at_once(broker_address: str, topic: str) -> None:
+    with subscriber(broker_address) as client:
+        with Leases(make_subscription(broker_address, topic), client) as leases:
+            publish(broker_address, topic, b"a", b"b")
+            reader = reader_again(leases)
+            taken = take(reader, 1)
+            leases.stop()
+            assert leases.acknowledge() == 1
+        left = [one.message.data for one in pull_now(client, leases.subscription)]
+        assert sorted(taken + left) == [b"a", b"b"]
