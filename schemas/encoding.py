@@ -35,11 +35,15 @@ def long(number: int) -> bytes:
     return out + _SHORT[rest]
 
 
+LENGTHS = tuple(map(long, range(1 << 13)))
+"""`long` of the lengths of usual texts."""
+
+
 def text(value: str) -> bytes:
     """Avro's binary form of a string."""
     data = value.encode()
     size = len(data)
-    return (_SHORT[size + size] if size < 1 << 13 else long(size)) + data
+    return (LENGTHS[size] if size < 1 << 13 else long(size)) + data
 
 
 EnvelopeEncoder = Callable[[str, int, int | None, str, str | None, int | None], bytes]

@@ -15,7 +15,7 @@ from typing import Any
 from fastavro import parse_schema, schemaless_writer
 
 from schemas.avro_values import FROM_DEFAULT
-from schemas.encoding import long, text
+from schemas.encoding import LENGTHS, long, text
 from schemas.envelope import micros
 from schemas.outcomes import Reason
 from schemas.shapes import expand, node, split_union
@@ -60,9 +60,20 @@ def _writer(schema: Any, makers: Makers) -> Writer:
 
 def _leaf_writer(schema: Mapping[str, Any], read: Reader) -> Writer:
     encode = _encoder(schema)
-    if kind_of(schema) == "string":  # by far the most usual kind: one call less
-        return lambda value: text(value if type(value) is str else read(value))
+    if kind_of(schema) == "string":
+        return _text_writer(read)
     return lambda value: encode(read(value))
+
+
+def _text_writer(read: Reader) -> Writer:
+    """By far the most usual kind: `encoding.text`, in a call less."""
+
+    def write(value: Any) -> bytes:
+        data = (value if type(value) is str else read(value)).encode()
+        size = len(data)
+        return (LENGTHS[size] if size < 1 << 13 else long(size)) + data
+
+    return write
 
 
 def _encoder(schema: Mapping[str, Any]) -> Callable[[Any], bytes]:

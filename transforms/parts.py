@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable
-from dataclasses import dataclass
-from io import BytesIO
+from secrets import token_bytes
 from tempfile import SpooledTemporaryFile
 from typing import Any, BinaryIO
 
 from fastavro.write import Writer
+from isal import isal_zlib
 
 from schemas.buckets import STAGING, Bucket
+from schemas.encoding import long
 from schemas.fingerprints import HASH_BYTES, Tally
 from schemas.marks import MARK_BYTES, hashes, ordered, split
 from schemas.outcomes import Exit
@@ -23,7 +24,8 @@ from transforms.packs import Pack, read_label
 CODEC = "deflate"
 
 COMPRESSION_LEVEL = 1
-"""zlib's fastest. Of the flights' files it makes 3 % more bytes than the default, in 40 % of the time."""
+"""Of isal, which is deflate six times as fast as zlib's fastest level, and smaller: 531 MB/s and 38.5 % of the bytes, beside
+89 MB/s and 40.4 %, for the benchmark's events."""
 
 BLOCK_BYTES = 1024 * 1024
 """Records are framed in Avro blocks of about this size: BigQuery reads blocks in parallel and takes them up to 16 MB."""
@@ -31,20 +33,13 @@ BLOCK_BYTES = 1024 * 1024
 _IN_MEMORY = 16 * 1024 * 1024
 
 
-@dataclass(frozen=True)
-class _Block:
-    """What fastavro's writer frames: encoded records, one behind the other."""
-
-    num_records: int
-    bytes_: BytesIO
-
-
 class PartWriter:
     """Frames encoded records as an Avro file in the staging folder, where nobody reads it until a receipt lists it."""
 
     def __init__(self, schema: dict[str, Any]) -> None:
         self._file: BinaryIO = SpooledTemporaryFile(max_size=_IN_MEMORY)  # type: ignore[assignment]  # noqa: SIM115 - closed by finish
-        self._writer = Writer(self._file, schema, codec=CODEC, compression_level=COMPRESSION_LEVEL)
+        self._sync = token_bytes(16)
+        Writer(self._file, schema, codec=CODEC, sync_marker=self._sync).flush()
         self._marks: list[bytes] = []
         self._block: list[bytes] = []
         self._block_records = 0
@@ -60,7 +55,10 @@ class PartWriter:
             self._end_block()
 
     def _end_block(self) -> None:
-        self._writer.write_block(_Block(self._block_records, BytesIO(b"".join(self._block))))
+        # Avro's codec is deflate without zlib's header: negative bits say so.
+        deflate = isal_zlib.compressobj(COMPRESSION_LEVEL, isal_zlib.DEFLATED, -isal_zlib.MAX_WBITS)
+        data = b"".join((*map(deflate.compress, self._block), deflate.flush()))
+        self._file.write(b"".join((long(self._block_records), long(len(data)), data, self._sync)))
         self._block, self._block_records, self._block_size = [], 0, 0
 
     def finish(self, buckets: Buckets, bucket: Bucket, shard: Shard, unique: str) -> Part | None:
@@ -70,7 +68,6 @@ class PartWriter:
                 return None
             if self._block:
                 self._end_block()
-            self._writer.flush()
             index = ordered(b"".join(self._marks))
             name = f"part-{shard}-{unique}"
             stored = buckets.write(f"{STAGING}/{name}.avro", self._file)
