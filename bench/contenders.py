@@ -39,6 +39,7 @@ from transforms.tables.duckdb_file import DuckDBFile
 from transforms.windows import Hourly
 
 LATENESS = timedelta(days=7)
+HORIZON = timedelta(hours=24)
 OVER = HOUR + timedelta(hours=2)
 
 Contender = Callable[[int, Path, str], None]
@@ -75,8 +76,8 @@ def deliver_files(events: int, folder: Path, _topic: str) -> None:
     schemas = {kind: row_schema(contracts.newest(kind)) for kind in contracts.types}
     with beam.Pipeline(options=beam_options(LOCAL, [])) as pipeline:
         received = pipeline | _Messages(events) | Receive(contracts, LATENESS, LOCAL_SHARDS, None)
-        parts = received[PACKS] | WriteParts(buckets, schemas, hourly)
-        _ = {"Parts": parts} | CommitBuckets(buckets, Fixed(OVER), hourly, None)
+        parts = received[PACKS] | WriteParts(buckets, schemas, hourly, HORIZON)
+        _ = {"Parts": parts} | CommitBuckets(buckets, Fixed(OVER), hourly, HORIZON, None)
 
 
 def deliver_all(events: int, folder: Path, audit_topic: str) -> None:
@@ -93,6 +94,7 @@ def deliver_all(events: int, folder: Path, audit_topic: str) -> None:
         tables=tables,
         audit_topic=audit_topic,
         allowed_lateness=LATENESS,
+        horizon=HORIZON,
         shards=LOCAL_SHARDS,
     )
     try:

@@ -22,7 +22,7 @@ from apache_beam.runners.runner import PipelineResult
 from google.protobuf.json_format import MessageToJson
 
 from pipelines.clients import publisher, subscriber
-from pipelines.flags import UserError, duration, resource, run_main
+from pipelines.flags import UserError, duration, horizon, resource, run_main
 from pipelines.progress import each
 from pipelines.runners import DATAFLOW, add_runner, beam_options, is_dry_run, parse
 from schemas.buckets import DEAD_LETTERS
@@ -33,6 +33,7 @@ from transforms.buckets import Buckets
 from transforms.buckets.opening import open_buckets
 from transforms.clocks import Clock, Fixed, utc_now
 from transforms.closing import CommitBuckets, FindOpenHours, LoadTables, LookAtHours, PassingHours, Report
+from transforms.delivered import forget
 from transforms.delivering import HOURS, PACKS, Receive, WriteParts
 from transforms.leases import LEASE_SECONDS, Leases
 from transforms.pubsub import check_subscription, check_topic
@@ -64,6 +65,7 @@ class Plan:
     tables: Tables
     audit_topic: str
     allowed_lateness: timedelta
+    horizon: timedelta
     shards: int
     leased: str | None = None
 
@@ -71,6 +73,7 @@ class Plan:
 def build(pipeline: beam.Pipeline, plan: Plan) -> None:
     """The whole way of an event, whatever runs it."""
     contracts, buckets, lateness = plan.contracts, plan.buckets, plan.allowed_lateness
+    forget(buckets)
     hourly = Hourly(lateness, plan.ends)
     # A run that ends has not seen what came after its start, so it closes nothing that was not over by then.
     closable: Clock = Fixed(plan.started) if plan.ends else utc_now
@@ -79,7 +82,7 @@ def build(pipeline: beam.Pipeline, plan: Plan) -> None:
     row_schemas = {kind: row_schema(contracts.newest(kind)) for kind in contracts.types} | {DEAD_LETTERS: dead_letter_schema()}
 
     received = pipeline | "Read" >> plan.source | "Receive" >> Receive(contracts, lateness, plan.shards, plan.leased)
-    parts = received[PACKS] | "Write parts" >> WriteParts(buckets, row_schemas, hourly)
+    parts = received[PACKS] | "Write parts" >> WriteParts(buckets, row_schemas, hourly, plan.horizon)
 
     open_hours = pipeline | "Find open hours" >> FindOpenHours(buckets, streams, plan.started - lateness)
     hours = received[HOURS] if plan.ends else pipeline | "Passing hours" >> PassingHours(plan.started)
@@ -87,7 +90,7 @@ def build(pipeline: beam.Pipeline, plan: Plan) -> None:
 
     _ = (
         {"Parts": parts, "Looks": looks}
-        | "Commit buckets" >> CommitBuckets(buckets, closable, hourly, plan.leased)
+        | "Commit buckets" >> CommitBuckets(buckets, closable, hourly, plan.horizon, plan.leased)
         | "Load tables" >> LoadTables(plan.tables, tables, buckets, plan.ends)
         | "Report counts" >> Report(plan.audit_topic, publisher)
     )
@@ -108,6 +111,12 @@ def parser() -> argparse.ArgumentParser:
         type=duration,
         default=timedelta(days=7),
         help="an event that comes later than this after its hour goes into the hour of its publishing (default: 7d)",
+    )
+    flags.add_argument(
+        "--dedup_horizon",
+        type=horizon,
+        default=timedelta(hours=24),
+        help="an event that was delivered is not delivered again for so long, by its type and id (default: 24h; at least 1h)",
     )
     add_runner(flags)
     return flags
@@ -141,6 +150,7 @@ def main(argv: Sequence[str]) -> int:
         tables=tables,
         audit_topic=flags.audit_topic,
         allowed_lateness=flags.allowed_lateness,
+        horizon=flags.dedup_horizon,
         shards=LOCAL_SHARDS if ends else DATAFLOW_SHARDS,
         leased=flags.subscription if ends else None,
     )

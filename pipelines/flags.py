@@ -25,6 +25,9 @@ from transforms.tables import TablesError
 LONGEST_DURATION = timedelta(days=36_500)
 """A century: more than any event's age, and no more than dates can be counted back by."""
 
+LONGEST_HORIZON = timedelta(days=31)
+"""As long as Pub/Sub keeps a message at most."""
+
 MAX_HOURS = 24 * 366
 """The most hours that one command is asked about."""
 
@@ -50,6 +53,14 @@ def duration(text: str) -> timedelta:
         value = timedelta.max
     if value > LONGEST_DURATION:
         raise argparse.ArgumentTypeError(f"{text!r} is more than {LONGEST_DURATION.days}d")
+    return value
+
+
+def horizon(text: str) -> timedelta:
+    """Reads a duration of an hour or more: a bucket never holds an id twice, and is an hour."""
+    value = duration(text)
+    if not HOUR <= value <= LONGEST_HORIZON:
+        raise argparse.ArgumentTypeError(f"{text!r} does not lie between 1h and {LONGEST_HORIZON.days}d")
     return value
 
 

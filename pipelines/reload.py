@@ -15,14 +15,13 @@ from pipelines.flags import UserError, hours, run_main
 from pipelines.progress import each
 from schemas.buckets import HOUR, Bucket
 from schemas.contracts import DEFAULT_FOLDER, load_contracts
-from schemas.receipts import LOOK
 from schemas.tables import tables_of
 from transforms.buckets.opening import open_buckets
-from transforms.clocks import new_id, utc_now
-from transforms.commit import commit
+from transforms.clocks import new_id
 from transforms.load import load, not_loaded
 from transforms.tables import NotLoaded
 from transforms.tables.opening import open_tables
+from transforms.versions import settled_receipt
 
 
 def parser() -> argparse.ArgumentParser:
@@ -56,8 +55,7 @@ def main(argv: Sequence[str]) -> int:
 
     def reload(bucket: Bucket) -> int | str | None:
         """The rows loaded, why they were not, or None where there is no such bucket."""
-        # A commit of nothing: what a crash has left undone is finished first.
-        receipt = commit(buckets, bucket, LOOK, False, utc_now, new_id)
+        receipt = settled_receipt(buckets, bucket)
         if not receipt.version:
             return None
         try:

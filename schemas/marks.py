@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import struct
+from dataclasses import dataclass
 from hashlib import sha256
 
 import numpy as np
+from numpy.typing import NDArray
 
 from schemas.fingerprints import HASH_BYTES
 
@@ -48,3 +50,17 @@ def ordered(marks: bytes) -> bytes:
     """Packed marks in the order of their bytes, and so of their ids."""
     # As strings of a fixed length: numpy cuts zeros off their ends, and puts them back.
     return np.sort(np.frombuffer(marks, f"S{MARK_BYTES}")).tobytes()
+
+
+def same_payload(one: bytes, other: bytes) -> bool:
+    """Whether two marks are of the same payload."""
+    return one[-DIGEST_BYTES:] == other[-DIGEST_BYTES:]
+
+
+@dataclass(frozen=True)
+class Found:
+    """What is known of marks, in their order. repeated: the id is delivered, within the horizon; conflicting: and nowhere with
+    the same payload."""
+
+    repeated: NDArray[np.bool_]
+    conflicting: NDArray[np.bool_]

@@ -20,6 +20,7 @@ class Stage(StrEnum):
     ENVELOPE = "envelope"
     DECODE = "decode"
     VALIDATE = "validate"
+    DEDUPLICATE = "deduplicate"
 
 
 class Reason(StrEnum):
@@ -40,6 +41,7 @@ class Reason(StrEnum):
     MISSING_FIELD = "missing_field"
     WRONG_TYPE = "wrong_type"
     OUT_OF_RANGE = "out_of_range"
+    CONFLICTING_PAYLOAD = "conflicting_payload"
 
 
 class Rejected(Exception):

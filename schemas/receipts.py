@@ -71,7 +71,8 @@ class Contribution:
     """What one attempt at some work adds to a bucket: counts, files, or nothing but the wish to be looked at.
 
     id: made before the contribution crosses a shuffle, so that a repeat is known as one; packs: the names of the packs whose
-    messages may be acknowledged once it is committed. No receipt keeps these.
+    messages may be acknowledged once it is committed; conflicts: what it adds to the hour's dead letters. No receipt keeps
+    these two.
     """
 
     id: str
@@ -79,14 +80,17 @@ class Contribution:
     reasons: Reasons = field(default_factory=dict)
     parts: tuple[Part, ...] = ()
     packs: tuple[str, ...] = ()
+    conflicts: Contribution | None = None
 
     def to_json(self) -> bytes:
-        return json.dumps({**_work_to_json(self), "packs": self.packs}, sort_keys=True).encode()
+        conflicts = self.conflicts.to_json().decode() if self.conflicts else None
+        return json.dumps({**_work_to_json(self), "packs": self.packs, "conflicts": conflicts}, sort_keys=True).encode()
 
     @classmethod
-    def from_json(cls, data: bytes) -> Contribution:
+    def from_json(cls, data: bytes | str) -> Contribution:
         value = json.loads(data)
-        return cls(value["id"], *_work_from_json(value), tuple(value["packs"]))
+        conflicts = cls.from_json(value["conflicts"]) if value["conflicts"] else None
+        return cls(value["id"], *_work_from_json(value), tuple(value["packs"]), conflicts)
 
     @property
     def is_empty(self) -> bool:
@@ -112,7 +116,9 @@ def combine(contributions: Iterable[Contribution]) -> Contribution:
         reasons = add_reasons(reasons, each[key].reasons)
         parts.extend(each[key].parts)
         packs.extend(each[key].packs)
-    return Contribution(sha256("\n".join(sorted(each)).encode()).hexdigest()[:32], books, reasons, tuple(parts), tuple(packs))
+    conflicts = combine(one.conflicts for one in each.values() if one.conflicts)
+    name = sha256("\n".join(sorted(each)).encode()).hexdigest()[:32]
+    return Contribution(name, books, reasons, tuple(parts), tuple(packs), None if conflicts.is_empty else conflicts)
 
 
 def add_reasons(left: Reasons, right: Reasons) -> dict[str, dict[str, int]]:

@@ -38,7 +38,7 @@ def dead_letter_schema() -> dict[str, Any]:
             {"name": "published_at", "type": _MICROS, "doc": "When Pub/Sub received it."},
             {"name": "data", "type": "bytes", "doc": "The message's data, untouched."},
             {"name": "attributes", "type": {"type": "map", "values": "string"}, "doc": "The message's attributes, untouched."},
-            {"name": "stage", "type": "string", "doc": "The step that refused it: envelope, decode or validate."},
+            {"name": "stage", "type": "string", "doc": "The step that refused it: envelope, decode, validate or deduplicate."},
             {"name": "reason", "type": "string", "doc": "Why, as a name that never changes."},
             {"name": "detail", "type": "string", "doc": "Where and which rule, for a human."},
         ],

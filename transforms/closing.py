@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 import apache_beam as beam
@@ -27,6 +27,7 @@ from schemas.tables import Table
 from transforms.buckets import Buckets
 from transforms.clocks import Clock, new_id, utc_now
 from transforms.commit import commit
+from transforms.delivered import delivered_of
 from transforms.hours import hours_between, open_hours
 from transforms.leases import lent
 from transforms.load import load, not_loaded
@@ -119,10 +120,10 @@ class CommitBuckets(beam.PTransform):  # type: ignore[misc]
     subscription: the one whose messages this process has leased (`transforms.leases`): they are acknowledged here.
     """
 
-    def __init__(self, buckets: Buckets, closable: Clock, hourly: Hourly, subscription: str | None) -> None:
+    def __init__(self, buckets: Buckets, closable: Clock, hourly: Hourly, horizon: timedelta, subscription: str | None) -> None:
         super().__init__()
         self._hourly = hourly
-        self._fn = _Commit(buckets, closable, subscription)
+        self._fn = _Commit(buckets, closable, horizon, subscription)
 
     def expand(self, contributions: Mapping[str, beam.PCollection]) -> beam.PCollection:
         return (
@@ -177,28 +178,30 @@ class _SideBySide(beam.DoFn):  # type: ignore[misc]
     def finish_bundle(self) -> list[Any]:
         with ThreadPoolExecutor(AT_ONCE) as threads:
             futures = [threads.submit(self.act, element) for element in self._waiting]
-        return [future.result() for future in futures]
+        return [output for future in futures for output in future.result()]
 
-    def act(self, element: Any) -> Any:
-        """Takes an element, gives a windowed value or a tagged output of one."""
+    def act(self, element: Any) -> list[Any]:
+        """Takes an element, gives windowed values, or tagged outputs of such."""
         raise NotImplementedError
 
 
 class _Commit(_SideBySide):
-    def __init__(self, buckets: Buckets, closable: Clock, subscription: str | None) -> None:
+    def __init__(self, buckets: Buckets, closable: Clock, horizon: timedelta, subscription: str | None) -> None:
         self._buckets = buckets
         self._closable = closable
+        self._horizon = horizon
         self._subscription = subscription
 
-    def act(self, element: tuple[str, tuple[bytes, bool]]) -> Any:
+    def act(self, element: tuple[str, tuple[bytes, bool]]) -> list[Any]:
         bucket, (data, is_last) = Bucket.from_key(element[0]), element[1]
         close = is_last and bucket.end <= self._closable()
         contribution = Contribution.from_json(data)
-        receipt = commit(self._buckets, bucket, contribution, close, utc_now, new_id)
+        delivered = delivered_of(self._buckets, bucket.stream, self._horizon)
+        receipts = commit(self._buckets, bucket, contribution, close, utc_now, new_id, delivered)
         leases = lent(self._subscription) if self._subscription else None
         if leases:
             leases.settle(contribution.packs)
-        return at(bucket.hour, receipt)
+        return [at(bucket.hour, receipt) for receipt in receipts if receipt.version]
 
 
 class LoadTables(beam.PTransform):  # type: ignore[misc]
@@ -230,18 +233,16 @@ class _Load(_SideBySide):
         self._buckets = buckets
         self._ends = ends
 
-    def act(self, element: Receipt) -> Any:
+    def act(self, element: Receipt) -> list[Any]:
         hour = element.bucket.hour
-        if not element.version:
-            return at(hour, element)
         try:
             load(self._tables, self._by_stream[element.bucket.stream], self._buckets, element)
         except NotLoaded as failure:
             if not self._ends:
                 time.sleep(PAUSE_SECONDS)
                 raise
-            return beam.pvalue.TaggedOutput(_FAILED, at(hour, str(failure)))
-        return at(hour, element)
+            return [beam.pvalue.TaggedOutput(_FAILED, at(hour, str(failure)))]
+        return [at(hour, element)]
 
 
 def _fail(failures: Iterable[str]) -> None:

@@ -1,33 +1,26 @@
-"""Commit: makes a contribution part of its bucket, once, whatever else writes to the bucket at the same time.
+"""Commit: makes a contribution part of its bucket, once, whatever else writes to the stream's buckets at the same time.
 
-The versions of a receipt are objects that are created only if absent. Who wants to add something reads the newest version,
-takes out what is delivered already, and creates the next version; who loses that race begins again. Only what a version
-lists is moved from staging into the bucket's folder, so the folder never shows a file of a lost attempt. `_RECEIPT.json`
-and `_SUCCESS` follow the files. Whoever looks at a bucket finishes what a crash has left undone there.
+Who wants to add files takes a turn (`transforms.order`), takes out what is delivered already, and creates the receipt's next
+version; who loses that race begins again.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from datetime import datetime
 
-from schemas.buckets import STAGING, Bucket
+from schemas.buckets import DEAD_LETTERS, Bucket
 from schemas.receipts import Contribution, Receipt
-from transforms.buckets import AlreadyExists, Buckets, BucketsError, Changed, NotFound
+from transforms.buckets import AlreadyExists, Buckets, BucketsError
+from transforms.conflicts import letters_part
+from transforms.delivered import Delivered, delivered_of
+from transforms.order import Turn, last_turn, take_turn
 from transforms.repeats import without_repeats
+from transforms.versions import settled_receipt, show
 
 MAX_RACES = 100
-"""So many times in a row somebody else may commit to the bucket first; then something is wrong."""
-
-
-def shown_receipt(buckets: Buckets, bucket: Bucket) -> Receipt:
-    """What readers see: the receipt in `_RECEIPT.json`, whose files are all in place; version 0 where there is none."""
-    return _shown(buckets, bucket)[0]
-
-
-def newest_receipt(buckets: Buckets, bucket: Bucket) -> Receipt:
-    """The newest committed version, which a crash may have left ahead of `_RECEIPT.json`; version 0 where there is none."""
-    return _newest(buckets, shown_receipt(buckets, bucket))
+"""So many times in a row somebody else may commit to the stream first; then something is wrong."""
 
 
 def commit(
@@ -37,69 +30,54 @@ def commit(
     close: bool,
     clock: Callable[[], datetime],
     new_id: Callable[[], str],
-) -> Receipt:
+    delivered: Delivered,
+) -> tuple[Receipt, ...]:
     """Adds the contribution, closes the bucket if asked for, and returns the newest receipt, whose files are all in place.
 
-    Ids that the bucket holds already are taken out of the contribution's files and counted as duplicates. Repeating a commit
-    changes nothing. Raises BucketsError or ReceiptError; a repeat then takes up where this one ended.
+    Ids that are `delivered` are taken out of the contribution's files and counted as duplicates. Those that came with another
+    payload become dead letters; these are committed first, and their receipt is returned as well. Repeating a commit changes
+    nothing. Raises BucketsError or ReceiptError; a repeat then takes up where this one ended.
     """
-    for _ in range(MAX_RACES):
-        receipt = newest_receipt(buckets, bucket)
-        if receipt.version:
-            _finish(buckets, receipt)
-        addition = contribution if receipt.has(contribution) else without_repeats(buckets, receipt, contribution, new_id)
-        following = receipt.next(addition, clock(), close)
-        if following is receipt:
-            return receipt
-        try:
-            buckets.create(bucket.version_name(following.version), following.to_json())
-        except AlreadyExists:
-            continue
-        _finish(buckets, following)
-        return following
+    receipts: dict[Bucket, Receipt] = {}
+
+    def refuse(letters: Contribution | None) -> None:
+        if letters:
+            dead = delivered_of(buckets, DEAD_LETTERS, delivered.horizon)
+            [receipt] = commit(buckets, Bucket(DEAD_LETTERS, bucket.hour), letters, False, clock, new_id, dead)
+            receipts[receipt.bucket] = receipt
+
+    refuse(contribution.conflicts)
+    refused: set[str] = set()
+    # In this process one waits for the other, rather than having to begin again.
+    with delivered.turns if contribution.parts else nullcontext():
+        for _ in range(MAX_RACES):
+            turn = last_turn(buckets, bucket.stream) if contribution.parts and delivered.is_ordered else Turn()
+            receipt = settled_receipt(buckets, bucket)
+            if receipt.closed:
+                show(buckets, receipt)
+            addition = contribution
+            if contribution.parts and not receipt.has(contribution):
+                delivered.refresh(turn, receipt)
+                addition, letters = without_repeats(buckets, receipt.bucket, contribution, new_id, delivered)
+                found = [letter for letter in letters if letter.message_id not in refused]
+                refuse(letters_part(buckets, bucket.hour, contribution.id, found, new_id))
+                refused |= {letter.message_id for letter in found}
+            following = receipt.next(addition, clock(), close)
+            if following is not receipt:
+                if not _created(buckets, turn, following, ordered=bool(addition.parts) and delivered.is_ordered):
+                    continue
+                show(buckets, following)
+            return (following, *receipts.values())
     raise BucketsError(
         f"{bucket.folder}: somebody else committed first {MAX_RACES} times in a row. Is another job stuck in a loop?"
     )
 
 
-def _shown(buckets: Buckets, bucket: Bucket) -> tuple[Receipt, int]:
+def _created(buckets: Buckets, turn: Turn, receipt: Receipt, ordered: bool) -> bool:
+    if ordered:
+        return take_turn(buckets, turn, receipt)
     try:
-        data, stored = buckets.read(bucket.receipt_name)
-    except NotFound:
-        return Receipt(bucket), 0
-    return Receipt.from_json(data, bucket.receipt_name), stored.generation
-
-
-def _newest(buckets: Buckets, receipt: Receipt) -> Receipt:
-    while True:
-        name = receipt.bucket.version_name(receipt.version + 1)
-        try:
-            data, _ = buckets.read(name)
-        except NotFound:
-            return receipt
-        receipt = Receipt.from_json(data, name)
-
-
-def _finish(buckets: Buckets, receipt: Receipt) -> None:
-    """Moves the receipt's files into place, then shows the receipt, then marks the bucket if it is closed. Repeatable."""
-    bucket = receipt.bucket
-    while True:
-        shown, generation = _shown(buckets, bucket)
-        if shown.version >= receipt.version:
-            break
-        in_place = {part.name for part in shown.parts}
-        for part in receipt.parts:
-            if part.name not in in_place:
-                # The index first: a file without one would be read by people and not by us.
-                buckets.publish(f"{STAGING}/{part.index_name}", f"{bucket.folder}/{part.index_name}")
-                buckets.publish(f"{STAGING}/{part.name}", f"{bucket.folder}/{part.name}")
-        try:
-            if generation:
-                buckets.replace(bucket.receipt_name, receipt.to_json(), generation)
-            else:
-                buckets.create(bucket.receipt_name, receipt.to_json())
-            break
-        except (AlreadyExists, Changed):
-            continue
-    if receipt.closed:
-        buckets.create(bucket.success_name, b"")
+        buckets.create(receipt.bucket.version_name(receipt.version), receipt.to_json())
+    except AlreadyExists:
+        return False
+    return True

@@ -18,9 +18,9 @@ from schemas.envelope import format_time
 from schemas.shards import Shard
 from transforms.buckets import Buckets
 from transforms.clocks import new_id
-from transforms.commit import newest_receipt
+from transforms.contributing import contribute
+from transforms.delivered import delivered_of
 from transforms.leases import lent
-from transforms.parts import delivered_ids, write_part
 from transforms.receive import Packed, Receiver
 from transforms.windows import Hourly, at
 
@@ -75,13 +75,13 @@ class _Receive(beam.DoFn):  # type: ignore[misc]
 class WriteParts(beam.PTransform):  # type: ignore[misc]
     """Takes packs. Gives, by bucket, what each pane of a shard contributes: a file in staging, and what became of each record.
 
-    row_schemas: stream -> Avro schema of its rows.
+    row_schemas: stream -> Avro schema of its rows; horizon: how far back and ahead an id is the same event.
     """
 
-    def __init__(self, buckets: Buckets, row_schemas: Mapping[str, dict[str, Any]], hourly: Hourly) -> None:
+    def __init__(self, buckets: Buckets, row_schemas: Mapping[str, dict[str, Any]], hourly: Hourly, horizon: timedelta) -> None:
         super().__init__()
         self._hourly = hourly
-        self._fn = _WriteParts(buckets, row_schemas)
+        self._fn = _WriteParts(buckets, row_schemas, horizon)
 
     def expand(self, packs: beam.PCollection) -> beam.PCollection:
         return (
@@ -93,13 +93,13 @@ class WriteParts(beam.PTransform):  # type: ignore[misc]
 
 
 class _WriteParts(beam.DoFn):  # type: ignore[misc]
-    def __init__(self, buckets: Buckets, row_schemas: Mapping[str, dict[str, Any]]) -> None:
+    def __init__(self, buckets: Buckets, row_schemas: Mapping[str, dict[str, Any]], horizon: timedelta) -> None:
         self._buckets = buckets
         self._row_schemas = row_schemas
+        self._horizon = horizon
 
     def process(self, element: tuple[str, Iterable[bytes]]) -> Iterator[tuple[str, bytes]]:
         key, _, shard_text = element[0].rpartition("#")
         bucket, shard = Bucket.from_key(key), Shard.parse(shard_text)
-        delivered = delivered_ids(self._buckets, newest_receipt(self._buckets, bucket), shard)
-        schema = self._row_schemas[bucket.stream]
-        yield key, write_part(self._buckets, bucket, shard, element[1], schema, delivered, new_id).to_json()
+        delivered = delivered_of(self._buckets, bucket.stream, self._horizon)
+        yield key, contribute(self._buckets, bucket, shard, element[1], self._row_schemas[bucket.stream], delivered).to_json()

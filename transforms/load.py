@@ -11,8 +11,8 @@ from google.api_core.retry import exponential_sleep_generator
 from schemas.receipts import Receipt
 from schemas.tables import Table
 from transforms.buckets import Buckets
-from transforms.commit import newest_receipt
 from transforms.tables import LoadFailed, NotLoaded, Tables, TablesError
+from transforms.versions import newest_receipt
 
 ATTEMPTS = 3
 """Load jobs that may fail by passing faults before a run gives up on a partition. Those of earlier runs do not count."""

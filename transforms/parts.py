@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Iterable
 from secrets import token_bytes
 from tempfile import SpooledTemporaryFile
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Self
 
 from fastavro.write import Writer
 from isal import isal_zlib
@@ -13,9 +13,9 @@ from isal import isal_zlib
 from schemas.buckets import STAGING, Bucket
 from schemas.encoding import long
 from schemas.fingerprints import HASH_BYTES, Tally
-from schemas.marks import MARK_BYTES, hashes, ordered, split
+from schemas.marks import MARK_BYTES, Found, hashes, ordered, same_payload, split
 from schemas.outcomes import Exit
-from schemas.receipts import Contribution, Part, Receipt, add_reasons
+from schemas.receipts import Contribution, Part, add_reasons
 from schemas.reports import add_books
 from schemas.shards import Shard
 from transforms.buckets import Buckets, BucketsError
@@ -34,16 +34,25 @@ _IN_MEMORY = 16 * 1024 * 1024
 
 
 class PartWriter:
-    """Frames encoded records as an Avro file in the staging folder, where nobody reads it until a receipt lists it."""
+    """Frames encoded records as an Avro file in the staging folder, where nobody reads it until a receipt lists it.
+
+    To be used in a `with` block.
+    """
 
     def __init__(self, schema: dict[str, Any]) -> None:
-        self._file: BinaryIO = SpooledTemporaryFile(max_size=_IN_MEMORY)  # type: ignore[assignment]  # noqa: SIM115 - closed by finish
+        self._file: BinaryIO = SpooledTemporaryFile(max_size=_IN_MEMORY)  # type: ignore[assignment]  # noqa: SIM115 - closed at the end of the block
         self._sync = token_bytes(16)
         Writer(self._file, schema, codec=CODEC, sync_marker=self._sync).flush()
         self._marks: list[bytes] = []
         self._block: list[bytes] = []
         self._block_records = 0
         self._block_size = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
 
     def add(self, marks: bytes, records: bytes) -> None:
         """One record or more, one behind the other, and their marks."""
@@ -63,15 +72,14 @@ class PartWriter:
 
     def finish(self, buckets: Buckets, bucket: Bucket, shard: Shard, unique: str) -> Part | None:
         """Stores file and index under a name that ends in `unique`; None if there is no record. Raises BucketsError."""
-        with self._file:
-            if not self._marks:
-                return None
-            if self._block:
-                self._end_block()
-            index = ordered(b"".join(self._marks))
-            name = f"part-{shard}-{unique}"
-            stored = buckets.write(f"{STAGING}/{name}.avro", self._file)
-            beside = buckets.write(f"{STAGING}/{name}.ids", index)
+        if not self._marks:
+            return None
+        if self._block:
+            self._end_block()
+        index = ordered(b"".join(self._marks))
+        name = f"part-{shard}-{unique}"
+        stored = buckets.write(f"{STAGING}/{name}.avro", self._file)
+        beside = buckets.write(f"{STAGING}/{name}.ids", index)
         return Part(f"{name}.avro", shard, stored.size, stored.crc32c, beside.crc32c, Tally.of_hashes(hashes(index)))
 
 
@@ -81,67 +89,66 @@ def write_part(
     shard: Shard,
     packs: Iterable[bytes],
     schema: dict[str, Any],
-    delivered: Collection[bytes],
+    find: Callable[[bytes], Found],
     new_id: Callable[[], str],
-) -> Contribution:
-    """Writes the packs' records, without those whose id is in `delivered` or comes twice, and tells what became of each.
+) -> tuple[Contribution, list[bytes]]:
+    """Writes the packs' records, without those that are delivered or come twice, and tells what became of each.
 
-    The result is not part of the bucket until it is committed. `new_id` gives a name that no other attempt uses.
+    find: takes packed marks, tells which are delivered. Given beside the contribution, and not counted in it, are the records
+    whose ids were seen with another payload. Nothing is part of the bucket until it is committed. `new_id` gives a name that no
+    other attempt uses.
     """
-    writer = PartWriter(schema)
-    seen = set(delivered)
+    seen: dict[bytes, bytes] = {}
     books: dict[str, dict[Exit, Tally]] = {}
     reasons: dict[str, dict[str, int]] = {}
-    names = []
-    for data in packs:
-        pack = Pack.from_bytes(data)
-        names.append(pack.name)
-        event_type, reason = read_label(pack.label)
-        digests = hashes(pack.marks)
-        ids = [digests[start : start + HASH_BYTES] for start in range(0, len(digests), HASH_BYTES)]
-        if len(set(ids)) == len(ids) and seen.isdisjoint(ids):
-            seen.update(ids)
-            writer.add(pack.marks, pack.records)
-            fresh = pack.marks
-        else:
-            fresh = _add_new(writer, pack, seen)
-        new, way = Tally.of_hashes(hashes(fresh)), Exit.DEAD_LETTER if reason else Exit.DELIVERED
-        again = Tally.of_hashes(digests) - new
-        books = add_books(books, {event_type: {Exit.RECEIVED: pack.received, way: new, Exit.DUPLICATE: again}})
-        if reason and new.count:
-            reasons = add_reasons(reasons, {event_type: {reason: new.count}})
-    unique = new_id()
-    part = writer.finish(buckets, bucket, shard, unique)
-    return Contribution(unique, books, reasons, (part,) if part else (), tuple(names))
+    names: list[str] = []
+    conflicting: list[bytes] = []
+    with PartWriter(schema) as writer:
+        for data in packs:
+            pack = Pack.from_bytes(data)
+            names.append(pack.name)
+            event_type, reason = read_label(pack.label)
+            marks, found = split(pack.marks), find(pack.marks)
+            ids = [mark[:HASH_BYTES] for mark in marks]
+            fresh, conflicts = pack.marks, b""
+            if not found.repeated.any() and len(set(ids)) == len(ids) and seen.keys().isdisjoint(ids):
+                seen.update(zip(ids, marks, strict=True))
+                writer.add(pack.marks, pack.records)
+            else:
+                fresh, conflicts = _add_new(writer, pack, found, seen, conflicting, may_conflict=not reason)
+            new, refused = Tally.of_hashes(hashes(fresh)), Tally.of_hashes(hashes(conflicts))
+            way = Exit.DEAD_LETTER if reason else Exit.DELIVERED
+            again = Tally.of_hashes(hashes(pack.marks)) - new - refused
+            books = add_books(books, {event_type: {Exit.RECEIVED: pack.received - refused, way: new, Exit.DUPLICATE: again}})
+            if reason and new.count:
+                reasons = add_reasons(reasons, {event_type: {reason: new.count}})
+        unique = new_id()
+        part = writer.finish(buckets, bucket, shard, unique)
+    return Contribution(unique, books, reasons, (part,) if part else (), tuple(names)), conflicting
 
 
-def _add_new(writer: PartWriter, pack: Pack, seen: set[bytes]) -> bytes:
-    """Writes those of the pack's records whose ids are not seen yet. Returns their marks."""
-    fresh = []
-    for mark, record in pack:
+def _add_new(
+    writer: PartWriter, pack: Pack, found: Found, seen: dict[bytes, bytes], conflicting: list[bytes], *, may_conflict: bool
+) -> tuple[bytes, bytes]:
+    """Writes those of the pack's records whose ids are not known yet. Returns their marks, and those of what conflicts."""
+    fresh, refused = [], []
+    for at, (mark, record) in enumerate(pack):
         digest = mark[:HASH_BYTES]
-        if digest not in seen:
-            seen.add(digest)
+        first = seen.get(digest)
+        if first is None and not found.repeated[at]:
+            seen[digest] = mark
             fresh.append(mark)
             writer.add(mark, record)
-    return b"".join(fresh)
+        elif may_conflict and (found.conflicting[at] if first is None else not same_payload(first, mark)):
+            refused.append(mark)
+            conflicting.append(record)
+    return b"".join(fresh), b"".join(refused)
 
 
-def delivered_ids(buckets: Buckets, receipt: Receipt, shard: Shard) -> set[bytes]:
-    """The hashes of the ids that the receipt's files hold and that could lie in the shard. Reads indexes, never payloads."""
-    folder = receipt.bucket.folder
-    return {digest for part in receipt.parts if part.shard.meets(shard) for digest in read_index(buckets, folder, part)}
-
-
-def read_index(buckets: Buckets, folder: str, part: Part) -> list[bytes]:
-    """The hashes in a part's index, sorted. BucketsError names an index that is not the one that was committed."""
-    return [mark[:HASH_BYTES] for mark in read_marks(buckets, folder, part)]
-
-
-def read_marks(buckets: Buckets, folder: str, part: Part) -> list[bytes]:
-    """The marks in a part's index, sorted. BucketsError names an index that is not the one that was committed."""
+def read_marks(buckets: Buckets, folder: str, part: Part) -> bytes:
+    """The marks in a part's index, packed and sorted. BucketsError names an index that is not the one that was committed."""
     name = f"{folder}/{part.index_name}"
     data, stored = buckets.read(name)
     if stored.crc32c != part.index_crc32c:
         raise BucketsError(f"{name} is not the index that its receipt lists: the checksum differs. Restore it from a copy.")
-    return split(data)
+    return data

@@ -1,8 +1,9 @@
-"""Repeats: ids that a bucket holds already are taken out of files that are about to be committed to it."""
+"""Repeats: ids that are delivered already are taken out of files that are about to be committed."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
 
@@ -10,55 +11,72 @@ import fastavro
 
 from schemas.buckets import DEAD_LETTERS, STAGING, Bucket
 from schemas.fingerprints import HASH_BYTES, Tally, id_hash
+from schemas.known import Known
+from schemas.marks import MARK_BYTES, Found, split
 from schemas.outcomes import Exit
-from schemas.receipts import Contribution, Part, Reasons, Receipt, add_reasons
+from schemas.receipts import Contribution, Part, Reasons, add_reasons
 from schemas.reports import Books, add_books
 from schemas.rows import encoder
 from transforms.buckets import Buckets
-from transforms.parts import PartWriter, delivered_ids, read_index, read_marks
+from transforms.conflicts import Letter, letter_of
+from transforms.delivered import Delivered
+from transforms.parts import PartWriter, read_marks
 
 
-def without_repeats(buckets: Buckets, receipt: Receipt, contribution: Contribution, new_id: Callable[[], str]) -> Contribution:
-    """The contribution without rows whose ids the receipt's files hold, or an earlier file of its own; they become duplicates.
+def without_repeats(
+    buckets: Buckets, bucket: Bucket, contribution: Contribution, new_id: Callable[[], str], delivered: Delivered
+) -> tuple[Contribution, list[Letter]]:
+    """The contribution without rows whose ids are delivered, or are in an earlier file of its own, and what conflicts.
 
-    Its files lie in staging. One that loses rows is written anew under another name; the others are only looked at, by
-    their indexes, and not even that where nothing of their shard is there.
+    Such rows become duplicates; those with another payload than the delivered one are given as dead letters, and do not count
+    in this contribution at all. Its files lie in staging. One that loses rows is written anew under another name; the others
+    are only looked at, by their indexes.
     """
-    bucket = receipt.bucket
     result = replace(contribution, parts=())
+    letters: list[Letter] = []
+    own = Known(delivered.horizon)
     for part in contribution.parts:
-        delivered = delivered_ids(buckets, receipt, part.shard)
-        for earlier in result.parts:
-            if earlier.shard.meets(part.shard):
-                delivered.update(read_index(buckets, STAGING, earlier))
-        repeated = delivered.intersection(read_index(buckets, STAGING, part)) if delivered else set()
-        if repeated:
-            result = _rewritten(buckets, bucket, result, part, repeated, new_id())
+        marks = read_marks(buckets, STAGING, part)
+        before, beside = delivered.find(bucket.hour, part.shard, marks), own.find(bucket.hour, marks)
+        repeated = before.repeated | beside.repeated
+        if repeated.any():
+            found = Found(repeated, before.conflicting | beside.conflicting)
+            result, kept, conflicts = _rewritten(buckets, bucket, result, part, marks, found, new_id())
+            letters += conflicts
         else:
-            result = replace(result, parts=(*result.parts, part))
-    return result
+            kept = part
+        if kept:
+            result = replace(result, parts=(*result.parts, kept))
+        own.add(bucket.hour, marks)
+    return result, letters
 
 
 def _rewritten(
-    buckets: Buckets, bucket: Bucket, result: Contribution, part: Part, repeated: Collection[bytes], unique: str
-) -> Contribution:
+    buckets: Buckets, bucket: Bucket, result: Contribution, part: Part, marks: bytes, found: Found, unique: str
+) -> tuple[Contribution, Part | None, list[Letter]]:
     dead = bucket.stream == DEAD_LETTERS
     way = Exit.DEAD_LETTER if dead else Exit.DELIVERED
+    by_id = {one[:HASH_BYTES]: at for at, one in enumerate(split(marks))}
     books: Books = result.books
     reasons: Reasons = result.reasons
-    marks = {mark[:HASH_BYTES]: mark for mark in read_marks(buckets, STAGING, part)}
-    with buckets.open(f"{STAGING}/{part.name}") as file:
-        records: Any = fastavro.reader(file)
+    letters: list[Letter] = []
+    with ExitStack() as stack:
+        records: Any = fastavro.reader(stack.enter_context(buckets.open(f"{STAGING}/{part.name}")))
         schema = records.writer_schema
-        writer, encode = PartWriter(schema), encoder(schema)
+        writer, encode = stack.enter_context(PartWriter(schema)), encoder(schema)
         for record in records:
             digest = id_hash(record["message_id" if dead else "event_id"])
-            if digest not in repeated:
-                writer.add(marks[digest], encode(record))
+            at = by_id[digest]
+            if not found.repeated[at]:
+                writer.add(marks[at * MARK_BYTES : (at + 1) * MARK_BYTES], encode(record))
                 continue
             kind, one = record["event_type"] or "", Tally.of_hashes(digest)
+            if found.conflicting[at] and not dead:
+                letters.append(letter_of(record))
+                books = add_books(books, {kind: {way: Tally() - one, Exit.RECEIVED: Tally() - one}})
+                continue
             books = add_books(books, {kind: {way: Tally() - one, Exit.DUPLICATE: one}})
             if dead:
                 reasons = add_reasons(reasons, {kind: {record["reason"]: -1}})
-    kept = writer.finish(buckets, bucket, part.shard, unique)
-    return replace(result, books=books, reasons=reasons, parts=(*result.parts, kept) if kept else result.parts)
+        kept = writer.finish(buckets, bucket, part.shard, unique)
+    return replace(result, books=books, reasons=reasons), kept, letters

@@ -21,7 +21,7 @@ from schemas.marks import MARK_BYTES, hashes
 from schemas.receipts import Part, Receipt, ReceiptError
 from schemas.verdicts import Held
 from transforms.buckets import Buckets, BucketsError
-from transforms.commit import shown_receipt
+from transforms.versions import shown_receipt
 
 IdsByHour = dict[datetime, set[bytes]]
 """Hashes of event ids by the hour that they were published for: the bucket's, or an earlier one that they came too late for."""

@@ -1,0 +1,51 @@
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from schemas.buckets import HOUR
+from schemas.known import MERGE_ABOVE, Known
+from schemas.marks import mark
+
+START = datetime(2026, 1, 31, tzinfo=UTC)
+SECOND = 1_000_000
+
+# Ids that share their first half: what is searched by is not all that has to be the same.
+ids = st.sampled_from([b"a" * 16, b"a" * 8 + b"b" * 8, b"\x00" * 16, b"\xff" * 16])
+events = st.tuples(ids, st.integers(0, 5), st.sampled_from([0, 1, 3599 * SECOND]), st.sampled_from([b"1" * 8, b"2" * 8]))
+
+
+def find(known: Known, event: tuple[bytes, int, int, bytes]) -> tuple[bool, bool]:
+    digest, hour, offset, payload = event
+    found = known.find(START + hour * HOUR, mark(digest, offset, payload))
+    return bool(found.repeated[0]), bool(found.conflicting[0])
+
+
+@given(st.lists(events, max_size=2 * MERGE_ABOVE), events, st.sampled_from([1, 2, 24]))
+def test_an_id_is_repeated_if_one_within_the_horizon_is_known_and_conflicts_if_none_of_these_has_its_payload(
+    given_events: list[tuple[bytes, int, int, bytes]], asked: tuple[bytes, int, int, bytes], hours: int
+) -> None:
+    known = Known(timedelta(hours=hours))
+    for digest, hour, offset, payload in given_events:
+        known.add(START + hour * HOUR, mark(digest, offset, payload))
+
+    def moment(event: tuple[bytes, int, int, bytes]) -> timedelta:
+        return timedelta(hours=event[1], microseconds=event[2])
+
+    near = [one for one in given_events if one[0] == asked[0] and abs(moment(one) - moment(asked)) < timedelta(hours=hours)]
+    assert find(known, asked) == (bool(near), bool(near) and asked[3] not in {one[3] for one in near})
+
+
+def test_many_are_asked_for_at_once_in_their_order() -> None:
+    known = Known(timedelta(hours=1))
+    known.add(START, b"".join(mark(bytes([number]) * 16, 0, bytes(8)) for number in range(0, 100, 2)))
+    found = known.find(START, b"".join(mark(bytes([number]) * 16, 5, bytes(8)) for number in range(99, -1, -1)))
+    assert found.repeated.tolist() == [number % 2 == 0 for number in range(99, -1, -1)]
+    assert not found.conflicting.any()
+
+
+def test_nothing_is_known_of_nothing() -> None:
+    assert Known(timedelta(hours=1)).find(START, b"").repeated.tolist() == []
+    assert Known(timedelta(hours=1)).find(START, mark(bytes(16), 0, bytes(8))).repeated.tolist() == [False]

@@ -1,0 +1,122 @@
+"""Delivered: which ids a stream has delivered within the horizon, asked for many at a time.
+
+The indexes that receipts name are the truth; this is a cache of them, in memory, one for each stream and process. No payload is
+read for it. A million ids take 32 MB here, 28 MB in their indexes, and some 0.2 s to read and sort; a second copy lives while
+arrays are merged.
+"""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+from schemas.buckets import DEAD_LETTERS, HOUR, Bucket, bucket_of, stream_folder
+from schemas.known import Known
+from schemas.marks import Found
+from schemas.receipts import Receipt
+from schemas.shards import Shard
+from transforms.buckets import Buckets
+from transforms.order import Turn
+from transforms.parts import read_marks
+from transforms.versions import settled_receipt
+
+
+@dataclass
+class _Loaded:
+    known: Known
+    names: set[str] = field(default_factory=set)
+    hours: set[datetime] = field(default_factory=set)
+
+
+class Delivered:
+    """What one stream has delivered. For any number of threads.
+
+    Dead letters are known within their own hour only: a message is the same at each delivery, and so comes to the same hour.
+    """
+
+    def __init__(self, buckets: Buckets, stream: str, horizon: timedelta) -> None:
+        self.stream = stream
+        self.horizon = horizon
+        self.turns = threading.RLock()
+        """Held by who takes a turn, so that the threads of a process wait for each other and need not begin again."""
+        self._buckets = buckets
+        self._lock = threading.RLock()
+        self._receipts: dict[datetime, Receipt] = {}
+        self._turn: int | None = None
+        self._loaded: dict[Shard, _Loaded] = {}
+
+    @property
+    def is_ordered(self) -> bool:
+        """Whether what other buckets hold counts, so that commits to them need an order."""
+        return self.stream != DEAD_LETTERS
+
+    def refresh(self, turn: Turn, own: Receipt) -> None:
+        """Learns what was committed up to a turn; `own` is the newest receipt of the bucket that is to be asked about."""
+        with self._lock:
+            changed = None if self._turn is None else turn.buckets_since(self._turn)
+            if changed is None:
+                self._receipts.clear()
+                self._loaded.clear()
+            for bucket in changed or ():
+                self._receipts.pop(bucket.hour, None)
+            self._turn = turn.number
+            self._receipts[own.bucket.hour] = own
+
+    def find(self, hour: datetime, shard: Shard, marks: bytes) -> Found:
+        """What is known of the marks of a bucket of that hour, all of one shard. Raises BucketsError or ReceiptError."""
+        with self._lock:
+            window = self._window(hour)
+            self._learn(window)
+            loaded = self._loaded.get(shard)
+            if loaded is None or len(loaded.hours | set(window)) > 3 * len(window):
+                # Begun anew when most of it is of hours that nobody asks about any more.
+                loaded = self._loaded[shard] = _Loaded(Known(self.horizon))
+            for receipt in map(self._receipts.__getitem__, window):
+                for part in receipt.parts:
+                    if part.name not in loaded.names and part.shard.meets(shard):
+                        loaded.known.add(receipt.bucket.hour, read_marks(self._buckets, receipt.bucket.folder, part))
+                        loaded.names.add(part.name)
+            loaded.hours.update(window)
+            return loaded.known.find(hour, marks)
+
+    def _window(self, hour: datetime) -> list[datetime]:
+        reach = -(-self.horizon // HOUR) if self.is_ordered else 0
+        return [hour + number * HOUR for number in range(-reach, reach + 1)]
+
+    def _learn(self, window: list[datetime]) -> None:
+        """Reads the receipts of the hours that are not known, if there are any."""
+        missing = {hour for hour in window if hour not in self._receipts}
+        if not missing:
+            return
+        folder = stream_folder(self.stream)
+        found = set()
+        for name in self._buckets.list(f"{folder}/", f"{folder}/dt={min(missing):%Y-%m-%d}/hour={min(missing):%H}"):
+            bucket = bucket_of(name)
+            if bucket and bucket.hour > max(missing):
+                break
+            if bucket:
+                found.add(bucket.hour)
+        for hour in missing:
+            bucket = Bucket(self.stream, hour)
+            self._receipts[hour] = settled_receipt(self._buckets, bucket) if hour in found else Receipt(bucket)
+
+
+def forget(buckets: Buckets) -> None:
+    """A new run begins: what this process knew of these buckets may have been deleted since."""
+    with _making:
+        for key in [key for key in _delivered if key[0] == buckets.uri]:
+            del _delivered[key]
+
+
+_delivered: dict[tuple[str, str, timedelta], Delivered] = {}
+_making = threading.Lock()
+
+
+def delivered_of(buckets: Buckets, stream: str, horizon: timedelta) -> Delivered:
+    """The one of this process for a stream."""
+    key = (buckets.uri, stream, horizon)
+    with _making:
+        if key not in _delivered:
+            _delivered[key] = Delivered(buckets, stream, horizon)
+        return _delivered[key]

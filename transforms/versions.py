@@ -1,0 +1,74 @@
+"""Versions of receipts: which one readers see, which is the newest, and how the newest comes to be seen.
+
+The versions of a receipt are objects that are created only if absent. Only what a version lists is moved from staging into the
+bucket's folder, so the folder never shows a file of a lost attempt. `_RECEIPT.json` and `_SUCCESS` follow the files. Whoever
+looks at a bucket finishes what a crash has left undone there.
+"""
+
+from __future__ import annotations
+
+from schemas.buckets import STAGING, Bucket
+from schemas.receipts import Receipt
+from transforms.buckets import AlreadyExists, Buckets, Changed, NotFound
+
+
+def shown_receipt(buckets: Buckets, bucket: Bucket) -> Receipt:
+    """What readers see: the receipt in `_RECEIPT.json`, whose files are all in place; version 0 where there is none."""
+    return _shown(buckets, bucket)[0]
+
+
+def newest_receipt(buckets: Buckets, bucket: Bucket) -> Receipt:
+    """The newest committed version, which a crash may have left ahead of `_RECEIPT.json`; version 0 where there is none."""
+    return _newest(buckets, shown_receipt(buckets, bucket))
+
+
+def settled_receipt(buckets: Buckets, bucket: Bucket) -> Receipt:
+    """The newest committed version, with its files in place."""
+    shown = shown_receipt(buckets, bucket)
+    newest = _newest(buckets, shown)
+    if newest.version != shown.version:
+        show(buckets, newest)
+    return newest
+
+
+def show(buckets: Buckets, receipt: Receipt) -> None:
+    """Moves the receipt's files into place, then shows the receipt, then marks the bucket if it is closed. Repeatable."""
+    bucket = receipt.bucket
+    while True:
+        shown, generation = _shown(buckets, bucket)
+        if shown.version >= receipt.version:
+            break
+        in_place = {part.name for part in shown.parts}
+        for part in receipt.parts:
+            if part.name not in in_place:
+                # The index first: a file without one would be read by people and not by us.
+                buckets.publish(f"{STAGING}/{part.index_name}", f"{bucket.folder}/{part.index_name}")
+                buckets.publish(f"{STAGING}/{part.name}", f"{bucket.folder}/{part.name}")
+        try:
+            if generation:
+                buckets.replace(bucket.receipt_name, receipt.to_json(), generation)
+            else:
+                buckets.create(bucket.receipt_name, receipt.to_json())
+            break
+        except (AlreadyExists, Changed):
+            continue
+    if receipt.closed:
+        buckets.create(bucket.success_name, b"")
+
+
+def _shown(buckets: Buckets, bucket: Bucket) -> tuple[Receipt, int]:
+    try:
+        data, stored = buckets.read(bucket.receipt_name)
+    except NotFound:
+        return Receipt(bucket), 0
+    return Receipt.from_json(data, bucket.receipt_name), stored.generation
+
+
+def _newest(buckets: Buckets, receipt: Receipt) -> Receipt:
+    while True:
+        name = receipt.bucket.version_name(receipt.version + 1)
+        try:
+            data, _ = buckets.read(name)
+        except NotFound:
+            return receipt
+        receipt = Receipt.from_json(data, name)
