@@ -1,8 +1,8 @@
 """Delivered: which ids a stream has delivered within the horizon, asked for many at a time.
 
 The indexes that receipts name are the truth; this is a cache of them, in memory, one for each stream and process. No payload is
-read for it. A million ids take 32 MB here, 28 MB in their indexes, and some 0.2 s to read and sort; a second copy lives while
-arrays are merged.
+read for it. Measured for a million ids: 28 MB of indexes; 32 MB of arrays here, and 51 MB of memory with what merging them takes;
+0.32 s to take them in, 20 indexes of 50,000. Asking for 10,000 at a time took 0.43 us an id.
 """
 
 from __future__ import annotations
