@@ -1,7 +1,7 @@
 """deliver: takes events from a Pub/Sub subscription, once each, to hourly buckets of files and table partitions.
 
-On Dataflow it runs until it is drained. On one machine it takes what was published before it started, and stops; messages are
-acknowledged when all of them are delivered. An hour that is not over yet is written, but not closed.
+On Dataflow it runs until it is drained. On one machine it takes what was published before it started, and stops; a message is
+acknowledged when its event is in a receipt. An hour that is not over yet is written, but not closed.
 """
 
 from __future__ import annotations
@@ -32,10 +32,12 @@ from schemas.tables import tables_of
 from transforms.buckets import Buckets
 from transforms.buckets.opening import open_buckets
 from transforms.clocks import Clock, Fixed, utc_now
-from transforms.closing import CommitBuckets, FindOpenHours, LoadTables, LookAtHours, PassingHours, Report
+from transforms.closing import CommitBuckets, LoadTables
 from transforms.delivering import HOURS, PACKS, Receive, WriteParts
 from transforms.leases import LEASE_SECONDS, Leases
+from transforms.looks import FindOpenHours, LookAtHours, PassingHours
 from transforms.pubsub import check_subscription, check_topic
+from transforms.reporting import Report
 from transforms.source import PubSubSource
 from transforms.tables import Tables
 from transforms.tables.opening import open_tables

@@ -145,7 +145,7 @@ def test_a_pubsub_that_goes_away_in_mid_run_is_one_clear_error(
         world = make_world(tmp_path, broker.address, {"search_made": SEARCH})
         world.publish(search("a"))
         monkeypatch.setattr("transforms.pubsub.AWAY_SECONDS", 1.0)
-        monkeypatch.setattr("transforms.closing.REPORT_SECONDS", 1.0)
+        monkeypatch.setattr("transforms.reporting.REPORT_SECONDS", 1.0)
         finish = Receiver.finish
 
         def go(receiver: Receiver) -> Any:

@@ -21,7 +21,7 @@ from pipelines.deliver import LOCAL_SHARDS, Plan, build
 from schemas.buckets import DEAD_LETTERS, HOUR, Bucket
 from schemas.contracts import load_contracts
 from tests.support.delivery import LAST_HOUR, World, search
-from transforms import closing
+from transforms import looks
 from transforms.buckets.opening import open_buckets
 from transforms.tables.duckdb_file import DuckDBFile
 from transforms.tables.opening import open_tables
@@ -82,7 +82,7 @@ class Stream:
 @pytest.fixture(autouse=True)
 def hours_pass_until_the_last_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
     """Hours pass without end; here they end, so that the run does."""
-    monkeypatch.setattr(closing, "PeriodicImpulse", partial(PeriodicImpulse, stop_timestamp=(LAST_HOUR + HOUR).timestamp()))
+    monkeypatch.setattr(looks, "PeriodicImpulse", partial(PeriodicImpulse, stop_timestamp=(LAST_HOUR + HOUR).timestamp()))
 
 
 def versions(world: World, hour: datetime = LAST_HOUR, stream: str = "search_made") -> list[dict[str, Any]]:

@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from itertools import count
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import fastavro
 import pytest
@@ -53,7 +54,7 @@ def pack(*ids: str) -> bytes:
     row: dict[str, Any] = {"event_type": "thing", "schema_version": 1, "received_at": HOUR, "message_id": "m", "x": 1}
     row |= {"sent_at": None, "unknown_fields": None, "skewed_from": None}
     rows = [encoder(SCHEMA)({**row, "event_id": one}) for one in ids]
-    return Pack.of(label_of("thing"), [mark(id_hash(one), 0, digest_of(b"")) for one in ids], rows).to_bytes()
+    return Pack.of(uuid4().hex, label_of("thing"), [mark(id_hash(one), 0, digest_of(b"")) for one in ids], rows).to_bytes()
 
 
 def written(buckets: Buckets, new_id: Callable[[], str], *ids: str, shard: Shard = WHOLE) -> Contribution:

@@ -7,6 +7,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from apache_beam import DoFn
+from apache_beam.utils.windowed_value import WindowedValue
 
 from schemas.buckets import Bucket
 from schemas.fingerprints import Tally
@@ -219,6 +221,14 @@ def test_an_engine_without_an_end_is_told_of_a_failure_but_not_at_once(tmp_path:
     receipt = receipt_of(buckets, "a")
     jobs.fail_next, jobs.passing = 1, False
     with pytest.raises(LoadFailed):
-        list(step.process(receipt))
+        bundle(step, receipt)
     assert pauses == [PAUSE_SECONDS]
-    assert list(step.process(receipt)) == [receipt]
+    assert [given.value for given in bundle(step, receipt)] == [receipt]
+
+
+def bundle(step: DoFn, *elements: object) -> list[WindowedValue]:
+    """What a step gives for the elements, as an engine calls it."""
+    step.start_bundle()
+    for element in elements:
+        step.process(element)
+    return list(step.finish_bundle())

@@ -18,6 +18,7 @@ from schemas.shards import Shard
 from schemas.verdicts import Held
 from tests.support.contracts import contract_of, field
 from transforms.buckets.directory import Directory
+from transforms.clocks import new_id
 from transforms.commit import commit
 from transforms.parts import write_part
 from transforms.receive import Receiver
@@ -38,7 +39,7 @@ def buckets(tmp_path: Path) -> Directory:
 def deliver(buckets: Directory, *messages: tuple[bytes, dict[str, str]]) -> dict[str, Receipt]:
     """Messages that were published at the hour's start, each into a part of its own, by stream."""
     ids = iter(range(1000))
-    receiver = Receiver(Contracts({"thing": {None: CONTRACT, "1": CONTRACT}}), timedelta(days=1), 1)
+    receiver = Receiver(Contracts({"thing": {None: CONTRACT, "1": CONTRACT}}), timedelta(days=1), 1, new_id)
     receipts = {}
     for number, (data, attributes) in enumerate(messages):
         receiver.add(PubsubMessage(data, attributes, f"m{number}", HOUR))
