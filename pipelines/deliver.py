@@ -41,7 +41,7 @@ from transforms.reporting import Report
 from transforms.source import PubSubSource
 from transforms.tables import Tables
 from transforms.tables.opening import open_tables
-from transforms.windows import Hourly
+from transforms.windows import LONGEST_LIFE, Hourly
 
 LOCAL_SHARDS = 1
 DATAFLOW_SHARDS = 16
@@ -83,7 +83,9 @@ def build(pipeline: beam.Pipeline, plan: Plan) -> None:
     received = pipeline | "Read" >> plan.source | "Receive" >> Receive(contracts, lateness, plan.shards, plan.leased)
     parts = received[PACKS] | "Write parts" >> WriteParts(buckets, row_schemas, hourly)
 
-    open_hours = pipeline | "Find open hours" >> FindOpenHours(buckets, streams, plan.started - lateness)
+    # As far back as any run can have written: what is in a receipt is not delivered again, so nobody else would look there.
+    oldest = plan.started - lateness - LONGEST_LIFE
+    open_hours = pipeline | "Find open hours" >> FindOpenHours(buckets, streams, oldest)
     hours = received[HOURS] if plan.ends else pipeline | "Passing hours" >> PassingHours(plan.started)
     looks = (open_hours, hours) | "All hours" >> beam.Flatten() | "Look at hours" >> LookAtHours(streams, plan.ends)
 

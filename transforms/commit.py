@@ -30,6 +30,15 @@ def newest_receipt(buckets: Buckets, bucket: Bucket) -> Receipt:
     return _newest(buckets, shown_receipt(buckets, bucket))
 
 
+def finished_receipt(buckets: Buckets, bucket: Bucket) -> Receipt:
+    """The newest committed version, whose files are all in place: what a crash has left undone is done first."""
+    shown = shown_receipt(buckets, bucket)
+    newest = _newest(buckets, shown)
+    if newest.version > shown.version:
+        _finish(buckets, newest)
+    return newest
+
+
 def commit(
     buckets: Buckets,
     bucket: Bucket,

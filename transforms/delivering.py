@@ -18,7 +18,7 @@ from schemas.envelope import format_time
 from schemas.shards import Shard
 from transforms.buckets import Buckets
 from transforms.clocks import new_id
-from transforms.commit import newest_receipt
+from transforms.commit import finished_receipt
 from transforms.leases import lent
 from transforms.parts import delivered_ids, write_part
 from transforms.receive import Packed, Receiver
@@ -100,6 +100,6 @@ class _WriteParts(beam.DoFn):  # type: ignore[misc]
     def process(self, element: tuple[str, Iterable[bytes]]) -> Iterator[tuple[str, bytes]]:
         key, _, shard_text = element[0].rpartition("#")
         bucket, shard = Bucket.from_key(key), Shard.parse(shard_text)
-        delivered = delivered_ids(self._buckets, newest_receipt(self._buckets, bucket), shard)
+        delivered = delivered_ids(self._buckets, finished_receipt(self._buckets, bucket), shard)
         schema = self._row_schemas[bucket.stream]
         yield key, write_part(self._buckets, bucket, shard, element[1], schema, delivered, new_id).to_json()

@@ -11,7 +11,7 @@ from google.api_core.retry import exponential_sleep_generator
 from schemas.receipts import Receipt
 from schemas.tables import Table
 from transforms.buckets import Buckets
-from transforms.commit import newest_receipt
+from transforms.commit import finished_receipt
 from transforms.tables import LoadFailed, NotLoaded, Tables, TablesError
 
 ATTEMPTS = 3
@@ -50,7 +50,7 @@ def load(
                 f"{receipt.bucket.folder}: {rows} rows went into {table.name}, but its receipt has {receipt.ids.count}: "
                 "a file there is not the one that was committed. Restore it, then run python -m pipelines.reload for this hour"
             )
-        newest = newest_receipt(buckets, receipt.bucket)
+        newest = finished_receipt(buckets, receipt.bucket)
         if _digest(newest) == _digest(receipt):
             receipt = newest
             break

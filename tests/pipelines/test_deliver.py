@@ -256,6 +256,24 @@ def test_an_ack_follows_the_receipt_bucket_by_bucket(world, monkeypatch):
     assert world.left() == 0
 
 
+def test_a_run_that_died_in_mid_commit_does_not_keep_the_next_from_its_bucket(world, monkeypatch):
+    world.publish(search("a", IN_HOUR))
+
+    def die(*_: object) -> None:
+        raise RuntimeError("died")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("transforms.commit._finish", die)
+        with pytest.raises(RuntimeError, match="died"):
+            world.deliver()
+    assert world.receipts("search_made") == {}
+    assert list(world.buckets.rglob("search_made/**/000001.json"))
+    world.publish(search("b", IN_HOUR))
+    world.deliver()
+    assert delivered(world) == in_table(world) == ["a", "b"]
+    assert counts(world)["delivered"] == 2
+
+
 def test_messages_whose_acknowledgement_was_lost_come_again_and_are_duplicates(world, monkeypatch):
     world.publish(search("a", IN_HOUR), search("b", IN_HOUR))
     with monkeypatch.context() as patch:

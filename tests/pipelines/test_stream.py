@@ -20,6 +20,7 @@ from apache_beam.utils.timestamp import Timestamp
 from pipelines.deliver import LOCAL_SHARDS, Plan, build
 from schemas.buckets import DEAD_LETTERS, HOUR, Bucket
 from schemas.contracts import load_contracts
+from schemas.tables import tables_of
 from tests.support.delivery import LAST_HOUR, World, search
 from transforms import looks
 from transforms.buckets.opening import open_buckets
@@ -69,6 +70,8 @@ class Stream:
             allowed_lateness=timedelta(days=7),
             shards=LOCAL_SHARDS,
         )
+        for table in tables_of(plan.contracts).values():
+            plan.tables.ensure(table)
         pipeline = beam.Pipeline(options=options)
         build(pipeline, plan)
         # Where no step pauses, as the source of a real stream does, Prism lets a step with a timer wait for the watermark.
