@@ -105,12 +105,13 @@ def test_what_came_to_a_bucket_before_its_last_look_is_not_late(
     looked = threading.Event()
 
     def slow(buckets: Buckets, bucket: Bucket, contribution: Contribution, *more: Any) -> Any:
-        if contribution.is_empty:
-            looked.set()
-        else:
-            # Were they worked on side by side, the look would come first.
+        if not contribution.is_empty:
+            # Were they worked on side by side, the look would be done first.
             looked.wait(0.3)
-        return commit(buckets, bucket, contribution, *more)
+            return commit(buckets, bucket, contribution, *more)
+        receipt = commit(buckets, bucket, contribution, *more)
+        looked.set()
+        return receipt
 
     monkeypatch.setattr(closing, "commit", slow)
     bucket, index = bucket_of(0), buckets.write("staging/a.ids", b"")
