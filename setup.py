@@ -14,6 +14,7 @@ RUN = [
     "google-cloud-storage>=3.17",
     "google-crc32c>=1.9",
     "grpcio>=1.85",
+    "numpy>=2.4",
     "orjson>=3.13",
     "protobuf>=6.33",
     "pyarrow>=25",
