@@ -1,7 +1,7 @@
 """deliver: takes events from a Pub/Sub subscription, once each, to hourly buckets of files and table partitions.
 
-On Dataflow it runs until it is drained. On one machine it takes what was published before it started, and stops; messages are
-acknowledged when all of them are delivered. An hour that is not over yet is written, but not closed.
+On Dataflow it runs until it is drained. On one machine it takes what was published before it started, and stops; a message is
+acknowledged when its event is in a receipt. An hour that is not over yet is written, but not closed.
 """
 
 from __future__ import annotations
@@ -32,15 +32,17 @@ from schemas.tables import tables_of
 from transforms.buckets import Buckets
 from transforms.buckets.opening import open_buckets
 from transforms.clocks import Clock, Fixed, utc_now
-from transforms.closing import CommitBuckets, FindOpenHours, LoadTables, LookAtHours, PassingHours, Report
+from transforms.closing import CommitBuckets, LoadTables
 from transforms.delivered import forget
 from transforms.delivering import HOURS, PACKS, Receive, WriteParts
 from transforms.leases import LEASE_SECONDS, Leases
+from transforms.looks import FindOpenHours, LookAtHours, PassingHours
 from transforms.pubsub import check_subscription, check_topic
+from transforms.reporting import Report
 from transforms.source import PubSubSource
 from transforms.tables import Tables
 from transforms.tables.opening import open_tables
-from transforms.windows import Hourly
+from transforms.windows import LONGEST_LIFE, Hourly
 
 LOCAL_SHARDS = 1
 DATAFLOW_SHARDS = 16
@@ -84,7 +86,9 @@ def build(pipeline: beam.Pipeline, plan: Plan) -> None:
     received = pipeline | "Read" >> plan.source | "Receive" >> Receive(contracts, lateness, plan.shards, plan.leased)
     parts = received[PACKS] | "Write parts" >> WriteParts(buckets, row_schemas, hourly, plan.horizon)
 
-    open_hours = pipeline | "Find open hours" >> FindOpenHours(buckets, streams, plan.started - lateness)
+    # As far back as any run can have written: what is in a receipt is not delivered again, so nobody else would look there.
+    oldest = plan.started - lateness - LONGEST_LIFE
+    open_hours = pipeline | "Find open hours" >> FindOpenHours(buckets, streams, oldest)
     hours = received[HOURS] if plan.ends else pipeline | "Passing hours" >> PassingHours(plan.started)
     looks = (open_hours, hours) | "All hours" >> beam.Flatten() | "Look at hours" >> LookAtHours(streams, plan.ends)
 

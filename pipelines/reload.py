@@ -21,7 +21,7 @@ from transforms.clocks import new_id
 from transforms.load import load, not_loaded
 from transforms.tables import NotLoaded
 from transforms.tables.opening import open_tables
-from transforms.versions import settled_receipt
+from transforms.versions import finished_receipt
 
 
 def parser() -> argparse.ArgumentParser:
@@ -55,7 +55,7 @@ def main(argv: Sequence[str]) -> int:
 
     def reload(bucket: Bucket) -> int | str | None:
         """The rows loaded, why they were not, or None where there is no such bucket."""
-        receipt = settled_receipt(buckets, bucket)
+        receipt = finished_receipt(buckets, bucket)
         if not receipt.version:
             return None
         try:

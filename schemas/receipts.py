@@ -181,7 +181,7 @@ class Receipt:
         commits, closed_at = self.commits, self.closed_at
         if not self.has(contribution):
             rows = sum(part.ids.count for part in contribution.parts)
-            commits += (Commit(contribution, now, late=rows if self.closed else 0),)
+            commits += (Commit(replace(contribution, packs=()), now, late=rows if self.closed else 0),)
         if close and closed_at is None:
             closed_at = now
         if commits == self.commits and closed_at == self.closed_at:

@@ -1,37 +1,30 @@
-"""From files to closed hours: thin Beam shells around `commit`, `load` and `hours`."""
+"""From files to closed hours: thin Beam shells around `commit` and `load`."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 import apache_beam as beam
-from apache_beam.transforms.periodicsequence import PeriodicImpulse
 from apache_beam.transforms.timeutil import TimeDomain
-from apache_beam.transforms.trigger import AccumulationMode, AfterWatermark
 from apache_beam.transforms.userstate import TimerSpec, on_timer
 from apache_beam.transforms.util import ReshufflePerKey
 from apache_beam.transforms.window import GlobalWindows, IntervalWindow
-from apache_beam.utils.timestamp import Timestamp
 from apache_beam.utils.windowed_value import PaneInfo, PaneInfoTiming
-from google.api_core.exceptions import GoogleAPIError
-from google.cloud import pubsub_v1
 
-from schemas.buckets import HOUR, Bucket, hour_of
-from schemas.envelope import format_time, parse_time
+from schemas.buckets import Bucket
 from schemas.receipts import LOOK, Contribution, Receipt, combine
 from schemas.tables import Table
 from transforms.buckets import Buckets
 from transforms.clocks import Clock, new_id, utc_now
 from transforms.commit import commit
 from transforms.delivered import delivered_of
-from transforms.hours import hours_between, open_hours
 from transforms.leases import lent
 from transforms.load import load, not_loaded
-from transforms.pubsub import PubSubError, told
+from transforms.looks import Gather
 from transforms.tables import NotLoaded, Tables
 from transforms.windows import Hourly, at
 
@@ -43,73 +36,6 @@ PAUSE_SECONDS = 300.0
 jobs that fail among a table's 1,500 a day."""
 
 _LOADED, _FAILED = "loaded", "failed"
-
-REPORT_SECONDS = 60.0
-"""How long Pub/Sub may take to accept the reports of a bundle; the client repeats what fails meanwhile."""
-
-
-class FindOpenHours(beam.PTransform):  # type: ignore[misc]
-    """Gives the hours from `since` on in which an earlier run has left a bucket open, or not loaded."""
-
-    def __init__(self, buckets: Buckets, streams: Sequence[str], since: datetime) -> None:
-        super().__init__()
-        self._look = lambda _: [format_time(hour) for hour in open_hours(buckets, streams, since)]
-
-    def expand(self, begin: beam.Pipeline) -> beam.PCollection:
-        return begin | "Begin" >> beam.Create([b""]) | "List buckets" >> beam.FlatMap(self._look).with_output_types(str)
-
-
-class PassingHours(beam.PTransform):  # type: ignore[misc]
-    """Gives each hour as it begins, from the one that holds `started`, without an end."""
-
-    def __init__(self, started: datetime) -> None:
-        super().__init__()
-        self._first = hour_of(started)
-
-    def expand(self, begin: beam.Pipeline) -> beam.PCollection:
-        first = Timestamp.of(self._first.timestamp())
-        ticks = begin | "Tick" >> PeriodicImpulse(first, fire_interval=HOUR.total_seconds())
-        return ticks | "Hour" >> beam.Map(lambda _, moment=beam.DoFn.TimestampParam: _hour_text(moment)).with_output_types(str)
-
-
-class LookAtHours(beam.PTransform):  # type: ignore[misc]
-    """Takes hours. Gives a look at every stream's bucket in each; in a run that ends, also in the silent ones between."""
-
-    def __init__(self, streams: Sequence[str], ends: bool) -> None:
-        super().__init__()
-        self._streams = streams
-        self._ends = ends
-
-    def expand(self, hours: beam.PCollection) -> beam.PCollection:
-        streams = self._streams
-        if self._ends:
-            # Which hours lie between is known only when the source has ended.
-            hours = hours | "At the end" >> _Gather() | "Fill" >> beam.FlatMap(_filled).with_output_types(str)
-        return hours | "Each stream" >> beam.FlatMap(lambda hour: looks(parse_time(hour), streams)).with_output_types(
-            tuple[str, bytes]
-        )
-
-
-class _Gather(beam.PTransform):  # type: ignore[misc]
-    """Takes texts of a run that ends. Gives all of them at once, when it has taken the last; nothing where there are none."""
-
-    def expand(self, texts: beam.PCollection) -> beam.PCollection:
-        at_the_end = beam.WindowInto(GlobalWindows(), trigger=AfterWatermark(), accumulation_mode=AccumulationMode.DISCARDING)
-        keyed = texts | "To one key" >> beam.WithKeys(b"").with_output_types(tuple[bytes, str])
-        return keyed | "Last" >> at_the_end | "Group" >> beam.GroupByKey() | beam.Values()
-
-
-def _filled(hours: Iterable[str]) -> list[str]:
-    return [format_time(hour) for hour in hours_between({parse_time(hour) for hour in hours})]
-
-
-def _hour_text(moment: Timestamp) -> str:
-    return format_time(hour_of(moment.to_utc_datetime(has_tz=True)))
-
-
-def looks(hour: datetime, streams: Iterable[str]) -> Iterator[object]:
-    """A look at each stream's bucket of the hour."""
-    return (at(hour, (Bucket(stream, hour).key, LOOK.to_json())) for stream in streams)
 
 
 class CommitBuckets(beam.PTransform):  # type: ignore[misc]
@@ -166,19 +92,26 @@ class _Combine(beam.DoFn):  # type: ignore[misc]
 
 
 class _SideBySide(beam.DoFn):  # type: ignore[misc]
-    """Works on the elements of a bundle side by side, in threads. What `act` gives for one is put out when all are done; the
-    first error is raised then, so that one element's trouble does not keep the others from being worked on."""
+    """Works on the buckets of a bundle side by side, in threads, and on the elements of one bucket in turn. What `act` gives is
+    put out when all are done; the first error is raised then, so that one bucket's trouble keeps no other from being worked on.
+    """
 
     def start_bundle(self) -> None:
-        self._waiting: list[Any] = []
+        self._waiting: dict[Bucket, list[Any]] = {}
 
     def process(self, element: Any) -> None:
-        self._waiting.append(element)
+        self._waiting.setdefault(self.bucket_of(element), []).append(element)
 
     def finish_bundle(self) -> list[Any]:
         with ThreadPoolExecutor(AT_ONCE) as threads:
-            futures = [threads.submit(self.act, element) for element in self._waiting]
-        return [output for future in futures for output in future.result()]
+            futures = [threads.submit(self._in_turn, elements) for elements in self._waiting.values()]
+        return [given for future in futures for given in future.result()]
+
+    def _in_turn(self, elements: Iterable[Any]) -> list[Any]:
+        return [given for element in elements for given in self.act(element)]
+
+    def bucket_of(self, element: Any) -> Bucket:
+        raise NotImplementedError
 
     def act(self, element: Any) -> list[Any]:
         """Takes an element, gives windowed values, or tagged outputs of such."""
@@ -192,16 +125,30 @@ class _Commit(_SideBySide):
         self._horizon = horizon
         self._subscription = subscription
 
+    def start_bundle(self) -> None:
+        super().start_bundle()
+        self._committed: list[str] = []
+
+    def bucket_of(self, element: tuple[str, tuple[bytes, bool]]) -> Bucket:
+        return Bucket.from_key(element[0])
+
     def act(self, element: tuple[str, tuple[bytes, bool]]) -> list[Any]:
-        bucket, (data, is_last) = Bucket.from_key(element[0]), element[1]
+        bucket, (data, is_last) = self.bucket_of(element), element[1]
         close = is_last and bucket.end <= self._closable()
         contribution = Contribution.from_json(data)
         delivered = delivered_of(self._buckets, bucket.stream, self._horizon)
         receipts = commit(self._buckets, bucket, contribution, close, utc_now, new_id, delivered)
-        leases = lent(self._subscription) if self._subscription else None
-        if leases:
-            leases.settle(contribution.packs)
-        return [at(bucket.hour, receipt) for receipt in receipts if receipt.version]
+        self._committed.extend(contribution.packs)
+        return [at(receipt.bucket.hour, receipt) for receipt in receipts if receipt.version]
+
+    def finish_bundle(self) -> list[Any]:
+        try:
+            return super().finish_bundle()
+        finally:
+            # All in one go: where Pub/Sub is away, it is waited for once, and not once for each bucket.
+            leases = lent(self._subscription) if self._subscription else None
+            if leases:
+                leases.settle(self._committed)
 
 
 class LoadTables(beam.PTransform):  # type: ignore[misc]
@@ -222,7 +169,7 @@ class LoadTables(beam.PTransform):  # type: ignore[misc]
         loaded = receipts | "Load" >> beam.ParDo(self._fn).with_outputs(_FAILED, main=_LOADED)
         loaded[_LOADED].element_type = Receipt
         loaded[_FAILED].element_type = str
-        _ = loaded[_FAILED] | "At the end" >> _Gather() | "Fail" >> beam.Map(_fail)
+        _ = loaded[_FAILED] | "At the end" >> Gather() | "Fail" >> beam.Map(_fail)
         return loaded[_LOADED]
 
 
@@ -233,64 +180,27 @@ class _Load(_SideBySide):
         self._buckets = buckets
         self._ends = ends
 
+    def bucket_of(self, element: Receipt) -> Bucket:
+        return element.bucket
+
     def act(self, element: Receipt) -> list[Any]:
         hour = element.bucket.hour
         try:
             load(self._tables, self._by_stream[element.bucket.stream], self._buckets, element)
         except NotLoaded as failure:
             if not self._ends:
-                time.sleep(PAUSE_SECONDS)
                 raise
             return [beam.pvalue.TaggedOutput(_FAILED, at(hour, str(failure)))]
         return [at(hour, element)]
 
+    def finish_bundle(self) -> list[Any]:
+        try:
+            return super().finish_bundle()
+        except NotLoaded:
+            # Not in the threads: those that wait would keep others from being loaded meanwhile.
+            time.sleep(PAUSE_SECONDS)
+            raise
+
 
 def _fail(failures: Iterable[str]) -> None:
     raise not_loaded(list(failures))
-
-
-class Report(beam.PTransform):  # type: ignore[misc]
-    """Takes receipts. Tells the audit topic what each says; a report that is sent twice carries the same id.
-
-    make_client: makes the client in the process that publishes. Raises PubSubError when Pub/Sub does not take a report.
-    """
-
-    def __init__(self, topic: str, make_client: Callable[[], pubsub_v1.PublisherClient]) -> None:
-        super().__init__()
-        self._fn = _Report(topic, make_client)
-
-    def expand(self, receipts: beam.PCollection) -> beam.PCollection:
-        return receipts | "Publish report" >> beam.ParDo(self._fn).with_output_types(bytes)
-
-
-class _Report(beam.DoFn):  # type: ignore[misc]
-    def __init__(self, topic: str, make_client: Callable[[], pubsub_v1.PublisherClient]) -> None:
-        self._topic = topic
-        self._make_client = make_client
-
-    def setup(self) -> None:
-        self._client = self._make_client()
-
-    def start_bundle(self) -> None:
-        self._futures: list[pubsub_v1.publisher.futures.Future] = []
-
-    def process(self, element: Receipt) -> None:
-        report = element.report()
-        self._futures.append(self._client.publish(self._topic, report.to_json(), report="delivered", report_id=report.id))
-
-    def finish_bundle(self) -> None:
-        until = time.monotonic() + REPORT_SECONDS
-        for future in self._futures:
-            try:
-                future.result(timeout=max(0.0, until - time.monotonic()))
-            except TimeoutError:
-                raise PubSubError(
-                    f"{self._topic}: Pub/Sub took no report for {REPORT_SECONDS:.0f} s. Is it reachable? Run it again."
-                ) from None
-            except GoogleAPIError as error:
-                raise PubSubError(
-                    f"{self._topic}: Pub/Sub refused a report: {told(error)}. Mend that, and run it again."
-                ) from None
-
-    def teardown(self) -> None:
-        self._client.stop()

@@ -17,7 +17,7 @@ from transforms.conflicts import letters_part
 from transforms.delivered import Delivered, delivered_of
 from transforms.order import Turn, last_turn, take_turn
 from transforms.repeats import without_repeats
-from transforms.versions import settled_receipt, show
+from transforms.versions import finished_receipt, show
 
 MAX_RACES = 100
 """So many times in a row somebody else may commit to the stream first; then something is wrong."""
@@ -52,7 +52,7 @@ def commit(
     with delivered.turns if contribution.parts else nullcontext():
         for _ in range(MAX_RACES):
             turn = last_turn(buckets, bucket.stream) if contribution.parts and delivered.is_ordered else Turn()
-            receipt = settled_receipt(buckets, bucket)
+            receipt = finished_receipt(buckets, bucket)
             if receipt.closed:
                 show(buckets, receipt)
             addition = contribution

@@ -19,7 +19,7 @@ from transforms.conflicts import letter_of, letters_part
 from transforms.delivered import Delivered
 from transforms.order import Turn, last_turn
 from transforms.parts import write_part
-from transforms.versions import settled_receipt
+from transforms.versions import finished_receipt
 
 
 def contribute(
@@ -30,7 +30,7 @@ def contribute(
     The commit will ask again: this keeps most files from having to be written twice.
     """
     turn = last_turn(buckets, bucket.stream) if delivered.is_ordered else Turn()
-    delivered.refresh(turn, settled_receipt(buckets, bucket))
+    delivered.refresh(turn, finished_receipt(buckets, bucket))
     find = partial(delivered.find, bucket.hour, shard)
     contribution, conflicting = write_part(buckets, bucket, shard, packs, schema, find, new_id)
     rows: list[Any] = [schemaless_reader(BytesIO(record), schema, None) for record in conflicting]

@@ -12,7 +12,7 @@ from schemas.receipts import Receipt
 from schemas.tables import Table
 from transforms.buckets import Buckets
 from transforms.tables import LoadFailed, NotLoaded, Tables, TablesError
-from transforms.versions import newest_receipt
+from transforms.versions import finished_receipt
 
 ATTEMPTS = 3
 """Load jobs that may fail by passing faults before a run gives up on a partition. Those of earlier runs do not count."""
@@ -50,7 +50,7 @@ def load(
                 f"{receipt.bucket.folder}: {rows} rows went into {table.name}, but its receipt has {receipt.ids.count}: "
                 "a file there is not the one that was committed. Restore it, then run python -m pipelines.reload for this hour"
             )
-        newest = newest_receipt(buckets, receipt.bucket)
+        newest = finished_receipt(buckets, receipt.bucket)
         if _digest(newest) == _digest(receipt):
             receipt = newest
             break

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -52,10 +53,13 @@ class PubSubSource(UnboundedSource):  # type: ignore[misc]
 class _Reader(UnboundedReader):  # type: ignore[misc]
     def __init__(self, leases: Leases, until: datetime | None) -> None:
         self.leases = leases
-        self._endless = until is None
-        self._batches = stream(leases) if until is None else batches(leases, until)
+        self._until = until
+        self._batches = self._taken()
         self._batch: list[Any] = []
         self._watermark = MIN_TIMESTAMP
+
+    def _taken(self) -> Iterator[list[Any]]:
+        return stream(self.leases) if self._until is None else batches(self.leases, self._until)
 
     def start(self) -> bool:
         return self.advance()
@@ -68,9 +72,14 @@ class _Reader(UnboundedReader):  # type: ignore[misc]
         return bool(self._batch)
 
     def _pull(self) -> None:
-        batch = next(self._batches, None)
+        try:
+            batch = next(self._batches, None)
+        except Exception:
+            # A generator that has raised is at its end; to an engine that tries again it would look like the source's.
+            self._batches = self._taken()
+            raise
         bounds = [MAX_TIMESTAMP] if batch is None else [_published(received) for received in batch]
-        if batch is not None and self._endless:
+        if batch is not None and self._until is None:
             bounds.append(Timestamp.of((utc_now() - BEHIND).timestamp()))
         self._watermark = max(self._watermark, min(bounds))
         # Turned round, to be taken from its end: the first to come stays the first.

@@ -22,7 +22,7 @@ def newest_receipt(buckets: Buckets, bucket: Bucket) -> Receipt:
     return _newest(buckets, shown_receipt(buckets, bucket))
 
 
-def settled_receipt(buckets: Buckets, bucket: Bucket) -> Receipt:
+def finished_receipt(buckets: Buckets, bucket: Bucket) -> Receipt:
     """The newest committed version, with its files in place."""
     shown = shown_receipt(buckets, bucket)
     newest = _newest(buckets, shown)

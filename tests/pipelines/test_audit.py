@@ -262,7 +262,7 @@ def test_what_a_run_committed_and_died_before_it_reported_is_judged_all_the_same
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr("transforms.closing._Report.process", lambda *_: None)
+        patch.setattr("transforms.reporting._Report.process", lambda *_: None)
         world.publish(search("a", IN_HOUR), search("b", IN_HOUR), search("b", IN_HOUR), BROKEN)
         world.deliver()
     world.report("search_made", LAST_HOUR, ["a", "b", "b", "broken"])

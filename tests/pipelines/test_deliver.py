@@ -3,10 +3,12 @@ from __future__ import annotations
 import json
 from collections import Counter
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 
-from schemas.buckets import DEAD_LETTERS, hour_of
+from schemas.buckets import DEAD_LETTERS, Bucket, hour_of
+from schemas.receipts import Receipt
 from tests.support.delivery import (
     FLIGHT_TYPES,
     LAST_HOUR,
@@ -16,6 +18,9 @@ from tests.support.delivery import (
     flights_by_hour,
     search,
 )
+from tests.support.pubsub import pull_now, subscriber
+from transforms.buckets import BucketsError
+from transforms.commit import commit
 
 pytestmark = pytest.mark.slow
 
@@ -205,7 +210,7 @@ def test_files_in_the_bucket_are_just_those_that_the_receipt_lists(world):
     assert len(listed) == 2
 
 
-def test_nothing_is_acknowledged_when_the_run_fails_and_the_next_run_delivers_all(world, monkeypatch):
+def test_what_is_in_a_receipt_is_loaded_by_the_next_run_and_its_message_is_not_needed_again(world, monkeypatch):
     world.publish(search("a", IN_HOUR), search("b", IN_HOUR))
 
     def refuse(*_: object) -> None:
@@ -217,8 +222,80 @@ def test_nothing_is_acknowledged_when_the_run_fails_and_the_next_run_delivers_al
             world.deliver()
     assert world.query("SELECT count(*) FROM information_schema.tables WHERE table_name = 'search_made'") == [(1,)]
     assert in_table(world) == []
+    assert delivered(world) == ["a", "b"]
+    assert world.left() == 0
     world.deliver()
     assert delivered(world) == in_table(world) == ["a", "b"]
+    assert counts(world) == {"received": 2, "delivered": 2, "duplicate": 0}
+
+
+def test_an_ack_follows_the_receipt_bucket_by_bucket(world, monkeypatch):
+    """One bucket can't be committed to, for good: its messages come back at once, and those of the others do not."""
+    before = IN_HOUR - timedelta(hours=1)
+    world.publish(search("a", IN_HOUR), search("b", IN_HOUR), search("c", before), search("d", before))
+
+    def refuse(buckets: object, bucket: Bucket, *more: Any) -> tuple[Receipt, ...]:
+        if bucket == Bucket("search_made", LAST_HOUR):
+            raise BucketsError("this bucket is broken")
+        return commit(buckets, bucket, *more)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patch:
+        patch.setattr("transforms.closing.commit", refuse)
+        with pytest.raises(BucketsError, match="this bucket is broken"):
+            world.deliver()
+    assert LAST_HOUR not in world.receipts("search_made")
+    with subscriber(world.address) as client:
+        back = pull_now(client, world.subscription)
+        assert sorted(one.message.attributes["event_id"] for one in back) == ["a", "b"]
+        ack_ids = [one.ack_id for one in back]
+        client.modify_ack_deadline(subscription=world.subscription, ack_ids=ack_ids, ack_deadline_seconds=0)
+    world.deliver()
+    assert delivered(world) == in_table(world) == ["a", "b", "c", "d"]
+    for hour in (LAST_HOUR, LAST_HOUR - timedelta(hours=1)):
+        assert counts(world, hour) == {"received": 2, "delivered": 2, "duplicate": 0}
     assert world.left() == 0
-    # What was received twice is a duplicate the second time.
+
+
+def test_a_run_that_died_in_mid_commit_does_not_keep_the_next_from_its_bucket(world, monkeypatch):
+    world.publish(search("a", IN_HOUR))
+
+    def die(*_: object) -> None:
+        raise RuntimeError("died")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("transforms.commit._finish", die)
+        with pytest.raises(RuntimeError, match="died"):
+            world.deliver()
+    assert world.receipts("search_made") == {}
+    assert list(world.buckets.rglob("search_made/**/000001.json"))
+    world.publish(search("b", IN_HOUR))
+    world.deliver()
+    assert delivered(world) == in_table(world) == ["a", "b"]
+    assert counts(world)["delivered"] == 2
+
+
+def test_messages_whose_acknowledgement_was_lost_come_again_and_are_duplicates(world, monkeypatch):
+    world.publish(search("a", IN_HOUR), search("b", IN_HOUR))
+    with monkeypatch.context() as patch:
+        patch.setattr("transforms.leases.Leases.acknowledge", lambda *_: None)
+        world.deliver()
+    world.deliver()
+    assert delivered(world) == in_table(world) == ["a", "b"]
     assert counts(world) == {"received": 4, "delivered": 2, "duplicate": 2}
+    assert world.left() == 0
+
+
+def test_a_partition_is_loaded_by_a_later_run_though_its_hour_is_older_than_the_lateness_allowed_then(world, monkeypatch):
+    old = LAST_HOUR - timedelta(days=5)
+    world.publish(search("a", old))
+
+    def refuse(*_: object) -> None:
+        raise RuntimeError("the table store is down")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("transforms.tables.duckdb_file.DuckDBFile.load", refuse)
+        with pytest.raises(RuntimeError, match="the table store is down"):
+            world.deliver("--allowed_lateness=7d")
+    assert in_table(world) == []
+    world.deliver("--allowed_lateness=1d")
+    assert in_table(world) == ["a"]

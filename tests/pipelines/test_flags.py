@@ -91,6 +91,8 @@ def test_a_mistake_in_the_flags_is_one_clear_error(
 def test_an_unreachable_pubsub_is_one_clear_error(world: World, module: str) -> None:
     flags = world.deliver_flags()
     if module == "pipelines.audit":
+        world.publish(search("a"))
+        world.deliver()
         flags = replaced(replaced(flags, "contracts", None), "audit_topic", None)
     done = run(module, *flags, host=f"127.0.0.1:{free_port()}")
     assert done.returncode == 2
@@ -102,6 +104,8 @@ def test_an_unreachable_pubsub_is_one_clear_error(world: World, module: str) -> 
 def test_without_credentials_and_broker_the_error_says_what_to_do(world: World, module: str) -> None:
     flags = world.deliver_flags()
     if module == "pipelines.audit":
+        world.publish(search("a"))
+        world.deliver()
         flags = replaced(replaced(flags, "contracts", None), "audit_topic", None)
     done = run(module, *flags, host="")
     assert done.returncode == 2
@@ -145,7 +149,7 @@ def test_a_pubsub_that_goes_away_in_mid_run_is_one_clear_error(
         world = make_world(tmp_path, broker.address, {"search_made": SEARCH})
         world.publish(search("a"))
         monkeypatch.setattr("transforms.pubsub.AWAY_SECONDS", 1.0)
-        monkeypatch.setattr("transforms.closing.REPORT_SECONDS", 1.0)
+        monkeypatch.setattr("transforms.reporting.REPORT_SECONDS", 1.0)
         finish = Receiver.finish
 
         def go(receiver: Receiver) -> Any:

@@ -39,6 +39,7 @@ def test_dataflow_takes_the_graph_with_the_labels_that_a_running_job_has(
         tables=BigQuery("bigquery://project-one.events"),
         audit_topic="projects/project-one/topics/audit",
         allowed_lateness=timedelta(days=7),
+        horizon=timedelta(days=1),
         shards=DATAFLOW_SHARDS,
     )
     pipeline = beam.Pipeline(options=beam_options(DATAFLOW, flags))

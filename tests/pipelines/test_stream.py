@@ -20,8 +20,9 @@ from apache_beam.utils.timestamp import Timestamp
 from pipelines.deliver import LOCAL_SHARDS, Plan, build
 from schemas.buckets import DEAD_LETTERS, HOUR, Bucket
 from schemas.contracts import load_contracts
+from schemas.tables import tables_of
 from tests.support.delivery import LAST_HOUR, World, search
-from transforms import closing
+from transforms import looks
 from transforms.buckets.opening import open_buckets
 from transforms.tables.duckdb_file import DuckDBFile
 from transforms.tables.opening import open_tables
@@ -67,8 +68,11 @@ class Stream:
             tables=open_tables(str(world.tables)),
             audit_topic=world.audit_topic,
             allowed_lateness=timedelta(days=7),
+            horizon=timedelta(days=1),
             shards=LOCAL_SHARDS,
         )
+        for table in tables_of(plan.contracts).values():
+            plan.tables.ensure(table)
         pipeline = beam.Pipeline(options=options)
         build(pipeline, plan)
         # Where no step pauses, as the source of a real stream does, Prism lets a step with a timer wait for the watermark.
@@ -82,7 +86,7 @@ class Stream:
 @pytest.fixture(autouse=True)
 def hours_pass_until_the_last_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
     """Hours pass without end; here they end, so that the run does."""
-    monkeypatch.setattr(closing, "PeriodicImpulse", partial(PeriodicImpulse, stop_timestamp=(LAST_HOUR + HOUR).timestamp()))
+    monkeypatch.setattr(looks, "PeriodicImpulse", partial(PeriodicImpulse, stop_timestamp=(LAST_HOUR + HOUR).timestamp()))
 
 
 def versions(world: World, hour: datetime = LAST_HOUR, stream: str = "search_made") -> list[dict[str, Any]]:

@@ -263,7 +263,7 @@ def test_events_of_very_distant_hours_are_published_without_their_empty_hours(
     stack: Stack, tmp_path: Path, printed: Printed
 ) -> None:
     path = tmp_path / "events.ndjson"
-    path.write_text(LINE % ("a", "0001-01-01T00:00:00Z") + LINE % ("b", "2026-01-31T08:00:00Z"))
+    path.write_text(LINE % ("a", "1970-01-01T00:00:00Z") + LINE % ("b", "2026-01-31T08:00:00Z"))
     assert main(["publish", str(path), *stack.flags]) == 0
     assert "empty hours are not reported" in printed()[1]
     assert len(stack.reports(2)) == 2

@@ -30,7 +30,7 @@ def test_marks_are_put_in_the_order_of_their_bytes(given_marks: list[bytes]) -> 
 
 @pytest.mark.parametrize("read", [split, hashes, ordered])
 def test_marks_that_are_cut_are_refused(read) -> None:
-    with pytest.raises(ValueError, match="."):
+    with pytest.raises(ValueError, match=r"."):
         read(bytes(MARK_BYTES + 1))
 
 

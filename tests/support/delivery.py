@@ -164,6 +164,7 @@ def at_once(monkeypatch: pytest.MonkeyPatch, address: str) -> None:
     """Points clients to the broker. It is in this process: no need to wait long for a message that does not come."""
     monkeypatch.setenv("PUBSUB_EMULATOR_HOST", address)
     monkeypatch.setattr("transforms.leases.PULL_SECONDS", 0.3)
+    monkeypatch.setattr("transforms.leases.SLOW_PULL_SECONDS", 1.0)
 
 
 def search(event_id: str, received_at: datetime | None = None, **attributes: str) -> tuple[bytes, dict[str, str]]:

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import fastavro
 import pytest
@@ -15,23 +17,27 @@ import pytest
 from schemas.buckets import Bucket
 from schemas.contracts import Contract
 from schemas.fingerprints import id_hash
-from schemas.marks import digest_of, mark
+from schemas.known import Known
+from schemas.marks import Found, digest_of, mark
 from schemas.outcomes import Exit
-from schemas.receipts import LOOK, Contribution, combine
+from schemas.receipts import LOOK, Contribution, Receipt, combine
 from schemas.rows import encoder, row_schema
 from schemas.shards import Shard
 from tests.support.contracts import contract_of, field
+from transforms import commit as commits
 from transforms.buckets import Buckets, BucketsError
 from transforms.buckets.directory import Directory
-from transforms.commit import commit, newest_receipt, shown_receipt
+from transforms.delivered import Delivered
 from transforms.packs import Pack, label_of
-from transforms.parts import delivered_ids, write_part
+from transforms.parts import write_part
+from transforms.versions import newest_receipt, shown_receipt
 
 HOUR = datetime(2026, 1, 31, 9, tzinfo=UTC)
 BUCKET = Bucket("thing", HOUR)
 CONTRACT: Contract = contract_of(field("x", "long"))
 SCHEMA = row_schema(CONTRACT)
 WHOLE = Shard(0, 1)
+DAY = timedelta(hours=24)
 
 
 def clock() -> datetime:
@@ -53,12 +59,21 @@ def pack(*ids: str) -> bytes:
     row: dict[str, Any] = {"event_type": "thing", "schema_version": 1, "received_at": HOUR, "message_id": "m", "x": 1}
     row |= {"sent_at": None, "unknown_fields": None, "skewed_from": None}
     rows = [encoder(SCHEMA)({**row, "event_id": one}) for one in ids]
-    return Pack.of(label_of("thing"), [mark(id_hash(one), 0, digest_of(b"")) for one in ids], rows).to_bytes()
+    return Pack.of(uuid4().hex, label_of("thing"), [mark(id_hash(one), 0, digest_of(b"")) for one in ids], rows).to_bytes()
 
 
 def written(buckets: Buckets, new_id: Callable[[], str], *ids: str, shard: Shard = WHOLE) -> Contribution:
     """A part in staging, by a writer that knows of nothing delivered."""
-    return write_part(buckets, BUCKET, shard, [pack(*ids)], SCHEMA, set(), new_id)
+    return write_part(buckets, BUCKET, shard, [pack(*ids)], SCHEMA, nothing, new_id)[0]
+
+
+def nothing(marks: bytes) -> Found:
+    return Known(DAY).find(HOUR, marks)
+
+
+def commit(buckets: Buckets, bucket: Bucket, work: Contribution, close: bool, clock: Any, new_id: Any) -> Receipt:
+    """By a process that remembers nothing."""
+    return commits.commit(buckets, bucket, work, close, clock, new_id, Delivered(buckets, bucket.stream, DAY))[0]
 
 
 def ids_in_files(buckets: Buckets) -> list[str]:
@@ -75,7 +90,10 @@ def _ids(buckets: Buckets, names: list[str]) -> Iterator[str]:
 
 def test_a_part_holds_each_id_once_and_tells_what_became_of_the_rest(buckets, new_id) -> None:
     packs = [pack("a", "b", "a"), pack("b", "c", "d")]
-    contribution = write_part(buckets, BUCKET, WHOLE, packs, SCHEMA, {id_hash("d")}, new_id)
+    known = Known(DAY)
+    known.add(HOUR, mark(id_hash("d"), 0, digest_of(b"")))
+    contribution, conflicting = write_part(buckets, BUCKET, WHOLE, packs, SCHEMA, partial(known.find, HOUR), new_id)
+    assert conflicting == []
     commit(buckets, BUCKET, contribution, False, clock, new_id)
     assert ids_in_files(buckets) == ["a", "b", "c"]
     books = contribution.books["thing"]
@@ -87,7 +105,6 @@ def test_the_index_beside_a_part_is_the_sorted_marks_of_its_rows(buckets, new_id
     [part] = shown_receipt(buckets, BUCKET).parts
     data, _ = buckets.read(f"{BUCKET.folder}/{part.index_name}")
     assert data == b"".join(mark(id_hash(one), 0, digest_of(b"")) for one in sorted("abc", key=id_hash))
-    assert delivered_ids(buckets, shown_receipt(buckets, BUCKET), WHOLE) == set(map(id_hash, "abc"))
 
 
 def test_repeating_a_commit_changes_nothing(buckets, new_id) -> None:

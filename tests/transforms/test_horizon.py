@@ -31,7 +31,7 @@ from transforms.contributing import contribute
 from transforms.delivered import Delivered
 from transforms.order import Turn
 from transforms.packs import Pack, label_of
-from transforms.versions import settled_receipt
+from transforms.versions import finished_receipt
 
 NOON = datetime(2026, 1, 31, 12, tzinfo=UTC)
 DAY = timedelta(hours=24)
@@ -152,7 +152,7 @@ def test_another_payload_under_a_delivered_id_is_a_dead_letter_with_all_it_says(
     assert (letter["reason"], letter["stage"], letter["event_id"]) == ("conflicting_payload", "deduplicate", "a")
     assert orjson.loads(letter["data"]) == {"x": 2, "raw": "AP8=", "y": {"z": 1}}
     assert letter["attributes"]["received_at"] == second.isoformat().replace("+00:00", "Z")
-    dead = settled_receipt(buckets, Bucket(DEAD_LETTERS, second))
+    dead = finished_receipt(buckets, Bucket(DEAD_LETTERS, second))
     assert {way: tally.count for way, tally in dead.books["thing"].items()} == {Exit.RECEIVED: 1, Exit.DEAD_LETTER: 1}
     assert dead.report().reasons == {"thing": {"conflicting_payload": 1}}
     assert balance(receipt)[0] == (1 if hours else 2)
@@ -172,7 +172,7 @@ def test_a_commit_that_is_repeated_refuses_what_conflicts_once(buckets, new_id) 
     for _ in range(2):
         Process(buckets, new_id).commit(NOON, contribution)
     assert len(rows(buckets, DEAD_LETTERS)) == 1
-    dead = settled_receipt(buckets, Bucket(DEAD_LETTERS, NOON))
+    dead = finished_receipt(buckets, Bucket(DEAD_LETTERS, NOON))
     assert dead.books["thing"][Exit.RECEIVED].count == 1
 
 
@@ -187,7 +187,7 @@ def test_processes_that_commit_to_different_hours_at_once_deliver_no_id_twice(bu
     found = Counter(event_id for event_id, _ in delivered(buckets))
     assert set(found.values()) == {1}
     assert len(found) == 1 + 12 + 6
-    receipts = [settled_receipt(buckets, Bucket("thing", NOON + hour * HOUR)) for hour in range(4)]
+    receipts = [finished_receipt(buckets, Bucket("thing", NOON + hour * HOUR)) for hour in range(4)]
     assert sum(balance(receipt)[0] for receipt in receipts) == 36
     assert sum(balance(receipt)[1] for receipt in receipts) == len(found)
 
@@ -272,7 +272,7 @@ def test_what_a_process_remembers_follows_what_others_commit_without_reading_all
     Process(buckets, new_id).deliver(NOON + 2 * HOUR, ("theirs", 1))
     names: list[str] = []
     read = Directory.read
-    monkeypatch.setattr(Directory, "read", lambda self, name: names.append(name) or read(self, name))
+    monkeypatch.setattr(Directory, "read", lambda self, name: (names.append(name), read(self, name))[1])
     receipt = long_lived.deliver(NOON + 6 * HOUR, ("theirs", 1), ("mine 4", 1), blind=False)
     assert balance(receipt) == (2, 0, 2)
     indexes = [name for name in names if name.endswith(".ids") and name.startswith("events/")]

@@ -8,12 +8,13 @@ from schemas.marks import mark
 from transforms.packs import Pack, label_of, read_label
 
 marks = st.builds(mark, st.binary(min_size=16, max_size=16), st.integers(0, 2**32 - 1), st.binary(min_size=8, max_size=8))
+names = st.uuids().map(lambda one: one.hex)
 records = st.lists(st.tuples(marks, st.binary(max_size=40)), max_size=8)
 
 
-@given(st.text(max_size=30), records)
-def test_a_pack_survives_its_bytes(label: str, given_records: list[tuple[bytes, bytes]]) -> None:
-    pack = Pack.of(label, [one for one, _ in given_records], [record for _, record in given_records])
+@given(names, st.text(max_size=30), records)
+def test_a_pack_survives_its_bytes(name: str, label: str, given_records: list[tuple[bytes, bytes]]) -> None:
+    pack = Pack.of(name, label, [one for one, _ in given_records], [record for _, record in given_records])
     again = Pack.from_bytes(pack.to_bytes())
     assert again == pack
     assert list(again) == given_records

@@ -1,4 +1,4 @@
-"""An ack follows durability: what is held, used, acknowledged and given back."""
+"""An ack follows durability: what is held, packed, settled, acknowledged and given back; and what a user is told."""
 
 from __future__ import annotations
 
@@ -18,7 +18,9 @@ from google.api_core.exceptions import (
 from google.cloud import pubsub_v1
 
 from tests.support.pubsub import make_subscription, make_topic, publish, pull, subscriber
-from transforms.pubsub import Leases, PubSubError, batches, check_subscription, patiently
+from transforms import leases as leases_module
+from transforms.leases import Leases, batches, lent
+from transforms.pubsub import PubSubError, check_subscription, patiently
 
 pytestmark = pytest.mark.slow
 
@@ -26,6 +28,7 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(autouse=True)
 def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(leases_module, "PULL_SECONDS", 0.3)
+    monkeypatch.setattr(leases_module, "SLOW_PULL_SECONDS", 1.0)
 
 
 @pytest.fixture
@@ -48,39 +51,81 @@ def left(client: pubsub_v1.SubscriberClient, subscription: str) -> list[bytes]:
     return sorted(received.message.data for received in pull(client, subscription, 10, seconds=0.5))
 
 
-def test_what_was_used_and_acknowledged_does_not_come_again(broker_address: str, client: pubsub_v1.SubscriberClient) -> None:
+def taken(leases: Leases) -> dict[str, bytes]:
+    """All that is there: payloads by message ids."""
+    return {one.message.message_id: one.message.data for batch in batches(leases, later()) for one in batch}
+
+
+def test_what_was_acknowledged_does_not_come_again(broker_address: str, client: pubsub_v1.SubscriberClient) -> None:
     subscription = subscription_with(broker_address, b"a", b"b")
     with Leases(subscription, client) as leases:
-        for batch in batches(leases, later()):
-            for received in batch:
-                leases.use(received.ack_id)
-        assert leases.acknowledge() == 2
+        leases.acknowledge(taken(leases))
+        assert (leases.acknowledged, leases.held) == (2, 0)
     assert left(client, subscription) == []
 
 
-def test_a_run_that_fails_gives_everything_back_at_once(broker_address: str, client: pubsub_v1.SubscriberClient) -> None:
-    subscription = subscription_with(broker_address, b"a", b"b")
+def test_a_run_that_fails_gives_back_at_once_what_was_not_acknowledged(
+    broker_address: str, client: pubsub_v1.SubscriberClient
+) -> None:
+    subscription = subscription_with(broker_address, b"a", b"b", b"c")
 
     def fail() -> None:
         with Leases(subscription, client) as leases:
-            for batch in batches(leases, later()):
-                for received in batch:
-                    leases.use(received.ack_id)
+            [done] = [one for one, data in taken(leases).items() if data == b"b"]
+            leases.acknowledge([done])
             raise RuntimeError("the store is down")
 
     with pytest.raises(RuntimeError, match="store is down"):
         fail()
-    assert left(client, subscription) == [b"a", b"b"]
+    assert left(client, subscription) == [b"a", b"c"]
 
 
-def test_what_was_held_and_never_used_is_not_acknowledged(broker_address: str, client: pubsub_v1.SubscriberClient) -> None:
+def test_a_pack_is_acknowledged_when_it_is_settled_and_one_that_never_is_comes_back(
+    broker_address: str, client: pubsub_v1.SubscriberClient
+) -> None:
     subscription = subscription_with(broker_address, b"a", b"b", b"c")
     with Leases(subscription, client) as leases:
-        [batch] = batches(leases, later())
-        leases.use(batch[0].ack_id)
-        used = batch[0].message.data
-        assert leases.acknowledge() == 1
-    assert left(client, subscription) == sorted({b"a", b"b", b"c"} - {used})
+        by_payload = {data: one for one, data in taken(leases).items()}
+        leases.pack("first", [by_payload[b"a"], by_payload[b"b"]])
+        leases.pack("second", [by_payload[b"c"]])
+        assert (leases.acknowledged, leases.held) == (0, 3)
+        leases.settle(["first"])
+        leases.settle(["first"])
+        assert (leases.acknowledged, leases.held) == (2, 1)
+    assert left(client, subscription) == [b"c"]
+
+
+def test_to_settle_a_pack_of_another_process_does_nothing(broker_address: str, client: pubsub_v1.SubscriberClient) -> None:
+    subscription = subscription_with(broker_address, b"a")
+    with Leases(subscription, client) as leases:
+        leases.pack("mine", list(taken(leases)))
+        leases.settle(["another's"])
+        leases.settle([])
+        assert (leases.acknowledged, leases.held) == (0, 1)
+    assert left(client, subscription) == [b"a"]
+
+
+def test_a_message_that_comes_twice_is_acknowledged_by_its_newest_lease(
+    broker_address: str, client: pubsub_v1.SubscriberClient
+) -> None:
+    subscription = subscription_with(broker_address, b"a")
+    with Leases(subscription, client) as leases:
+        [first] = taken(leases)
+        leases.pack("first", [first])
+        client.modify_ack_deadline(subscription=subscription, ack_ids=[leases._held[first]], ack_deadline_seconds=0)
+        assert list(taken(leases)) == [first]
+        leases.pack("second", [first])
+        leases.settle(["first"])
+        leases.settle(["second"])
+        assert leases.acknowledged == 1
+    assert left(client, subscription) == []
+
+
+def test_leases_are_lent_to_the_steps_of_their_process_while_their_block_lasts(client: pubsub_v1.SubscriberClient) -> None:
+    with Leases("projects/p/subscriptions/lent", client) as leases:
+        assert lent("projects/p/subscriptions/lent") is leases
+        assert lent("projects/p/subscriptions/another") is None
+    assert lent("projects/p/subscriptions/lent") is None
 
 
 def test_leases_are_extended_while_the_run_lasts(
@@ -153,7 +198,7 @@ def test_a_pull_that_is_only_slow_does_not_end_a_run(
     monkeypatch.setattr(client, "pull", slow)
     with Leases(subscription, client) as leases:
         assert [[received.message.data for received in batch] for batch in batches(leases, later())] == [[b"a"]]
-    assert timeouts[:2] == [0.3, 10.0]
+    assert timeouts[:2] == [0.3, 1.0]
 
 
 def test_requests_are_repeated_after_growing_pauses_until_one_is_answered() -> None:

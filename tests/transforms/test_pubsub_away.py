@@ -14,9 +14,11 @@ from google.cloud import pubsub_v1
 
 from local.pubsub import Broker
 from tests.support.pubsub import free_port, publish, publisher, pull, subscriber
-from transforms import closing, pubsub
-from transforms.closing import Report
-from transforms.pubsub import Leases, PubSubError, batches
+from transforms import leases as leases_module
+from transforms import pubsub, reporting
+from transforms.leases import Leases, batches
+from transforms.pubsub import PubSubError
+from transforms.reporting import Report
 
 pytestmark = pytest.mark.slow
 
@@ -43,6 +45,7 @@ class Service:
 @pytest.fixture
 def service(monkeypatch: pytest.MonkeyPatch) -> Iterator[Service]:
     monkeypatch.setattr(leases_module, "PULL_SECONDS", 0.5)
+    monkeypatch.setattr(leases_module, "SLOW_PULL_SECONDS", 1.0)
     service = Service()
     service.come()
     yield service
@@ -55,17 +58,19 @@ def client(service: Service) -> Iterator[pubsub_v1.SubscriberClient]:
         yield client
 
 
-def taken(batch: list[Any], leases: Leases) -> list[bytes]:
-    for received in batch:
-        leases.use(received.ack_id)
+def payloads(batch: list[Any]) -> list[bytes]:
     return [received.message.data for received in batch]
+
+
+def ids(batch: list[Any]) -> list[str]:
+    return [received.message.message_id for received in batch]
 
 
 def test_a_run_goes_on_when_pubsub_comes_back(service: Service, client: pubsub_v1.SubscriberClient) -> None:
     publish(service.address, TOPIC, b"before")
     with Leases(SUBSCRIPTION, client) as leases:
         reading = batches(leases, LATER)
-        assert taken(next(reading), leases) == [b"before"]
+        assert payloads(next(reading)) == [b"before"]
         service.go()
 
         def back() -> None:
@@ -74,21 +79,23 @@ def test_a_run_goes_on_when_pubsub_comes_back(service: Service, client: pubsub_v
 
         returning = threading.Timer(2, back)
         returning.start()
-        assert taken(next(reading), leases) == [b"after"]
+        batch = next(reading)
+        assert payloads(batch) == [b"after"]
         returning.join()
         assert list(reading) == []
-        assert leases.acknowledge() == 2
+        leases.acknowledge(ids(batch))
     assert pull(client, SUBSCRIPTION, 1, seconds=0.5) == []
 
 
 def test_an_acknowledgement_waits_for_pubsub_to_come_back(service: Service, client: pubsub_v1.SubscriberClient) -> None:
     publish(service.address, TOPIC, b"before")
     with Leases(SUBSCRIPTION, client) as leases:
-        taken(next(batches(leases, LATER)), leases)
+        batch = next(batches(leases, LATER))
         service.go()
         returning = threading.Timer(2, service.come)
         returning.start()
-        assert leases.acknowledge() == 1
+        leases.acknowledge(ids(batch))
+        assert leases.acknowledged == 1
         returning.join()
 
 
@@ -102,7 +109,7 @@ def test_when_pubsub_stays_away_the_run_ends_with_one_clear_error_and_the_first_
     def run() -> None:
         with Leases(SUBSCRIPTION, client) as leases:
             reading = batches(leases, LATER)
-            taken(next(reading), leases)
+            next(reading)
             service.go()
             extender = leases._extender
             try:
@@ -117,7 +124,7 @@ def test_when_pubsub_stays_away_the_run_ends_with_one_clear_error_and_the_first_
 
 
 def test_a_report_that_nobody_takes_is_one_clear_error(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(closing, "REPORT_SECONDS", 1.0)
+    monkeypatch.setattr(reporting, "REPORT_SECONDS", 1.0)
     step = Report(TOPIC, lambda: publisher(service.address))._fn
     step.setup()
     service.go()

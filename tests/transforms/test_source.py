@@ -14,9 +14,11 @@ from google.api_core.exceptions import PermissionDenied, ServiceUnavailable
 from google.cloud import pubsub_v1
 
 from tests.support.pubsub import make_subscription, make_topic, publish, pull_now, subscriber
+from transforms import leases as leases_module
 from transforms import source
-from transforms.pubsub import Leases
-from transforms.source import BEHIND, PubSubSource, lend
+from transforms.leases import Leases
+from transforms.pubsub import PubSubError
+from transforms.source import BEHIND, PubSubSource
 
 pytestmark = pytest.mark.slow
 
@@ -24,6 +26,7 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(autouse=True)
 def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(leases_module, "PULL_SECONDS", 0.3)
+    monkeypatch.setattr(leases_module, "SLOW_PULL_SECONDS", 1.0)
 
 
 @pytest.fixture
@@ -34,7 +37,6 @@ def topic(broker_address: str) -> str:
 @pytest.fixture
 def leases(broker_address: str, topic: str) -> Iterator[Leases]:
     with subscriber(broker_address) as client, Leases(make_subscription(broker_address, topic), client) as leases:
-        lend(leases)
         yield leases
 
 
@@ -90,7 +92,7 @@ def test_the_watermark_follows_the_clock_while_nothing_comes_and_never_passes_a_
 
 
 def reader_again(leases: Leases) -> UnboundedReader:
-    lend(leases)
+    source._readers.clear()
     return reader_of(leases)
 
 
@@ -117,7 +119,7 @@ def test_no_more_is_pulled_than_may_be_held(
     taken = take(reader, 3, seconds=2)
     assert len(taken) == 2
     assert leases.held == 2
-    assert leases.acknowledge() == 2
+    leases.acknowledge(list(leases._held))
     assert sorted(taken + take(reader, 1)) == [b"a", b"b", b"c"]
 
 
@@ -144,20 +146,32 @@ def test_a_stream_outlives_a_pub_sub_that_is_out_of_reach_but_not_one_that_refus
     leases.client = Failing(client, ServiceUnavailable("gone"))
     publish(broker_address, topic, b"a")
     reader = reader_of(leases)
-    assert not reader.start()
     assert take(reader, 1) == [b"a"]
     leases.client = Failing(client, PermissionDenied("no"))
-    with pytest.raises(PermissionDenied):
+    with pytest.raises(PubSubError, match="Pub/Sub refuses: no"):
         reader.advance()
+
+
+@pytest.mark.parametrize("until", [None, datetime.now(UTC) + timedelta(days=1)])
+def test_a_pull_that_has_failed_does_not_pass_for_the_end_where_the_engine_tries_again(
+    broker_address: str, topic: str, leases: Leases, until: datetime | None
+) -> None:
+    publish(broker_address, topic, b"a")
+    leases.client = Failing(leases.client, PermissionDenied("no"))
+    reader = PubSubSource(leases.subscription, until).create_reader(None, None)
+    with pytest.raises(PubSubError):
+        reader.start()
+    assert reader.start()
+    assert reader.get_current().data == b"a"
 
 
 def test_what_a_stopped_stream_holds_goes_back_at_once(broker_address: str, topic: str) -> None:
     with subscriber(broker_address) as client:
         with Leases(make_subscription(broker_address, topic), client) as leases:
             publish(broker_address, topic, b"a", b"b")
-            reader = reader_again(leases)
+            reader = reader_of(leases)
             taken = take(reader, 1)
             leases.stop()
-            assert leases.acknowledge() == 1
+            leases.acknowledge([reader.get_current().message_id])
         left = [one.message.data for one in pull_now(client, leases.subscription)]
         assert sorted(taken + left) == [b"a", b"b"]

@@ -18,8 +18,10 @@ from schemas.shards import Shard
 from schemas.verdicts import Held
 from tests.support.contracts import contract_of, field
 from transforms.buckets.directory import Directory
+from transforms.clocks import new_id
 from transforms.commit import commit
-from transforms.parts import write_part
+from transforms.contributing import contribute
+from transforms.delivered import Delivered
 from transforms.receive import Receiver
 from transforms.skewed import buckets_of, streams_of
 from transforms.witnesses import see_dead_letters, see_events
@@ -37,15 +39,16 @@ def buckets(tmp_path: Path) -> Directory:
 
 def deliver(buckets: Directory, *messages: tuple[bytes, dict[str, str]]) -> dict[str, Receipt]:
     """Messages that were published at the hour's start, each into a part of its own, by stream."""
-    ids = iter(range(1000))
-    receiver = Receiver(Contracts({"thing": {None: CONTRACT, "1": CONTRACT}}), timedelta(days=1), 1)
+    receiver = Receiver(Contracts({"thing": {None: CONTRACT, "1": CONTRACT}}), timedelta(days=1), 1, new_id)
     receipts = {}
     for number, (data, attributes) in enumerate(messages):
         receiver.add(PubsubMessage(data, attributes, f"m{number}", HOUR))
         [packed] = receiver.finish()
         schema = dead_letter_schema() if packed.bucket.stream == DEAD_LETTERS else row_schema(CONTRACT)
-        part = write_part(buckets, packed.bucket, WHOLE, [packed.data], schema, set(), lambda: f"u{next(ids)}")
-        receipts[packed.bucket.stream] = commit(buckets, packed.bucket, combine([part]), True, lambda: HOUR, lambda: "again")
+        delivered = Delivered(buckets, packed.bucket.stream, timedelta(days=1))
+        part = contribute(buckets, packed.bucket, WHOLE, [packed.data], schema, delivered)
+        [receipt] = commit(buckets, packed.bucket, combine([part]), True, lambda: HOUR, lambda: "again", delivered)
+        receipts[packed.bucket.stream] = receipt
     return receipts
 
 

@@ -1,0 +1,124 @@
+"""Buckets are committed to side by side: what befalls one is not the others' matter, and each keeps its order."""
+
+from __future__ import annotations
+
+import threading
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from apache_beam.utils.timestamp import Timestamp
+
+from schemas.buckets import HOUR, Bucket
+from schemas.fingerprints import Tally
+from schemas.receipts import LOOK, Contribution, Part
+from schemas.shards import Shard
+from transforms import closing
+from transforms.buckets import Buckets, BucketsError
+from transforms.buckets.directory import Directory
+from transforms.closing import AT_ONCE, _Commit
+from transforms.commit import commit
+from transforms.versions import newest_receipt
+
+NOON = datetime(2026, 1, 31, 12, tzinfo=UTC)
+SUBSCRIPTION = "projects/p/subscriptions/s"
+
+
+def bucket_of(hour: int) -> Bucket:
+    return Bucket("thing", NOON + HOUR * hour)
+
+
+def counted(hour: int, number: int = 0) -> Contribution:
+    """A contribution without files, so that nothing has to be written for it."""
+    name = f"{hour}-{number}"
+    return Contribution(name, {"thing": {}}, packs=(f"pack {name}",))
+
+
+def run(step: _Commit, *elements: tuple[Bucket, Contribution, bool]) -> list[Any]:
+    step.start_bundle()
+    for bucket, contribution, is_last in elements:
+        step.process((bucket.key, (contribution.to_json(), is_last)))
+    return step.finish_bundle()
+
+
+@pytest.fixture
+def buckets(tmp_path: Path) -> Directory:
+    return Directory(tmp_path)
+
+
+@pytest.fixture
+def settled(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """The packs that were settled, a list for each call."""
+    calls: list[list[str]] = []
+
+    class Listening:
+        def settle(self, names: list[str]) -> None:
+            calls.append(sorted(names))
+
+    monkeypatch.setattr(closing, "lent", {SUBSCRIPTION: Listening()}.get)
+    return calls
+
+
+def step_for(buckets: Buckets) -> _Commit:
+    return _Commit(buckets, lambda: NOON + timedelta(days=9), timedelta(days=1), SUBSCRIPTION)
+
+
+def test_a_bucket_that_fails_keeps_no_other_from_being_committed_and_settled(
+    buckets: Directory, settled: list[list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(buckets: Buckets, bucket: Bucket, *more: Any) -> Any:
+        if bucket == bucket_of(0):
+            raise BucketsError("broken")
+        return commit(buckets, bucket, *more)
+
+    monkeypatch.setattr(closing, "commit", refuse)
+    hours = range(2 * AT_ONCE)
+    with pytest.raises(BucketsError, match="broken"):
+        run(step_for(buckets), *((bucket_of(hour), counted(hour), False) for hour in hours))
+    assert [newest_receipt(buckets, bucket_of(hour)).version for hour in hours] == [0] + [1] * (2 * AT_ONCE - 1)
+    assert settled == [sorted(f"pack {hour}-0" for hour in hours if hour)]
+
+
+def test_what_comes_out_belongs_to_its_hour(buckets: Directory, settled: list[list[str]]) -> None:
+    given = run(step_for(buckets), *((bucket_of(hour), counted(hour), False) for hour in range(5)))
+    assert [(one.value.bucket, one.timestamp) for one in given] == [
+        (bucket_of(hour), Timestamp.of((NOON + HOUR * hour).timestamp())) for hour in range(5)
+    ]
+
+
+def test_buckets_are_committed_to_side_by_side(
+    buckets: Directory, settled: list[list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    together = threading.Barrier(AT_ONCE)
+
+    def wait(*arguments: Any) -> Any:
+        together.wait(30)
+        return commit(*arguments)
+
+    monkeypatch.setattr(closing, "commit", wait)
+    assert len(run(step_for(buckets), *((bucket_of(hour), counted(hour), False) for hour in range(AT_ONCE)))) == AT_ONCE
+
+
+def test_what_came_to_a_bucket_before_its_last_look_is_not_late(
+    buckets: Directory, settled: list[list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked = threading.Event()
+
+    def slow(buckets: Buckets, bucket: Bucket, contribution: Contribution, *more: Any) -> Any:
+        if not contribution.is_empty:
+            # Were they worked on side by side, the look would be done first.
+            looked.wait(0.3)
+            return commit(buckets, bucket, contribution, *more)
+        receipt = commit(buckets, bucket, contribution, *more)
+        looked.set()
+        return receipt
+
+    monkeypatch.setattr(closing, "commit", slow)
+    bucket, index = bucket_of(0), buckets.write("staging/a.ids", b"")
+    file = buckets.write("staging/a.avro", b"")
+    part = Part("a.avro", Shard(0, 1), 0, file.crc32c, index.crc32c, Tally.of_ids(["a"]))
+    work = Contribution("early", {"thing": {}}, parts=(part,))
+    run(step_for(buckets), (bucket, work, False), (bucket, LOOK, True))
+    receipt = newest_receipt(buckets, bucket)
+    assert (receipt.closed, [one.late for one in receipt.commits]) == (True, [0])

@@ -1,0 +1,83 @@
+"""Looks: which hours' buckets are to be looked at, though no event may have come for them. Thin Beam shells around `hours`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import datetime
+
+import apache_beam as beam
+from apache_beam.transforms.periodicsequence import PeriodicImpulse
+from apache_beam.transforms.trigger import AccumulationMode, AfterWatermark
+from apache_beam.transforms.window import GlobalWindows
+from apache_beam.utils.timestamp import Timestamp
+
+from schemas.buckets import HOUR, Bucket, hour_of
+from schemas.envelope import format_time, parse_time
+from schemas.receipts import LOOK
+from transforms.buckets import Buckets
+from transforms.hours import hours_between, open_hours
+from transforms.windows import at
+
+
+class FindOpenHours(beam.PTransform):  # type: ignore[misc]
+    """Gives the hours from `since` on in which an earlier run has left a bucket open, or not loaded."""
+
+    def __init__(self, buckets: Buckets, streams: Sequence[str], since: datetime) -> None:
+        super().__init__()
+        self._look = lambda _: [format_time(hour) for hour in open_hours(buckets, streams, since)]
+
+    def expand(self, begin: beam.Pipeline) -> beam.PCollection:
+        return begin | "Begin" >> beam.Create([b""]) | "List buckets" >> beam.FlatMap(self._look).with_output_types(str)
+
+
+class PassingHours(beam.PTransform):  # type: ignore[misc]
+    """Gives each hour as it begins, from the one that holds `started`, without an end."""
+
+    def __init__(self, started: datetime) -> None:
+        super().__init__()
+        self._first = hour_of(started)
+
+    def expand(self, begin: beam.Pipeline) -> beam.PCollection:
+        first = Timestamp.of(self._first.timestamp())
+        ticks = begin | "Tick" >> PeriodicImpulse(first, fire_interval=HOUR.total_seconds())
+        return ticks | "Hour" >> beam.Map(lambda _, moment=beam.DoFn.TimestampParam: _hour_text(moment)).with_output_types(str)
+
+
+class LookAtHours(beam.PTransform):  # type: ignore[misc]
+    """Takes hours. Gives a look at every stream's bucket in each; in a run that ends, also in the silent ones between."""
+
+    def __init__(self, streams: Sequence[str], ends: bool) -> None:
+        super().__init__()
+        self._streams = streams
+        self._ends = ends
+
+    def expand(self, hours: beam.PCollection) -> beam.PCollection:
+        streams = self._streams
+        if self._ends:
+            # Which hours lie between is known only when the source has ended.
+            hours = hours | "At the end" >> Gather() | "Fill" >> beam.FlatMap(_filled).with_output_types(str)
+        return hours | "Each stream" >> beam.FlatMap(lambda hour: looks(parse_time(hour), streams)).with_output_types(
+            tuple[str, bytes]
+        )
+
+
+class Gather(beam.PTransform):  # type: ignore[misc]
+    """Takes texts of a run that ends. Gives all of them at once, when it has taken the last; nothing where there are none."""
+
+    def expand(self, texts: beam.PCollection) -> beam.PCollection:
+        at_the_end = beam.WindowInto(GlobalWindows(), trigger=AfterWatermark(), accumulation_mode=AccumulationMode.DISCARDING)
+        keyed = texts | "To one key" >> beam.WithKeys(b"").with_output_types(tuple[bytes, str])
+        return keyed | "Last" >> at_the_end | "Group" >> beam.GroupByKey() | beam.Values()
+
+
+def _filled(hours: Iterable[str]) -> list[str]:
+    return [format_time(hour) for hour in hours_between({parse_time(hour) for hour in hours})]
+
+
+def _hour_text(moment: Timestamp) -> str:
+    return format_time(hour_of(moment.to_utc_datetime(has_tz=True)))
+
+
+def looks(hour: datetime, streams: Iterable[str]) -> Iterator[object]:
+    """A look at each stream's bucket of the hour."""
+    return (at(hour, (Bucket(stream, hour).key, LOOK.to_json())) for stream in streams)
