@@ -24,6 +24,7 @@ PULL_MESSAGES = 1000
 PULL_SECONDS = 2.0
 """A plain pull waits for messages; so long without one means that there is none left to take."""
 SLOW_PULL_SECONDS = 10.0
+"""Where a pull was not even answered in time, a second one, with more time, tells whether the answer was only slow."""
 IDS_A_REQUEST = 2000
 """Pub/Sub takes requests of up to 512 KiB, and an ack id has up to some 200 bytes."""
 PULLS_OF_NEWER = 10
@@ -171,7 +172,7 @@ def batches(leases: Leases, until: datetime) -> Iterator[list[Any]]:
     """
     count = newer = 0
     while newer < PULLS_OF_NEWER:
-        received = patiently(lambda: _pull(leases, PULL_SECONDS) or _pull(leases, SLOW_PULL_SECONDS), leases.subscription)
+        received = patiently(lambda: _pull(leases, PULL_SECONDS, SLOW_PULL_SECONDS), leases.subscription)
         if not received:
             return
         leases.hold(received)
@@ -199,13 +200,18 @@ def stream(leases: Leases) -> Iterator[list[Any]]:
         yield received
 
 
-def _pull(leases: Leases, seconds: float) -> list[Any]:
-    """What one pull gives; nothing when it has waited in vain, or the answer was too slow."""
-    try:
-        response = leases.client.pull(subscription=leases.subscription, max_messages=PULL_MESSAGES, timeout=seconds, retry=None)
-    except DeadlineExceeded:
-        return []
-    return list(type(response).pb(response).received_messages)
+def _pull(leases: Leases, *waits: float) -> list[Any]:
+    """What a pull gives that may take so many seconds; the next one where it took longer. Nothing when all have waited in vain."""
+    for seconds in waits:
+        try:
+            response = leases.client.pull(
+                subscription=leases.subscription, max_messages=PULL_MESSAGES, timeout=seconds, retry=None
+            )
+        except DeadlineExceeded:
+            # There is nothing, or the answer was too slow.
+            continue
+        return list(type(response).pb(response).received_messages)
+    return []
 
 
 def _chunks(ids: list[str]) -> list[list[str]]:

@@ -24,7 +24,7 @@ from schemas.receipts import LOOK, Contribution, Receipt, combine
 from schemas.rows import encoder, row_schema
 from schemas.shards import Shard
 from tests.support.contracts import contract_of, field
-from transforms.buckets import BucketsError
+from transforms.buckets import BucketsError, Stored
 from transforms.buckets.directory import Directory
 from transforms.commit import commit
 from transforms.contributing import contribute
@@ -272,7 +272,12 @@ def test_what_a_process_remembers_follows_what_others_commit_without_reading_all
     Process(buckets, new_id).deliver(NOON + 2 * HOUR, ("theirs", 1))
     names: list[str] = []
     read = Directory.read
-    monkeypatch.setattr(Directory, "read", lambda self, name: (names.append(name), read(self, name))[1])
+
+    def noted(self: Directory, name: str) -> tuple[bytes, Stored]:
+        names.append(name)
+        return read(self, name)
+
+    monkeypatch.setattr(Directory, "read", noted)
     receipt = long_lived.deliver(NOON + 6 * HOUR, ("theirs", 1), ("mine 4", 1), blind=False)
     assert balance(receipt) == (2, 0, 2)
     indexes = [name for name in names if name.endswith(".ids") and name.startswith("events/")]
