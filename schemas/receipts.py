@@ -14,6 +14,7 @@ from hashlib import sha256
 from typing import Any
 
 from schemas.buckets import Bucket
+from schemas.elsewhere import Elsewhere
 from schemas.envelope import format_time, parse_time
 from schemas.fingerprints import Tally, total
 from schemas.outcomes import Exit
@@ -72,7 +73,7 @@ class Contribution:
 
     id: made before the contribution crosses a shuffle, so that a repeat is known as one; packs: the names of the packs whose
     messages may be acknowledged once it is committed; conflicts: what it adds to the hour's dead letters. No receipt keeps
-    these two.
+    these two. elsewhere: files that name the ids it dropped because another hour holds them.
     """
 
     id: str
@@ -81,6 +82,7 @@ class Contribution:
     parts: tuple[Part, ...] = ()
     packs: tuple[str, ...] = ()
     conflicts: Contribution | None = None
+    elsewhere: tuple[Elsewhere, ...] = ()
 
     def to_json(self) -> bytes:
         conflicts = self.conflicts.to_json().decode() if self.conflicts else None
@@ -90,7 +92,7 @@ class Contribution:
     def from_json(cls, data: bytes | str) -> Contribution:
         value = json.loads(data)
         conflicts = cls.from_json(value["conflicts"]) if value["conflicts"] else None
-        return cls(value["id"], *_work_from_json(value), tuple(value["packs"]), conflicts)
+        return replace(_work_from_json(value), packs=tuple(value["packs"]), conflicts=conflicts)
 
     @property
     def is_empty(self) -> bool:
@@ -111,14 +113,17 @@ def combine(contributions: Iterable[Contribution]) -> Contribution:
     reasons: Reasons = {}
     parts: list[Part] = []
     packs: list[str] = []
+    elsewhere: list[Elsewhere] = []
     for key in sorted(each):
         books = add_books(books, each[key].books)
         reasons = add_reasons(reasons, each[key].reasons)
         parts.extend(each[key].parts)
         packs.extend(each[key].packs)
+        elsewhere.extend(each[key].elsewhere)
     conflicts = combine(one.conflicts for one in each.values() if one.conflicts)
     name = sha256("\n".join(sorted(each)).encode()).hexdigest()[:32]
-    return Contribution(name, books, reasons, tuple(parts), tuple(packs), None if conflicts.is_empty else conflicts)
+    refused = None if conflicts.is_empty else conflicts
+    return Contribution(name, books, reasons, tuple(parts), tuple(packs), refused, tuple(elsewhere))
 
 
 def add_reasons(left: Reasons, right: Reasons) -> dict[str, dict[str, int]]:
@@ -156,6 +161,10 @@ class Receipt:
     @property
     def parts(self) -> tuple[Part, ...]:
         return tuple(part for commit in self.commits for part in commit.work.parts)
+
+    @property
+    def elsewhere(self) -> tuple[Elsewhere, ...]:
+        return tuple(file for commit in self.commits for file in commit.work.elsewhere)
 
     @property
     def ids(self) -> Tally:
@@ -222,10 +231,7 @@ class Receipt:
         try:
             value = json.loads(data)
             bucket = Bucket(value["stream"], parse_time(value["hour"]))
-            commits = tuple(
-                Commit(Contribution(one["id"], *_work_from_json(one)), parse_time(one["at"]), one["late"])
-                for one in value["commits"]
-            )
+            commits = tuple(Commit(_work_from_json(one), parse_time(one["at"]), one["late"]) for one in value["commits"])
             closed_at = parse_time(value["closed_at"]) if value["closed_at"] else None
             receipt = cls(bucket, value["version"], commits, closed_at)
             if receipt.ids != Tally.from_json({"count": value["rows"], "fingerprint": value["fingerprint"]}):
@@ -238,8 +244,11 @@ class Receipt:
 
 def _work_to_json(work: Contribution) -> dict[str, object]:
     parts = [part.to_json() for part in work.parts]
-    return {"id": work.id, "books": books_to_json(work.books), "reasons": work.reasons, "parts": parts}
+    value: dict[str, object] = {"id": work.id, "books": books_to_json(work.books), "reasons": work.reasons, "parts": parts}
+    return {**value, "elsewhere": [file.to_json() for file in work.elsewhere]} if work.elsewhere else value
 
 
-def _work_from_json(value: Mapping[str, Any]) -> tuple[Books, Reasons, tuple[Part, ...]]:
-    return books_from_json(value["books"]), value["reasons"], tuple(Part.from_json(part) for part in value["parts"])
+def _work_from_json(value: Mapping[str, Any]) -> Contribution:
+    parts = tuple(Part.from_json(part) for part in value["parts"])
+    elsewhere = tuple(Elsewhere.from_json(file) for file in value.get("elsewhere", ()))
+    return Contribution(value["id"], books_from_json(value["books"]), value["reasons"], parts, elsewhere=elsewhere)
