@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import duckdb
 import fastavro
 import google_crc32c
+import numpy as np
 import pytest
 
 from pipelines.audit import parser
@@ -19,6 +20,8 @@ from schemas.buckets import DEAD_LETTERS, Bucket
 from schemas.elsewhere import entry, hour_number
 from schemas.envelope import format_time
 from schemas.fingerprints import Tally, id_hash
+from schemas.known import Known
+from schemas.marks import Found, split
 from schemas.reports import Delivered, Published
 from tests.support.delivery import LAST_HOUR, World, search
 from tests.support.pubsub import publisher
@@ -181,18 +184,29 @@ def test_a_store_that_stops_listing_makes_unknown_and_does_not_end_the_audit(
     assert verdicts(world)["tap"]["status"] == "COMPLETE"
 
 
-def test_a_good_event_that_deliver_drops_as_a_duplicate_is_missing(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("hours_off", "findings"),
+    [(0, []), (1, ["1 ids were dropped as delivered in other hours, which do not hold them"])],
+    ids=["of its own hour", "of another hour"],
+)
+def test_a_good_event_that_deliver_drops_as_a_duplicate_is_missing(
+    world: World, monkeypatch: pytest.MonkeyPatch, hours_off: int, findings: list[str]
+) -> None:
     """Everything that deliver counts adds up, to the message."""
-    digest = id_hash("b")
+
+    def find(known: Known, hour: datetime, marks: bytes) -> Found:
+        repeated = np.array([one.startswith(id_hash("b")) for one in split(marks)], bool)
+        return Found(repeated, np.zeros(len(repeated), bool), np.full(len(repeated), hour_number(hour) - hours_off))
+
     with monkeypatch.context() as patch:
-        patch.setattr("transforms.delivering.delivered_ids", lambda *_: {digest})
+        patch.setattr(Known, "find", find)
         world.publish(search("a", IN_HOUR), search("b", IN_HOUR))
         world.deliver()
     world.report("search_made", LAST_HOUR, ["a", "b"])
     assert world.audit() == 1
     row = verdicts(world)["search_made"]
     assert (row["status"], row["received"], row["in_files"], row["duplicates"]) == ("MISSING", 2, 1, 1)
-    assert row["findings"] == ["2 ids were published, 1 arrived"]
+    assert row["findings"] == [*findings, "2 ids were published, 1 arrived"]
 
 
 def test_an_id_that_two_publishers_report_makes_unknown_since_it_could_hide_a_loss(world: World) -> None:
