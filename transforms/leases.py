@@ -201,7 +201,7 @@ def stream(leases: Leases) -> Iterator[list[Any]]:
 
 
 def _pull(leases: Leases, *waits: float) -> list[Any]:
-    """What a pull gives that may take so many seconds; or the next one, where it took longer; nothing where all took too long."""
+    """What a pull gives that may take so many seconds; or the next one, where that was too few; nothing where all were."""
     for seconds in waits:
         try:
             response = leases.client.pull(
