@@ -7,11 +7,22 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 
-from schemas import envelope
 from schemas.buckets import DEAD_LETTERS, Bucket
 from schemas.contracts import Contracts
 from schemas.encoding import EnvelopeEncoder, envelope_encoder
-from schemas.envelope import Message, micros, parse_time, stamp
+from schemas.envelope import (
+    CONTENT_TYPE,
+    EVENT_ID,
+    EVENT_TYPE,
+    JSON,
+    RECEIVED_AT,
+    SCHEMA_VERSION,
+    SENT_AT,
+    Message,
+    micros,
+    parse_time,
+    stamp,
+)
 from schemas.fingerprints import id_hash
 from schemas.marks import digest_of, mark
 from schemas.outcomes import Reason, Rejected, Stage
@@ -79,15 +90,15 @@ class Receiver:
         """Takes one message; gives the pack that it has filled up, if any."""
         attributes = message.attributes
         said = attributes.get
-        claimed = said(envelope.EVENT_TYPE, "")
-        event_id = said(envelope.EVENT_ID) or message.message_id
+        claimed = said(EVENT_TYPE, "")
+        event_id = said(EVENT_ID) or message.message_id
         received_at, skewed_from = message.publish_time, None
         try:
-            if envelope.RECEIVED_AT in attributes:
+            if RECEIVED_AT in attributes:
                 received_at, skewed_from = stamp(attributes, received_at, self._allowed_lateness)
-            names = claimed, said(envelope.SCHEMA_VERSION), said(envelope.CONTENT_TYPE)
+            names = claimed, said(SCHEMA_VERSION), said(CONTENT_TYPE)
             route = self._routes.get(names) or self._find_route(*names)
-            sent = said(envelope.SENT_AT)
+            sent = said(SENT_AT)
             sent_at = _sent_at(sent) if sent else None
             record, unknown = route.transcode(message.data)
         except Rejected as refusal:
@@ -103,9 +114,9 @@ class Receiver:
 
     def _find_route(self, claimed: str, version: str | None, content_type: str | None) -> _Route:
         if not claimed:
-            raise Rejected(Stage.ENVELOPE, Reason.NO_TYPE, f"the attribute {envelope.EVENT_TYPE} is missing")
+            raise Rejected(Stage.ENVELOPE, Reason.NO_TYPE, f"the attribute {EVENT_TYPE} is missing")
         contract = self._contracts.get(claimed, version)
-        transcode = transcoder(contract, self._contracts.newest(claimed), content_type or envelope.JSON)
+        transcode = transcoder(contract, self._contracts.newest(claimed), content_type or JSON)
         route = _Route(transcode, envelope_encoder(claimed, contract.version), label_of(claimed))
         if len(self._routes) < _MAX_ROUTES:
             self._routes[claimed, version, content_type] = route
@@ -116,7 +127,7 @@ class Receiver:
             {
                 "message_id": message.message_id,
                 "event_id": event_id,
-                "event_type": message.attributes.get(envelope.EVENT_TYPE),
+                "event_type": message.attributes.get(EVENT_TYPE),
                 "received_at": received_at,
                 "published_at": message.publish_time,
                 "data": message.data,
@@ -153,4 +164,4 @@ def _sent_at(text: str) -> int:
     try:
         return micros(parse_time(text))
     except (ValueError, OverflowError) as error:
-        raise Rejected(Stage.ENVELOPE, Reason.BAD_ATTRIBUTE, f"attribute {envelope.SENT_AT}: {error}") from None
+        raise Rejected(Stage.ENVELOPE, Reason.BAD_ATTRIBUTE, f"attribute {SENT_AT}: {error}") from None
