@@ -19,7 +19,7 @@ from schemas.receipts import LOOK
 from schemas.tables import tables_of
 from transforms.buckets.opening import open_buckets
 from transforms.clocks import new_id, utc_now
-from transforms.commit import commit
+from transforms.commit import DAMAGE, commit
 from transforms.load import load, not_loaded
 from transforms.tables import NotLoaded
 from transforms.tables.opening import open_tables
@@ -56,13 +56,11 @@ def main(argv: Sequence[str]) -> int:
 
     def reload(bucket: Bucket) -> int | str | None:
         """The rows loaded, why they were not, or None where there is no such bucket."""
-        # A commit of nothing: what a crash has left undone is finished first.
-        receipt = commit(buckets, bucket, LOOK, False, utc_now, new_id)
-        if not receipt.version:
-            return None
         try:
-            return load(tables, wanted[bucket.stream], buckets, receipt, again)
-        except NotLoaded as failure:
+            # A commit of nothing: what a crash has left undone is finished first.
+            receipt = commit(buckets, bucket, LOOK, False, utc_now, new_id)
+            return load(tables, wanted[bucket.stream], buckets, receipt, again) if receipt.version else None
+        except (NotLoaded, *DAMAGE) as failure:
             return str(failure)
 
     results = each("partitions loaded", reload, asked)

@@ -17,7 +17,18 @@ from schemas.buckets import Bucket
 from schemas.envelope import format_time, parse_time
 from schemas.fingerprints import Tally, total
 from schemas.outcomes import Exit
-from schemas.reports import Books, Delivered, add_books, books_from_json, books_to_json
+from schemas.reports import (
+    Books,
+    Delivered,
+    add_books,
+    books_to_json,
+    read_books,
+    read_count,
+    read_flag,
+    read_reasons,
+    read_text,
+    read_version,
+)
 from schemas.shards import Shard
 
 Reasons = Mapping[str, Mapping[str, int]]
@@ -63,7 +74,10 @@ class Part:
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Part:
         ids = Tally.from_json({"count": value["rows"], "fingerprint": value["fingerprint"]})
-        return cls(value["name"], Shard.parse(value["shard"]), value["size"], value["crc32c"], value["index_crc32c"], ids)
+        name, shard = read_text(value["name"]), Shard.parse(value["shard"])
+        if "/" in name or not name.endswith(".avro"):
+            raise ValueError("a file's name is not one")
+        return cls(name, shard, read_count(value["size"]), read_count(value["crc32c"]), read_count(value["index_crc32c"]), ids)
 
 
 @dataclass(frozen=True)
@@ -71,7 +85,8 @@ class Contribution:
     """What one attempt at some work adds to a bucket: counts, files, or nothing but the wish to be looked at.
 
     id: made before the contribution crosses a shuffle, so that a repeat is known as one; packs: the names of the packs whose
-    messages may be acknowledged once it is committed. No receipt keeps these.
+    messages may be acknowledged once it is committed; trouble: why other packs could not be written, empty where all were.
+    No receipt keeps these two.
     """
 
     id: str
@@ -79,14 +94,15 @@ class Contribution:
     reasons: Reasons = field(default_factory=dict)
     parts: tuple[Part, ...] = ()
     packs: tuple[str, ...] = ()
+    trouble: str = ""
 
     def to_json(self) -> bytes:
-        return json.dumps({**_work_to_json(self), "packs": self.packs}, sort_keys=True).encode()
+        return json.dumps({**_work_to_json(self), "packs": self.packs, "trouble": self.trouble}, sort_keys=True).encode()
 
     @classmethod
     def from_json(cls, data: bytes) -> Contribution:
         value = json.loads(data)
-        return cls(value["id"], *_work_from_json(value), tuple(value["packs"]))
+        return cls(value["id"], *_work_from_json(value), tuple(value["packs"]), value["trouble"])
 
     @property
     def is_empty(self) -> bool:
@@ -100,9 +116,11 @@ LOOK = Contribution("")
 
 def combine(contributions: Iterable[Contribution]) -> Contribution:
     """One contribution that adds what the given ones add, each id once, under an id that depends on theirs alone."""
-    each = {one.id: one for one in contributions if not one.is_empty}
+    given = list(contributions)
+    each = {one.id: one for one in given if not one.is_empty}
+    trouble = max((one.trouble for one in given), default="")
     if not each:
-        return LOOK
+        return replace(LOOK, trouble=trouble)
     books: Books = {}
     reasons: Reasons = {}
     parts: list[Part] = []
@@ -112,7 +130,8 @@ def combine(contributions: Iterable[Contribution]) -> Contribution:
         reasons = add_reasons(reasons, each[key].reasons)
         parts.extend(each[key].parts)
         packs.extend(each[key].packs)
-    return Contribution(sha256("\n".join(sorted(each)).encode()).hexdigest()[:32], books, reasons, tuple(parts), tuple(packs))
+    unique = sha256("\n".join(sorted(each)).encode()).hexdigest()[:32]
+    return Contribution(unique, books, reasons, tuple(parts), tuple(packs), trouble)
 
 
 def add_reasons(left: Reasons, right: Reasons) -> dict[str, dict[str, int]]:
@@ -215,16 +234,18 @@ class Receipt:
         """Reads what `to_json` gave. Raises ReceiptError, with `name`, for one that is cut, foreign or at odds with itself."""
         try:
             value = json.loads(data)
-            bucket = Bucket(value["stream"], parse_time(value["hour"]))
+            bucket = Bucket(read_text(value["stream"]), parse_time(value["hour"]))
             commits = tuple(
-                Commit(Contribution(one["id"], *_work_from_json(one)), parse_time(one["at"]), one["late"])
+                Commit(
+                    Contribution(read_text(one["id"]), *_work_from_json(one)), parse_time(one["at"]), read_count(one["late"])
+                )
                 for one in value["commits"]
             )
-            closed_at = parse_time(value["closed_at"]) if value["closed_at"] else None
-            receipt = cls(bucket, value["version"], commits, closed_at)
+            closed_at = parse_time(value["closed_at"]) if read_flag(value["closed"]) else None
+            receipt = cls(bucket, read_version(value["version"]), commits, closed_at)
             if receipt.ids != Tally.from_json({"count": value["rows"], "fingerprint": value["fingerprint"]}):
                 raise ValueError("its files do not add up to its rows and fingerprint")
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             hint = "Restore it from the versions in _receipts/ beside it, or from a copy."
             raise ReceiptError(f"receipt {name} can't be read: {error!r}. {hint}") from None
         return receipt
@@ -236,4 +257,4 @@ def _work_to_json(work: Contribution) -> dict[str, object]:
 
 
 def _work_from_json(value: Mapping[str, Any]) -> tuple[Books, Reasons, tuple[Part, ...]]:
-    return books_from_json(value["books"]), value["reasons"], tuple(Part.from_json(part) for part in value["parts"])
+    return read_books(value["books"]), read_reasons(value["reasons"]), tuple(Part.from_json(part) for part in value["parts"])

@@ -20,13 +20,13 @@ from apache_beam.utils.windowed_value import PaneInfo, PaneInfoTiming
 from google.api_core.exceptions import GoogleAPIError
 from google.cloud import pubsub_v1
 
-from schemas.buckets import HOUR, Bucket, hour_of
+from schemas.buckets import FIRST_HOUR, HOUR, Bucket, hour_of
 from schemas.envelope import format_time, parse_time
 from schemas.receipts import LOOK, Contribution, Receipt, combine
 from schemas.tables import Table
 from transforms.buckets import Buckets
 from transforms.clocks import Clock, new_id, utc_now
-from transforms.commit import commit
+from transforms.commit import DAMAGE, commit
 from transforms.hours import hours_between, open_hours
 from transforms.leases import lent
 from transforms.load import load, not_loaded
@@ -117,12 +117,13 @@ class CommitBuckets(beam.PTransform):  # type: ignore[misc]
     closable: a bucket closes when its hour's last pane has come and this clock has passed its end. A drain moves the watermark,
     not the clock; a run that takes what was there when it began must not close what came after.
     subscription: the one whose messages this process has leased (`transforms.leases`): they are acknowledged here.
+    In a run that ends, a bucket whose own objects are damaged stops no other: a text that says so comes in its receipt's place.
     """
 
-    def __init__(self, buckets: Buckets, closable: Clock, hourly: Hourly, subscription: str | None) -> None:
+    def __init__(self, buckets: Buckets, closable: Clock, hourly: Hourly, subscription: str | None, ends: bool) -> None:
         super().__init__()
         self._hourly = hourly
-        self._fn = _Commit(buckets, closable, subscription)
+        self._fn = _Commit(buckets, closable, subscription, ends)
 
     def expand(self, contributions: Mapping[str, beam.PCollection]) -> beam.PCollection:
         return (
@@ -134,7 +135,7 @@ class CommitBuckets(beam.PTransform):  # type: ignore[misc]
             | "Out of hours" >> beam.WindowInto(GlobalWindows())
             # What one commit adds has to be the same at every try of it: a grouping alone does not promise that.
             | "Fix" >> ReshufflePerKey()
-            | "Commit" >> beam.ParDo(self._fn).with_output_types(Receipt)
+            | "Commit" >> beam.ParDo(self._fn).with_output_types(Receipt | str)
         )
 
 
@@ -185,24 +186,33 @@ class _SideBySide(beam.DoFn):  # type: ignore[misc]
 
 
 class _Commit(_SideBySide):
-    def __init__(self, buckets: Buckets, closable: Clock, subscription: str | None) -> None:
+    def __init__(self, buckets: Buckets, closable: Clock, subscription: str | None, ends: bool) -> None:
         self._buckets = buckets
         self._closable = closable
         self._subscription = subscription
+        self._ends = ends
 
     def act(self, element: tuple[str, tuple[bytes, bool]]) -> Any:
         bucket, (data, is_last) = Bucket.from_key(element[0]), element[1]
         close = is_last and bucket.end <= self._closable()
         contribution = Contribution.from_json(data)
-        receipt = commit(self._buckets, bucket, contribution, close, utc_now, new_id)
+        try:
+            # Not closed while something that belongs to it could not be written.
+            close = close and not contribution.trouble
+            receipt = commit(self._buckets, bucket, contribution, close, utc_now, new_id)
+        except DAMAGE as error:
+            if not self._ends:
+                raise
+            return at(bucket.hour, f"{bucket.folder}: {error}")
         leases = lent(self._subscription) if self._subscription else None
         if leases:
             leases.settle(contribution.packs)
-        return at(bucket.hour, receipt)
+        return at(bucket.hour, f"{bucket.folder}: {contribution.trouble}" if contribution.trouble else receipt)
 
 
 class LoadTables(beam.PTransform):  # type: ignore[misc]
     """Takes receipts. Gives them on when the table's partition holds what they list. by_stream: tables, which must be there.
+    A text in a receipt's place says why there is none that could be loaded.
 
     A partition that can't be loaded stops no other. A run that ends fails when it has loaded the rest, with one TablesError
     for all of them. Another engine tries each again for as long as it runs, and meanwhile goes on with the others.
@@ -230,7 +240,9 @@ class _Load(_SideBySide):
         self._buckets = buckets
         self._ends = ends
 
-    def act(self, element: Receipt) -> Any:
+    def act(self, element: Receipt | str) -> Any:
+        if isinstance(element, str):
+            return beam.pvalue.TaggedOutput(_FAILED, at(FIRST_HOUR, element))
         hour = element.bucket.hour
         if not element.version:
             return at(hour, element)

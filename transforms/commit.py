@@ -12,12 +12,16 @@ from collections.abc import Callable
 from datetime import datetime
 
 from schemas.buckets import STAGING, Bucket
-from schemas.receipts import Contribution, Receipt
-from transforms.buckets import AlreadyExists, Buckets, BucketsError, Changed, NotFound
+from schemas.receipts import Contribution, Receipt, ReceiptError
+from transforms.buckets import AlreadyExists, Buckets, BucketsError, Changed, Damaged, NotFound
 from transforms.repeats import without_repeats
 
 MAX_RACES = 100
 """So many times in a row somebody else may commit to the bucket first; then something is wrong."""
+
+
+DAMAGE = (ReceiptError, Damaged, NotFound)
+"""What says that objects of one bucket are broken or gone. No other bucket is concerned."""
 
 
 def shown_receipt(buckets: Buckets, bucket: Bucket) -> Receipt:
@@ -67,7 +71,7 @@ def _shown(buckets: Buckets, bucket: Bucket) -> tuple[Receipt, int]:
         data, stored = buckets.read(bucket.receipt_name)
     except NotFound:
         return Receipt(bucket), 0
-    return Receipt.from_json(data, bucket.receipt_name), stored.generation
+    return _read(data, bucket.receipt_name, bucket), stored.generation
 
 
 def _newest(buckets: Buckets, receipt: Receipt) -> Receipt:
@@ -77,7 +81,14 @@ def _newest(buckets: Buckets, receipt: Receipt) -> Receipt:
             data, _ = buckets.read(name)
         except NotFound:
             return receipt
-        receipt = Receipt.from_json(data, name)
+        receipt = _read(data, name, receipt.bucket)
+
+
+def _read(data: bytes, name: str, bucket: Bucket) -> Receipt:
+    receipt = Receipt.from_json(data, name)
+    if receipt.bucket != bucket:
+        raise ReceiptError(f"{name} is another bucket's receipt. Restore the right one from a copy.")
+    return receipt
 
 
 def _finish(buckets: Buckets, receipt: Receipt) -> None:

@@ -15,10 +15,11 @@ from apache_beam.io.gcp.pubsub import PubsubMessage
 from schemas.buckets import Bucket
 from schemas.contracts import Contracts
 from schemas.envelope import format_time
+from schemas.receipts import Contribution
 from schemas.shards import Shard
 from transforms.buckets import Buckets
 from transforms.clocks import new_id
-from transforms.commit import newest_receipt
+from transforms.commit import DAMAGE, newest_receipt
 from transforms.leases import lent
 from transforms.parts import delivered_ids, write_part
 from transforms.receive import Packed, Receiver
@@ -75,13 +76,14 @@ class _Receive(beam.DoFn):  # type: ignore[misc]
 class WriteParts(beam.PTransform):  # type: ignore[misc]
     """Takes packs. Gives, by bucket, what each pane of a shard contributes: a file in staging, and what became of each record.
 
-    row_schemas: stream -> Avro schema of its rows.
+    row_schemas: stream -> Avro schema of its rows. A bucket whose own objects are damaged stops no other: in a run that ends
+    its packs contribute what is wrong, and their messages are not acknowledged; another engine tries them again.
     """
 
-    def __init__(self, buckets: Buckets, row_schemas: Mapping[str, dict[str, Any]], hourly: Hourly) -> None:
+    def __init__(self, buckets: Buckets, row_schemas: Mapping[str, dict[str, Any]], hourly: Hourly, ends: bool) -> None:
         super().__init__()
         self._hourly = hourly
-        self._fn = _WriteParts(buckets, row_schemas)
+        self._fn = _WriteParts(buckets, row_schemas, ends)
 
     def expand(self, packs: beam.PCollection) -> beam.PCollection:
         return (
@@ -93,13 +95,20 @@ class WriteParts(beam.PTransform):  # type: ignore[misc]
 
 
 class _WriteParts(beam.DoFn):  # type: ignore[misc]
-    def __init__(self, buckets: Buckets, row_schemas: Mapping[str, dict[str, Any]]) -> None:
+    def __init__(self, buckets: Buckets, row_schemas: Mapping[str, dict[str, Any]], ends: bool) -> None:
         self._buckets = buckets
         self._row_schemas = row_schemas
+        self._ends = ends
 
     def process(self, element: tuple[str, Iterable[bytes]]) -> Iterator[tuple[str, bytes]]:
         key, _, shard_text = element[0].rpartition("#")
         bucket, shard = Bucket.from_key(key), Shard.parse(shard_text)
-        delivered = delivered_ids(self._buckets, newest_receipt(self._buckets, bucket), shard)
+        try:
+            delivered = delivered_ids(self._buckets, newest_receipt(self._buckets, bucket), shard)
+        except DAMAGE as error:
+            if not self._ends:
+                raise
+            yield key, Contribution("", trouble=str(error)).to_json()
+            return
         schema = self._row_schemas[bucket.stream]
         yield key, write_part(self._buckets, bucket, shard, element[1], schema, delivered, new_id).to_json()

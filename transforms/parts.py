@@ -18,7 +18,7 @@ from schemas.outcomes import Exit
 from schemas.receipts import Contribution, Part, Receipt, add_reasons
 from schemas.reports import add_books
 from schemas.shards import Shard
-from transforms.buckets import Buckets, BucketsError
+from transforms.buckets import Buckets, Damaged
 from transforms.packs import Pack, read_label
 
 CODEC = "deflate"
@@ -134,14 +134,14 @@ def delivered_ids(buckets: Buckets, receipt: Receipt, shard: Shard) -> set[bytes
 
 
 def read_index(buckets: Buckets, folder: str, part: Part) -> list[bytes]:
-    """The hashes in a part's index, sorted. BucketsError names an index that is not the one that was committed."""
+    """The hashes in a part's index, sorted. Damaged names an index that is not the one that was committed."""
     return [mark[:HASH_BYTES] for mark in read_marks(buckets, folder, part)]
 
 
 def read_marks(buckets: Buckets, folder: str, part: Part) -> list[bytes]:
-    """The marks in a part's index, sorted. BucketsError names an index that is not the one that was committed."""
+    """The marks in a part's index, sorted. Damaged names an index that is not the one that was committed."""
     name = f"{folder}/{part.index_name}"
     data, stored = buckets.read(name)
     if stored.crc32c != part.index_crc32c:
-        raise BucketsError(f"{name} is not the index that its receipt lists: the checksum differs. Restore it from a copy.")
+        raise Damaged(f"{name} is not the index that its receipt lists: the checksum differs. Restore it from a copy.")
     return split(data)
