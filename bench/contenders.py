@@ -76,8 +76,8 @@ def deliver_files(events: int, folder: Path, _topic: str) -> None:
     schemas = {kind: row_schema(contracts.newest(kind)) for kind in contracts.types}
     with beam.Pipeline(options=beam_options(LOCAL, [])) as pipeline:
         received = pipeline | _Messages(events) | Receive(contracts, LATENESS, LOCAL_SHARDS, None)
-        parts = received[PACKS] | WriteParts(buckets, schemas, hourly, HORIZON)
-        _ = {"Parts": parts} | CommitBuckets(buckets, Fixed(OVER), hourly, HORIZON, None)
+        parts = received[PACKS] | WriteParts(buckets, schemas, hourly, HORIZON, ends=True)
+        _ = {"Parts": parts} | CommitBuckets(buckets, Fixed(OVER), hourly, HORIZON, None, ends=True)
 
 
 def deliver_all(events: int, folder: Path, audit_topic: str) -> None:

@@ -13,6 +13,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from enum import Enum
 from pathlib import Path
 
 import apache_beam as beam
@@ -51,6 +52,14 @@ DATAFLOW_SHARDS = 16
 _log = logging.getLogger(__name__)
 
 
+class Looks(Enum):
+    """Which buckets a run looks at, to close them or to finish what was left undone, besides those that its events go to."""
+
+    ALL = "all: of the hours that it meets, and of those that earlier runs have left open or not loaded"
+    MET = "those of the hours that it meets, and of the silent ones between"
+    NONE = "none"
+
+
 @dataclass(frozen=True)
 class Plan:
     """What is plugged into the graph.
@@ -70,6 +79,7 @@ class Plan:
     horizon: timedelta
     shards: int
     leased: str | None = None
+    looks: Looks = Looks.ALL
 
 
 def build(pipeline: beam.Pipeline, plan: Plan) -> None:
@@ -84,17 +94,20 @@ def build(pipeline: beam.Pipeline, plan: Plan) -> None:
     row_schemas = {kind: row_schema(contracts.newest(kind)) for kind in contracts.types} | {DEAD_LETTERS: dead_letter_schema()}
 
     received = pipeline | "Read" >> plan.source | "Receive" >> Receive(contracts, lateness, plan.shards, plan.leased)
-    parts = received[PACKS] | "Write parts" >> WriteParts(buckets, row_schemas, hourly, plan.horizon)
+    parts = received[PACKS] | "Write parts" >> WriteParts(buckets, row_schemas, hourly, plan.horizon, plan.ends)
 
-    # As far back as any run can have written: what is in a receipt is not delivered again, so nobody else would look there.
-    oldest = plan.started - lateness - LONGEST_LIFE
-    open_hours = pipeline | "Find open hours" >> FindOpenHours(buckets, streams, oldest)
-    hours = received[HOURS] if plan.ends else pipeline | "Passing hours" >> PassingHours(plan.started)
-    looks = (open_hours, hours) | "All hours" >> beam.Flatten() | "Look at hours" >> LookAtHours(streams, plan.ends)
+    contributions = {"Parts": parts}
+    if plan.looks is not Looks.NONE:
+        hours = [received[HOURS] if plan.ends else pipeline | "Passing hours" >> PassingHours(plan.started)]
+        if plan.looks is Looks.ALL:
+            # As far back as any run can have written: what is in a receipt is not delivered again, so nobody else would look.
+            oldest = plan.started - lateness - LONGEST_LIFE
+            hours.append(pipeline | "Find open hours" >> FindOpenHours(buckets, streams, oldest))
+        contributions["Looks"] = hours | "All hours" >> beam.Flatten() | "Look at hours" >> LookAtHours(streams, plan.ends)
 
     _ = (
-        {"Parts": parts, "Looks": looks}
-        | "Commit buckets" >> CommitBuckets(buckets, closable, hourly, plan.horizon, plan.leased)
+        contributions
+        | "Commit buckets" >> CommitBuckets(buckets, closable, hourly, plan.horizon, plan.leased, plan.ends)
         | "Load tables" >> LoadTables(plan.tables, tables, buckets, plan.ends)
         | "Report counts" >> Report(plan.audit_topic, publisher)
     )
@@ -104,6 +117,13 @@ def parser() -> argparse.ArgumentParser:
     """The command line. Beam's own flags come beside these."""
     flags = argparse.ArgumentParser(prog="python -m pipelines.deliver", description=__doc__, allow_abbrev=False)
     flags.add_argument("--subscription", required=True, type=resource("subscriptions"), help="where the events come from")
+    add_stores(flags)
+    add_runner(flags)
+    return flags
+
+
+def add_stores(flags: argparse.ArgumentParser) -> None:
+    """The flags that say what the graph is built with, wherever its events come from."""
     flags.add_argument("--buckets", required=True, help="where the hourly files go: a folder, or gs://bucket[/prefix]")
     flags.add_argument("--tables", required=True, help="where the tables are: FILE.duckdb, or bigquery://project.dataset")
     flags.add_argument("--audit_topic", required=True, type=resource("topics"), help="where the counts go")
@@ -122,8 +142,6 @@ def parser() -> argparse.ArgumentParser:
         default=timedelta(hours=24),
         help="an event that was delivered is not delivered again for so long, by its type and id (default: 24h; at least 1h)",
     )
-    add_runner(flags)
-    return flags
 
 
 def main(argv: Sequence[str]) -> int:

@@ -15,7 +15,7 @@ from apache_beam.transforms.util import ReshufflePerKey
 from apache_beam.transforms.window import GlobalWindows, IntervalWindow
 from apache_beam.utils.windowed_value import PaneInfo, PaneInfoTiming
 
-from schemas.buckets import Bucket
+from schemas.buckets import FIRST_HOUR, Bucket
 from schemas.receipts import LOOK, Contribution, Receipt, combine
 from schemas.tables import Table
 from transforms.buckets import Buckets
@@ -26,6 +26,7 @@ from transforms.leases import lent
 from transforms.load import load, not_loaded
 from transforms.looks import Gather
 from transforms.tables import NotLoaded, Tables
+from transforms.versions import DAMAGE
 from transforms.windows import Hourly, at
 
 AT_ONCE = 8
@@ -44,12 +45,15 @@ class CommitBuckets(beam.PTransform):  # type: ignore[misc]
     closable: a bucket closes when its hour's last pane has come and this clock has passed its end. A drain moves the watermark,
     not the clock; a run that takes what was there when it began must not close what came after.
     subscription: the one whose messages this process has leased (`transforms.leases`): they are acknowledged here.
+    In a run that ends, a bucket whose own objects are damaged stops no other: a text that says so comes in its receipt's place.
     """
 
-    def __init__(self, buckets: Buckets, closable: Clock, hourly: Hourly, horizon: timedelta, subscription: str | None) -> None:
+    def __init__(
+        self, buckets: Buckets, closable: Clock, hourly: Hourly, horizon: timedelta, subscription: str | None, ends: bool
+    ) -> None:
         super().__init__()
         self._hourly = hourly
-        self._fn = _Commit(buckets, closable, horizon, subscription)
+        self._fn = _Commit(buckets, closable, horizon, subscription, ends)
 
     def expand(self, contributions: Mapping[str, beam.PCollection]) -> beam.PCollection:
         return (
@@ -61,7 +65,7 @@ class CommitBuckets(beam.PTransform):  # type: ignore[misc]
             | "Out of hours" >> beam.WindowInto(GlobalWindows())
             # What one commit adds has to be the same at every try of it: a grouping alone does not promise that.
             | "Fix" >> ReshufflePerKey()
-            | "Commit" >> beam.ParDo(self._fn).with_output_types(Receipt)
+            | "Commit" >> beam.ParDo(self._fn).with_output_types(Receipt | str)
         )
 
 
@@ -97,7 +101,7 @@ class _SideBySide(beam.DoFn):  # type: ignore[misc]
     """
 
     def start_bundle(self) -> None:
-        self._waiting: dict[Bucket, list[Any]] = {}
+        self._waiting: dict[Bucket | None, list[Any]] = {}
 
     def process(self, element: Any) -> None:
         self._waiting.setdefault(self.bucket_of(element), []).append(element)
@@ -110,7 +114,8 @@ class _SideBySide(beam.DoFn):  # type: ignore[misc]
     def _in_turn(self, elements: Iterable[Any]) -> list[Any]:
         return [given for element in elements for given in self.act(element)]
 
-    def bucket_of(self, element: Any) -> Bucket:
+    def bucket_of(self, element: Any) -> Bucket | None:
+        """What belongs to one bucket is worked on one after the other."""
         raise NotImplementedError
 
     def act(self, element: Any) -> list[Any]:
@@ -119,11 +124,12 @@ class _SideBySide(beam.DoFn):  # type: ignore[misc]
 
 
 class _Commit(_SideBySide):
-    def __init__(self, buckets: Buckets, closable: Clock, horizon: timedelta, subscription: str | None) -> None:
+    def __init__(self, buckets: Buckets, closable: Clock, horizon: timedelta, subscription: str | None, ends: bool) -> None:
         self._buckets = buckets
         self._closable = closable
         self._horizon = horizon
         self._subscription = subscription
+        self._ends = ends
 
     def start_bundle(self) -> None:
         super().start_bundle()
@@ -133,13 +139,21 @@ class _Commit(_SideBySide):
         return Bucket.from_key(element[0])
 
     def act(self, element: tuple[str, tuple[bytes, bool]]) -> list[Any]:
-        bucket, (data, is_last) = self.bucket_of(element), element[1]
+        bucket, (data, is_last) = Bucket.from_key(element[0]), element[1]
         close = is_last and bucket.end <= self._closable()
         contribution = Contribution.from_json(data)
         delivered = delivered_of(self._buckets, bucket.stream, self._horizon)
-        receipts = commit(self._buckets, bucket, contribution, close, utc_now, new_id, delivered)
+        try:
+            # Not closed while something that belongs to it could not be written.
+            close = close and not contribution.trouble
+            receipts = commit(self._buckets, bucket, contribution, close, utc_now, new_id, delivered)
+        except DAMAGE as error:
+            if not self._ends:
+                raise
+            return [at(bucket.hour, f"{bucket.folder}: {error}")]
         self._committed.extend(contribution.packs)
-        return [at(receipt.bucket.hour, receipt) for receipt in receipts if receipt.version]
+        trouble = [at(bucket.hour, f"{bucket.folder}: {contribution.trouble}")] if contribution.trouble else []
+        return trouble + [at(receipt.bucket.hour, receipt) for receipt in receipts if receipt.version]
 
     def finish_bundle(self) -> list[Any]:
         try:
@@ -153,6 +167,7 @@ class _Commit(_SideBySide):
 
 class LoadTables(beam.PTransform):  # type: ignore[misc]
     """Takes receipts. Gives them on when the table's partition holds what they list. by_stream: tables, which must be there.
+    A text in a receipt's place says why there is none that could be loaded.
 
     A partition that can't be loaded stops no other. A run that ends fails when it has loaded the rest, with one TablesError
     for all of them. Another engine tries each again for as long as it runs, and meanwhile goes on with the others.
@@ -180,10 +195,12 @@ class _Load(_SideBySide):
         self._buckets = buckets
         self._ends = ends
 
-    def bucket_of(self, element: Receipt) -> Bucket:
-        return element.bucket
+    def bucket_of(self, element: Receipt | str) -> Bucket | None:
+        return None if isinstance(element, str) else element.bucket
 
-    def act(self, element: Receipt) -> list[Any]:
+    def act(self, element: Receipt | str) -> list[Any]:
+        if isinstance(element, str):
+            return [beam.pvalue.TaggedOutput(_FAILED, at(FIRST_HOUR, element))]
         hour = element.bucket.hour
         try:
             load(self._tables, self._by_stream[element.bucket.stream], self._buckets, element)

@@ -15,6 +15,7 @@ from apache_beam.io.gcp.pubsub import PubsubMessage
 from schemas.buckets import Bucket
 from schemas.contracts import Contracts
 from schemas.envelope import format_time
+from schemas.receipts import Contribution
 from schemas.shards import Shard
 from transforms.buckets import Buckets
 from transforms.clocks import new_id
@@ -22,6 +23,7 @@ from transforms.contributing import contribute
 from transforms.delivered import delivered_of
 from transforms.leases import lent
 from transforms.receive import Packed, Receiver
+from transforms.versions import DAMAGE
 from transforms.windows import Hourly, at
 
 PACKS, HOURS = "packs", "hours"
@@ -75,13 +77,17 @@ class _Receive(beam.DoFn):  # type: ignore[misc]
 class WriteParts(beam.PTransform):  # type: ignore[misc]
     """Takes packs. Gives, by bucket, what each pane of a shard contributes: a file in staging, and what became of each record.
 
-    row_schemas: stream -> Avro schema of its rows; horizon: how far back and ahead an id is the same event.
+    row_schemas: stream -> Avro schema of its rows; horizon: how far back and ahead an id is the same event. A bucket whose own
+    objects are damaged, or those of the hours around it, stops no other: in a run that ends its packs contribute what is wrong,
+    and their messages are not acknowledged; another engine tries them again.
     """
 
-    def __init__(self, buckets: Buckets, row_schemas: Mapping[str, dict[str, Any]], hourly: Hourly, horizon: timedelta) -> None:
+    def __init__(
+        self, buckets: Buckets, row_schemas: Mapping[str, dict[str, Any]], hourly: Hourly, horizon: timedelta, ends: bool
+    ) -> None:
         super().__init__()
         self._hourly = hourly
-        self._fn = _WriteParts(buckets, row_schemas, horizon)
+        self._fn = _WriteParts(buckets, row_schemas, horizon, ends)
 
     def expand(self, packs: beam.PCollection) -> beam.PCollection:
         return (
@@ -93,13 +99,20 @@ class WriteParts(beam.PTransform):  # type: ignore[misc]
 
 
 class _WriteParts(beam.DoFn):  # type: ignore[misc]
-    def __init__(self, buckets: Buckets, row_schemas: Mapping[str, dict[str, Any]], horizon: timedelta) -> None:
+    def __init__(self, buckets: Buckets, row_schemas: Mapping[str, dict[str, Any]], horizon: timedelta, ends: bool) -> None:
         self._buckets = buckets
         self._row_schemas = row_schemas
         self._horizon = horizon
+        self._ends = ends
 
     def process(self, element: tuple[str, Iterable[bytes]]) -> Iterator[tuple[str, bytes]]:
         key, _, shard_text = element[0].rpartition("#")
         bucket, shard = Bucket.from_key(key), Shard.parse(shard_text)
         delivered = delivered_of(self._buckets, bucket.stream, self._horizon)
-        yield key, contribute(self._buckets, bucket, shard, element[1], self._row_schemas[bucket.stream], delivered).to_json()
+        try:
+            contribution = contribute(self._buckets, bucket, shard, element[1], self._row_schemas[bucket.stream], delivered)
+        except DAMAGE as error:
+            if not self._ends:
+                raise
+            contribution = Contribution("", trouble=str(error))
+        yield key, contribution.to_json()

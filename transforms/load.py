@@ -65,7 +65,7 @@ def not_loaded(failures: Sequence[str]) -> TablesError:
     lines = sorted(failures)
     more = [f"and {len(lines) - NAMED} more"] if len(lines) > NAMED else []
     number = "1 partition" if len(lines) == 1 else f"{len(lines)} partitions"
-    head = f"{number} could not be loaded; all others were. The files are safe, and the next run tries again:"
+    head = f"{number} could not be loaded; all others were. Nothing is lost, and the next run tries again:"
     return TablesError("\n  ".join([head, *lines[:NAMED], *more]))
 
 

@@ -19,7 +19,7 @@ from schemas.outcomes import Exit
 from schemas.receipts import Contribution, Part, add_reasons
 from schemas.reports import add_books
 from schemas.shards import Shard
-from transforms.buckets import Buckets, BucketsError
+from transforms.buckets import Buckets, Damaged
 from transforms.packs import Pack, read_label
 
 CODEC = "deflate"
@@ -148,9 +148,9 @@ def _add_new(
 
 
 def read_marks(buckets: Buckets, folder: str, part: Part) -> bytes:
-    """The marks in a part's index, packed and sorted. BucketsError names an index that is not the one that was committed."""
+    """The marks in a part's index, packed and sorted. Damaged names an index that is not the one that was committed."""
     name = f"{folder}/{part.index_name}"
     data, stored = buckets.read(name)
     if stored.crc32c != part.index_crc32c:
-        raise BucketsError(f"{name} is not the index that its receipt lists: the checksum differs. Restore it from a copy.")
+        raise Damaged(f"{name} is not the index that its receipt lists: the checksum differs. Restore it from a copy.")
     return data

@@ -16,6 +16,7 @@ from schemas.envelope import (
     EVENT_TYPE,
     JSON,
     RECEIVED_AT,
+    REPLAY_OF,
     SCHEMA_VERSION,
     SENT_AT,
     Message,
@@ -123,9 +124,11 @@ class Receiver:
         return route
 
     def _refuse(self, message: Message, received_at: datetime, claimed: str, event_id: str, refusal: Rejected) -> Packed | None:
+        # A dead letter that was replayed and is refused again is still the same one.
+        identity = message.attributes.get(REPLAY_OF) or message.message_id
         record = self._encode_dead_letter(
             {
-                "message_id": message.message_id,
+                "message_id": identity,
                 "event_id": event_id,
                 "event_type": message.attributes.get(EVENT_TYPE),
                 "received_at": received_at,
@@ -139,7 +142,7 @@ class Receiver:
         )
         # Two broken messages under one event id are two dead letters: what tells them apart is the message's own id.
         label = label_of(claimed, refusal.reason)
-        return self._put(message, DEAD_LETTERS, micros(received_at), label, id_hash(message.message_id), record)
+        return self._put(message, DEAD_LETTERS, micros(received_at), label, id_hash(identity), record)
 
     def _put(self, message: Message, stream: str, moment: int, label: str, hashed: bytes, record: bytes) -> Packed | None:
         hour, offset = divmod(moment, _HOUR)

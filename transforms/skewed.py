@@ -11,7 +11,8 @@ from datetime import datetime
 from schemas.buckets import DEAD_LETTERS, EVENT_TYPE_NAME, HOUR, LAST_HOUR, Bucket, bucket_of, stream_folder
 from schemas.receipts import ReceiptError
 from transforms.buckets import Buckets, BucketsError
-from transforms.witnesses import IdsByHour, Refusals, Seen, see_dead_letters, see_events, see_receipt
+from transforms.versions import shown_receipt
+from transforms.witnesses import IdsByHour, Refusals, Seen, see_dead_letters, see_events
 
 
 class SkewedIds:
@@ -43,7 +44,7 @@ class SkewedIds:
             if bucket in self._seen:
                 continue
             try:
-                receipt = see_receipt(self._buckets, bucket)
+                receipt = shown_receipt(self._buckets, bucket)
             except (BucketsError, ReceiptError) as error:
                 unreadable.append(str(error))
                 continue

@@ -8,8 +8,11 @@ looks at a bucket finishes what a crash has left undone there.
 from __future__ import annotations
 
 from schemas.buckets import STAGING, Bucket
-from schemas.receipts import Receipt
-from transforms.buckets import AlreadyExists, Buckets, Changed, NotFound
+from schemas.receipts import Receipt, ReceiptError
+from transforms.buckets import AlreadyExists, Buckets, Changed, Damaged, NotFound
+
+DAMAGE = (ReceiptError, Damaged, NotFound)
+"""What says that objects of one bucket are broken or gone. Other buckets are concerned only as far as they have to ask it."""
 
 
 def shown_receipt(buckets: Buckets, bucket: Bucket) -> Receipt:
@@ -61,7 +64,7 @@ def _shown(buckets: Buckets, bucket: Bucket) -> tuple[Receipt, int]:
         data, stored = buckets.read(bucket.receipt_name)
     except NotFound:
         return Receipt(bucket), 0
-    return Receipt.from_json(data, bucket.receipt_name), stored.generation
+    return _read(data, bucket.receipt_name, bucket), stored.generation
 
 
 def _newest(buckets: Buckets, receipt: Receipt) -> Receipt:
@@ -71,4 +74,11 @@ def _newest(buckets: Buckets, receipt: Receipt) -> Receipt:
             data, _ = buckets.read(name)
         except NotFound:
             return receipt
-        receipt = Receipt.from_json(data, name)
+        receipt = _read(data, name, receipt.bucket)
+
+
+def _read(data: bytes, name: str, bucket: Bucket) -> Receipt:
+    receipt = Receipt.from_json(data, name)
+    if receipt.bucket != bucket:
+        raise ReceiptError(f"{name} is another bucket's receipt. Restore the right one from a copy.")
+    return receipt

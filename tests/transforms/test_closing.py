@@ -61,7 +61,7 @@ def settled(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
 
 
 def step_for(buckets: Buckets) -> _Commit:
-    return _Commit(buckets, lambda: NOON + timedelta(days=9), timedelta(days=1), SUBSCRIPTION)
+    return _Commit(buckets, lambda: NOON + timedelta(days=9), timedelta(days=1), SUBSCRIPTION, ends=True)
 
 
 def test_a_bucket_that_fails_keeps_no_other_from_being_committed_and_settled(

@@ -214,7 +214,7 @@ def test_rows_that_are_not_those_of_the_receipt_are_an_error(tmp_path: Path) -> 
 
 def test_partitions_that_could_not_be_loaded_are_told_together_the_first_few_by_name() -> None:
     assert str(not_loaded(["b: broken", "a: broken"])).splitlines() == [
-        "2 partitions could not be loaded; all others were. The files are safe, and the next run tries again:",
+        "2 partitions could not be loaded; all others were. Nothing is lost, and the next run tries again:",
         "  a: broken",
         "  b: broken",
     ]
