@@ -103,7 +103,9 @@ def ids(world: World) -> dict[str, list[str]]:
 
 
 def files(world: World) -> Mapping[Path, bytes]:
-    return {path: path.read_bytes() for path in world.buckets.rglob("*") if path.is_file() and ".tmp" not in path.parts}
+    """All but what only orders commits."""
+    found = (path for path in world.buckets.rglob("*") if path.is_file() and not {".tmp", "turns"} & set(path.parts))
+    return {path: path.read_bytes() for path in found}
 
 
 def delete(world: World, *hours: datetime, partitions: bool = True) -> None:

@@ -18,7 +18,8 @@ from transforms.tables.duckdb_file import DuckDBFile
 pytestmark = pytest.mark.slow
 
 IN_HOUR = LAST_HOUR + timedelta(minutes=5)
-BEFORE = IN_HOUR - HOUR
+BEFORE = IN_HOUR - 30 * HOUR
+"""Out of the horizon: what belongs to hours within it has to ask the damaged bucket, and waits for it to be mended."""
 FOLDER = Bucket("search_made", LAST_HOUR).folder
 TAP = b'{"x": 1}', {"event_type": "tap", "event_id": "t", "received_at": IN_HOUR.isoformat()}
 
