@@ -13,6 +13,9 @@ from schemas.marks import MARK, Found
 MERGE_ABOVE = 8
 """So many arrays are searched one after the other before they are made one."""
 
+_HOUR = 3_600_000_000
+"""Microseconds."""
+
 _ROW = np.dtype([("key", "u8"), ("rest", "u8"), ("at", "i8"), ("digest", "u8")])
 """An id's hash in two halves, received_at in microseconds since 1970, and the payload's digest."""
 
@@ -39,6 +42,8 @@ class Known:
         asked = _rows(hour, marks)
         repeated = np.zeros(len(asked), bool)
         alike = np.zeros(len(asked), bool)
+        own = micros(hour) // _HOUR
+        held = np.full(len(asked), own)
         for rows in self._arrays:
             at = np.searchsorted(rows["key"], asked["key"])
             left = np.arange(len(asked))
@@ -50,10 +55,12 @@ class Known:
                     break
                 there, here = rows[at[left]], asked[left]
                 same = (there["rest"] == here["rest"]) & (np.abs(there["at"] - here["at"]) < self._horizon)
+                settled = repeated[left] & (held[left] == own)
+                held[left] = np.where(same & ~settled, there["at"] // _HOUR, held[left])
                 repeated[left] |= same
                 alike[left] |= same & (there["digest"] == here["digest"])
                 at[left] += 1
-        return Found(repeated, repeated & ~alike)
+        return Found(repeated, repeated & ~alike, held)
 
 
 def _rows(hour: datetime, marks: bytes) -> NDArray[np.void]:

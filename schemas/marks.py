@@ -58,7 +58,8 @@ def same_payload(one: bytes, other: bytes) -> bool:
 @dataclass(frozen=True)
 class Found:
     """What is known of marks, in their order. repeated: the id is delivered, within the horizon; conflicting: and nowhere with
-    the same payload."""
+    the same payload; held: an hour that holds it, in hours since 1970, its own where that does, or where none does."""
 
     repeated: NDArray[np.bool_]
     conflicting: NDArray[np.bool_]
+    held: NDArray[np.int64]

@@ -14,6 +14,7 @@ from hashlib import sha256
 from typing import Any
 
 from schemas.buckets import Bucket
+from schemas.elsewhere import Elsewhere
 from schemas.envelope import format_time, parse_time
 from schemas.fingerprints import Tally, total
 from schemas.outcomes import Exit
@@ -87,6 +88,7 @@ class Contribution:
     id: made before the contribution crosses a shuffle, so that a repeat is known as one; packs: the names of the packs whose
     messages may be acknowledged once it is committed; conflicts: what it adds to the hour's dead letters; trouble: why other
     packs could not be written, empty where all were. No receipt keeps these three.
+    elsewhere: files that name the ids it dropped because another hour holds them.
     """
 
     id: str
@@ -96,6 +98,7 @@ class Contribution:
     packs: tuple[str, ...] = ()
     conflicts: Contribution | None = None
     trouble: str = ""
+    elsewhere: tuple[Elsewhere, ...] = ()
 
     def to_json(self) -> bytes:
         conflicts = self.conflicts.to_json().decode() if self.conflicts else None
@@ -106,7 +109,7 @@ class Contribution:
     def from_json(cls, data: bytes | str) -> Contribution:
         value = json.loads(data)
         conflicts = cls.from_json(value["conflicts"]) if value["conflicts"] else None
-        return cls(value["id"], *_work_from_json(value), tuple(value["packs"]), conflicts, value["trouble"])
+        return replace(_work_from_json(value), packs=tuple(value["packs"]), conflicts=conflicts, trouble=value["trouble"])
 
     @property
     def is_empty(self) -> bool:
@@ -129,15 +132,17 @@ def combine(contributions: Iterable[Contribution]) -> Contribution:
     reasons: Reasons = {}
     parts: list[Part] = []
     packs: list[str] = []
+    elsewhere: list[Elsewhere] = []
     for key in sorted(each):
         books = add_books(books, each[key].books)
         reasons = add_reasons(reasons, each[key].reasons)
         parts.extend(each[key].parts)
         packs.extend(each[key].packs)
+        elsewhere.extend(each[key].elsewhere)
     conflicts = combine(one.conflicts for one in each.values() if one.conflicts)
     refused = None if conflicts.is_empty else conflicts
     unique = sha256("\n".join(sorted(each)).encode()).hexdigest()[:32]
-    return Contribution(unique, books, reasons, tuple(parts), tuple(packs), refused, trouble)
+    return Contribution(unique, books, reasons, tuple(parts), tuple(packs), refused, trouble, tuple(elsewhere))
 
 
 def add_reasons(left: Reasons, right: Reasons) -> dict[str, dict[str, int]]:
@@ -175,6 +180,10 @@ class Receipt:
     @property
     def parts(self) -> tuple[Part, ...]:
         return tuple(part for commit in self.commits for part in commit.work.parts)
+
+    @property
+    def elsewhere(self) -> tuple[Elsewhere, ...]:
+        return tuple(file for commit in self.commits for file in commit.work.elsewhere)
 
     @property
     def ids(self) -> Tally:
@@ -242,10 +251,7 @@ class Receipt:
             value = json.loads(data)
             bucket = Bucket(read_text(value["stream"]), parse_time(value["hour"]))
             commits = tuple(
-                Commit(
-                    Contribution(read_text(one["id"]), *_work_from_json(one)), parse_time(one["at"]), read_count(one["late"])
-                )
-                for one in value["commits"]
+                Commit(_work_from_json(one), parse_time(one["at"]), read_count(one["late"])) for one in value["commits"]
             )
             closed_at = parse_time(value["closed_at"]) if read_flag(value["closed"]) else None
             receipt = cls(bucket, read_version(value["version"]), commits, closed_at)
@@ -259,8 +265,12 @@ class Receipt:
 
 def _work_to_json(work: Contribution) -> dict[str, object]:
     parts = [part.to_json() for part in work.parts]
-    return {"id": work.id, "books": books_to_json(work.books), "reasons": work.reasons, "parts": parts}
+    value: dict[str, object] = {"id": work.id, "books": books_to_json(work.books), "reasons": work.reasons, "parts": parts}
+    return {**value, "elsewhere": [file.to_json() for file in work.elsewhere]} if work.elsewhere else value
 
 
-def _work_from_json(value: Mapping[str, Any]) -> tuple[Books, Reasons, tuple[Part, ...]]:
-    return read_books(value["books"]), read_reasons(value["reasons"]), tuple(Part.from_json(part) for part in value["parts"])
+def _work_from_json(value: Mapping[str, Any]) -> Contribution:
+    parts = tuple(Part.from_json(part) for part in value["parts"])
+    elsewhere = tuple(Elsewhere.from_json(file) for file in value.get("elsewhere", ()))
+    books, reasons = read_books(value["books"]), read_reasons(value["reasons"])
+    return Contribution(read_text(value["id"]), books, reasons, parts, elsewhere=elsewhere)

@@ -37,9 +37,10 @@ class Evidence:
     published: the publishers' reports, one of each id; delivered, dead_letters: the newest report of the type's bucket and
     of the hour's dead letters, None where there is none; files, table: what was counted there; refused: every dead letter
     in the files, by event id; arrived: the distinct ids that the files hold, delivered or refused, of what was published
-    for this hour; elsewhere: how many of those only a later hour's files hold, as they came too late for this one;
-    dead_files, dead_table: the hour's dead letters of all types, by message id; unreadable: what a witness could not see
-    or can't trust; foreign: files in the bucket that no receipt lists.
+    for this hour, or dropped since another hour holds them, as it does; elsewhere: how many of those only a later hour's
+    files tell of, as they came too late for this one; unheld: how many ids the bucket dropped since another hour holds them,
+    and that hour does not; dead_files, dead_table: the hour's dead letters of all types, by message id; unreadable: what a
+    witness could not see or can't trust; foreign: files in the bucket that no receipt lists.
     """
 
     event_type: str
@@ -52,6 +53,7 @@ class Evidence:
     refused: Tally = Tally()
     arrived: Tally = Tally()
     elsewhere: int = 0
+    unheld: int = 0
     dead_files: Held = Held()
     dead_table: Held = Held()
     unreadable: tuple[str, ...] = ()
@@ -117,6 +119,8 @@ def _findings(e: Evidence) -> Iterator[tuple[Status, str]]:
     yield from ((Status.UNKNOWN, text) for text in _unseen(e))
     yield from ((Status.SURPLUS, f"{name} lies in the bucket, and no receipt lists it") for name in e.foreign)
 
+    if e.unheld:
+        yield Status.MISSING, f"{e.unheld} ids were dropped as delivered in other hours, which do not hold them"
     published, received, delivered = _published(e), _books(e, Exit.RECEIVED), _books(e, Exit.DELIVERED)
     if _lost(e):
         yield Status.MISSING, f"{published.count} messages were published, {received.count} received"

@@ -13,6 +13,7 @@ from schemas.reports import Delivered, Published
 from schemas.tables import Table, dead_letters_table
 from schemas.verdicts import Evidence, Held, Verdict, judge
 from transforms.buckets import Buckets, BucketsError
+from transforms.holders import Holders
 from transforms.ledger import heard
 from transforms.skewed import SkewedIds, buckets_of, streams_of
 from transforms.tables import Facts, Tables, TablesError
@@ -73,7 +74,8 @@ class _Judging:
                 self._there.setdefault(bucket.hour, []).append(bucket)
         self._counts: dict[str, _Counts] = {}
         self._reported: dict[datetime, frozenset[str]] = {}
-        self._skewed = SkewedIds(buckets)
+        self._holders = Holders(buckets)
+        self._skewed = SkewedIds(buckets, self._holders)
 
     def judge(self, hour: datetime) -> Iterator[Verdict]:
         told = self._listen(hour)
@@ -112,7 +114,7 @@ class _Judging:
         if bucket in told.unreadable:
             seen = Seen(unreadable=told.unreadable[bucket])
         elif bucket in told.receipts:
-            seen = see_events(self._buckets, told.receipts[bucket])
+            seen = see_events(self._buckets, told.receipts[bucket], self._holders)
         if bucket:
             self._skewed.add_events(bucket, seen)
         refused = refusals.ids.get(kind, {})
@@ -134,6 +136,7 @@ class _Judging:
             refused=refusals.events.get(kind, Tally()),
             arrived=Tally.of_hashes(b"".join(here | later)),
             elsewhere=len(later - here),
+            unheld=seen.unheld,
             dead_files=refusals.seen.held,
             dead_table=dead_table.held(hour),
             unreadable=table.unreadable + dead_table.unreadable + refusals.seen.unreadable + seen.unreadable + unreadable,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from secrets import token_bytes
 from tempfile import SpooledTemporaryFile
 from typing import Any, BinaryIO, Self
@@ -12,6 +13,7 @@ from fastavro.write import Writer
 from isal import isal_zlib
 
 from schemas.buckets import STAGING, Bucket
+from schemas.elsewhere import entry, hour_number
 from schemas.encoding import long
 from schemas.fingerprints import HASH_BYTES, Tally
 from schemas.marks import MARK_BYTES, Found, hashes, ordered, same_payload, split
@@ -20,6 +22,7 @@ from schemas.receipts import Contribution, Part, add_reasons
 from schemas.reports import add_books
 from schemas.shards import Shard
 from transforms.buckets import Buckets, Damaged
+from transforms.elsewhere import published_for, write_elsewhere
 from transforms.packs import Pack, read_label
 
 CODEC = "deflate"
@@ -105,6 +108,7 @@ def write_part(
     reasons: dict[str, dict[str, int]] = {}
     names: list[str] = []
     conflicting: list[bytes] = []
+    elsewhere: set[bytes] = set()
     with PartWriter(schema) as writer:
         for data in packs:
             pack = Pack.from_bytes(data)
@@ -112,13 +116,15 @@ def write_part(
             event_type, reason = read_label(pack.label)
             marks, found = split(pack.marks), find(pack.marks)
             ids = [mark[:HASH_BYTES] for mark in marks]
-            fresh, conflicts = pack.marks, b""
+            sorted_out = _Sorted(fresh=[pack.marks])
             if not found.repeated.any() and len(set(ids)) == len(ids) and seen.keys().isdisjoint(ids):
                 seen.update(zip(ids, marks, strict=True))
                 writer.add(pack.marks, pack.records)
             else:
-                fresh, conflicts = _add_new(writer, pack, found, seen, conflicting, may_conflict=not reason)
-            new, refused = Tally.of_hashes(hashes(fresh)), Tally.of_hashes(hashes(conflicts))
+                sorted_out = _add_new(writer, bucket, pack, found, seen, is_event=not reason)
+                conflicting += sorted_out.conflicting
+                elsewhere.update(sorted_out.elsewhere)
+            new, refused = (Tally.of_hashes(hashes(b"".join(each))) for each in (sorted_out.fresh, sorted_out.refused))
             way = Exit.DEAD_LETTER if reason else Exit.DELIVERED
             again = Tally.of_hashes(hashes(pack.marks)) - new - refused
             books = add_books(books, {event_type: {Exit.RECEIVED: pack.received - refused, way: new, Exit.DUPLICATE: again}})
@@ -126,25 +132,40 @@ def write_part(
                 reasons = add_reasons(reasons, {event_type: {reason: new.count}})
         unique = new_id()
         part = writer.finish(buckets, bucket, shard, unique)
-    return Contribution(unique, books, reasons, (part,) if part else (), tuple(names)), conflicting
+    files = write_elsewhere(buckets, shard, unique, elsewhere)
+    return Contribution(unique, books, reasons, (part,) if part else (), tuple(names), elsewhere=files), conflicting
+
+
+@dataclass
+class _Sorted:
+    """What became of a pack's records. fresh, refused: the marks of those that were written, and that conflict; conflicting:
+    the latter's records; elsewhere: entries of those that another hour holds."""
+
+    fresh: list[bytes] = field(default_factory=list)
+    refused: list[bytes] = field(default_factory=list)
+    conflicting: list[bytes] = field(default_factory=list)
+    elsewhere: list[bytes] = field(default_factory=list)
 
 
 def _add_new(
-    writer: PartWriter, pack: Pack, found: Found, seen: dict[bytes, bytes], conflicting: list[bytes], *, may_conflict: bool
-) -> tuple[bytes, bytes]:
-    """Writes those of the pack's records whose ids are not known yet. Returns their marks, and those of what conflicts."""
-    fresh, refused = [], []
+    writer: PartWriter, bucket: Bucket, pack: Pack, found: Found, seen: dict[bytes, bytes], *, is_event: bool
+) -> _Sorted:
+    """Writes those of the pack's records whose ids are not known yet."""
+    result = _Sorted()
+    own = hour_number(bucket.hour)
     for at, (mark, record) in enumerate(pack):
         digest = mark[:HASH_BYTES]
         first = seen.get(digest)
         if first is None and not found.repeated[at]:
             seen[digest] = mark
-            fresh.append(mark)
+            result.fresh.append(mark)
             writer.add(mark, record)
-        elif may_conflict and (found.conflicting[at] if first is None else not same_payload(first, mark)):
-            refused.append(mark)
-            conflicting.append(record)
-    return b"".join(fresh), b"".join(refused)
+        elif is_event and (found.conflicting[at] if first is None else not same_payload(first, mark)):
+            result.refused.append(mark)
+            result.conflicting.append(record)
+        elif is_event and first is None and found.held[at] != own:
+            result.elsewhere.append(entry(digest, published_for(record, bucket.hour), int(found.held[at])))
+    return result
 
 
 def read_marks(buckets: Buckets, folder: str, part: Part) -> bytes:

@@ -8,11 +8,13 @@ from dataclasses import replace
 from typing import Any
 
 import fastavro
+import numpy as np
 
-from schemas.buckets import DEAD_LETTERS, STAGING, Bucket
+from schemas.buckets import DEAD_LETTERS, STAGING, Bucket, hour_of
+from schemas.elsewhere import entry, hour_number
 from schemas.fingerprints import HASH_BYTES, Tally, id_hash
 from schemas.known import Known
-from schemas.marks import MARK_BYTES, Found, split
+from schemas.marks import MARK, MARK_BYTES, Found, split
 from schemas.outcomes import Exit
 from schemas.receipts import Contribution, Part, Reasons, add_reasons
 from schemas.reports import Books, add_books
@@ -20,6 +22,7 @@ from schemas.rows import encoder
 from transforms.buckets import Buckets
 from transforms.conflicts import Letter, letter_of
 from transforms.delivered import Delivered
+from transforms.elsewhere import write_elsewhere
 from transforms.parts import PartWriter, read_marks
 
 
@@ -40,14 +43,16 @@ def without_repeats(
         before, beside = delivered.find(bucket.hour, part.shard, marks), own.find(bucket.hour, marks)
         repeated = before.repeated | beside.repeated
         if repeated.any():
-            found = Found(repeated, before.conflicting | beside.conflicting)
+            held = np.where(before.repeated, before.held, beside.held)
+            found = Found(repeated, before.conflicting | beside.conflicting, held)
             result, kept, conflicts = _rewritten(buckets, bucket, result, part, marks, found, new_id())
             letters += conflicts
         else:
             kept = part
         if kept:
             result = replace(result, parts=(*result.parts, kept))
-        own.add(bucket.hour, marks)
+        # Not what was taken out: it is nowhere, and so nothing repeats it.
+        own.add(bucket.hour, np.frombuffer(marks, MARK)[~repeated].tobytes())
     return result, letters
 
 
@@ -60,6 +65,7 @@ def _rewritten(
     books: Books = result.books
     reasons: Reasons = result.reasons
     letters: list[Letter] = []
+    elsewhere: set[bytes] = set()
     with ExitStack() as stack:
         records: Any = fastavro.reader(stack.enter_context(buckets.open(f"{STAGING}/{part.name}")))
         schema = records.writer_schema
@@ -76,7 +82,10 @@ def _rewritten(
                 books = add_books(books, {kind: {way: Tally() - one, Exit.RECEIVED: Tally() - one}})
                 continue
             books = add_books(books, {kind: {way: Tally() - one, Exit.DUPLICATE: one}})
+            if not dead and found.held[at] != hour_number(bucket.hour):
+                elsewhere.add(entry(digest, hour_of(record["skewed_from"] or bucket.hour), int(found.held[at])))
             if dead:
                 reasons = add_reasons(reasons, {kind: {record["reason"]: -1}})
         kept = writer.finish(buckets, bucket, part.shard, unique)
-    return replace(result, books=books, reasons=reasons), kept, letters
+    files = (*result.elsewhere, *write_elsewhere(buckets, part.shard, unique, elsewhere))
+    return replace(result, books=books, reasons=reasons, elsewhere=files), kept, letters

@@ -11,6 +11,7 @@ from datetime import datetime
 from schemas.buckets import DEAD_LETTERS, EVENT_TYPE_NAME, HOUR, LAST_HOUR, Bucket, bucket_of, stream_folder
 from schemas.receipts import ReceiptError
 from transforms.buckets import Buckets, BucketsError
+from transforms.holders import Holders
 from transforms.versions import shown_receipt
 from transforms.witnesses import IdsByHour, Refusals, Seen, see_dead_letters, see_events
 
@@ -18,8 +19,8 @@ from transforms.witnesses import IdsByHour, Refusals, Seen, see_dead_letters, se
 class SkewedIds:
     """Gathers skewed events by type and hour from what witnesses see. Hours are to be seen from the newest on."""
 
-    def __init__(self, buckets: Buckets) -> None:
-        self._buckets = buckets
+    def __init__(self, buckets: Buckets, holders: Holders) -> None:
+        self._buckets, self._holders = buckets, holders
         self._seen: set[Bucket] = set()
         self._ids: dict[tuple[str, datetime], set[bytes]] = {}
 
@@ -53,7 +54,7 @@ class SkewedIds:
                 self.add_dead_letters(bucket, refusals)
                 unreadable += refusals.seen.unreadable
             else:
-                seen = see_events(self._buckets, receipt)
+                seen = see_events(self._buckets, receipt, self._holders)
                 self.add_events(bucket, seen)
                 unreadable += seen.unreadable
         return tuple(unreadable)

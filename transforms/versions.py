@@ -41,7 +41,10 @@ def show(buckets: Buckets, receipt: Receipt) -> None:
         shown, generation = _shown(buckets, bucket)
         if shown.version >= receipt.version:
             break
-        in_place = {part.name for part in shown.parts}
+        in_place = {part.name for part in shown.parts} | {file.name for file in shown.elsewhere}
+        for file in receipt.elsewhere:
+            if file.name not in in_place:
+                buckets.publish(f"{STAGING}/{file.name}", f"{bucket.folder}/{file.name}")
         for part in receipt.parts:
             if part.name not in in_place:
                 # The index first: a file without one would be read by people and not by us.

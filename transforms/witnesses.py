@@ -21,6 +21,7 @@ from schemas.marks import MARK_BYTES, hashes
 from schemas.receipts import Part, Receipt
 from schemas.verdicts import Held
 from transforms.buckets import Buckets, BucketsError
+from transforms.holders import Holders
 
 IdsByHour = dict[datetime, set[bytes]]
 """Hashes of event ids by the hour that they were published for: the bucket's, or an earlier one that they came too late for."""
@@ -28,10 +29,12 @@ IdsByHour = dict[datetime, set[bytes]]
 
 @dataclass(frozen=True)
 class Seen:
-    """What a bucket's files hold. ids: what arrived, by event id; unreadable, foreign: as in Evidence."""
+    """What a bucket's files hold. ids: what arrived, by event id, another hour's files holding it or its own; unheld,
+    unreadable, foreign: as in Evidence."""
 
     held: Held = field(default_factory=Held)
     ids: IdsByHour = field(default_factory=dict)
+    unheld: int = 0
     unreadable: tuple[str, ...] = ()
     foreign: tuple[str, ...] = ()
 
@@ -46,8 +49,8 @@ class Refusals:
     ids: Mapping[str, IdsByHour] = field(default_factory=dict)
 
 
-def see_events(buckets: Buckets, receipt: Receipt) -> Seen:
-    """Counts an event type's bucket by event id."""
+def see_events(buckets: Buckets, receipt: Receipt, holders: Holders) -> Seen:
+    """Counts an event type's bucket by event id, and looks after what it dropped since another hour holds it."""
     ids: IdsByHour = {}
     rows, own = 0, receipt.bucket.hour
 
@@ -59,7 +62,11 @@ def see_events(buckets: Buckets, receipt: Receipt) -> Seen:
         return digest
 
     unreadable, foreign = _read(buckets, receipt, look)
-    return Seen(Held(rows, _tally(set().union(*ids.values()))), ids, unreadable, foreign)
+    held = Held(rows, _tally(set().union(*ids.values())))
+    proof = holders.prove(receipt)
+    for hour, found in proof.ids.items():
+        ids.setdefault(hour, set()).update(found)
+    return Seen(held, ids, proof.unheld, unreadable + proof.unreadable, foreign)
 
 
 def see_dead_letters(buckets: Buckets, receipt: Receipt) -> Refusals:
@@ -76,7 +83,7 @@ def see_dead_letters(buckets: Buckets, receipt: Receipt) -> Refusals:
         return message
 
     unreadable, foreign = _read(buckets, receipt, look)
-    seen = Seen(Held(len(messages), _tally(set(messages))), {}, unreadable, foreign)
+    seen = Seen(Held(len(messages), _tally(set(messages))), unreadable=unreadable, foreign=foreign)
     return Refusals(seen, {kind: Tally.of_hashes(b"".join(all_)) for kind, all_ in events.items()}, ids)
 
 
@@ -155,7 +162,9 @@ def _index_problems(buckets: Buckets, bucket: Bucket, part: Part, digests: list[
 def _foreign(buckets: Buckets, receipt: Receipt) -> tuple[str, ...]:
     """What lies in the bucket's folder and is neither listed nor part of a receipt."""
     bucket = receipt.bucket
-    listed = {f"{bucket.folder}/{name}" for part in receipt.parts for name in (part.name, part.index_name)}
-    own = listed | {bucket.receipt_name, bucket.success_name}
+    listed = {name for part in receipt.parts for name in (part.name, part.index_name)} | {
+        file.name for file in receipt.elsewhere
+    }
+    own = {f"{bucket.folder}/{name}" for name in listed} | {bucket.receipt_name, bucket.success_name}
     names = buckets.list(f"{bucket.folder}/")
     return tuple(name for name in names if name not in own and not name.startswith(f"{bucket.folder}/_receipts/"))

@@ -16,6 +16,7 @@ import pytest
 from pipelines.audit import parser
 from pipelines.flags import UserError
 from schemas.buckets import DEAD_LETTERS, Bucket
+from schemas.elsewhere import entry, hour_number
 from schemas.envelope import format_time
 from schemas.fingerprints import Tally, id_hash
 from schemas.marks import Found, split
@@ -475,3 +476,90 @@ def test_a_skewed_event_in_a_file_that_cannot_be_read_or_trusted_makes_unknown(
     assert world.audit() == 1
     assert by_hour(world)["search_made", "early"][0] == "UNKNOWN"
     assert by_hour(world)["tap", "early"][0] == "COMPLETE"
+
+
+BEFORE = LAST_HOUR - timedelta(hours=1)
+
+
+def publish_in_two_hours(world: World) -> None:
+    """a and b in one hour, a again in the next one, with c; and b with another payload, which conflicts."""
+    words, attributes = search("b", IN_HOUR)
+    world.publish(search("a", BEFORE), search("b", BEFORE))
+    world.deliver()
+    world.publish(search("a", IN_HOUR), (words.replace(b"words of", b"other"), attributes), search("c", IN_HOUR))
+    world.deliver()
+    world.report("search_made", BEFORE, ["a", "b"])
+    world.report("search_made", LAST_HOUR, ["a", "b", "c"])
+    for hour in (BEFORE, LAST_HOUR):
+        world.report("tap", hour, [])
+
+
+def of_searches(world: World) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The verdicts on the searches of the two hours."""
+    found = {row["hour"]: row for row in json.loads(world.verdicts.read_text()) if row["event_type"] == "search_made"}
+    return found[format_time(BEFORE)], found[format_time(LAST_HOUR)]
+
+
+def test_an_id_that_is_published_in_two_hours_is_complete_in_both(world: World) -> None:
+    publish_in_two_hours(world)
+    assert world.audit() == 0
+    before, row = of_searches(world)
+    assert (before["status"], row["status"]) == ("COMPLETE", "COMPLETE")
+    assert [row[name] for name in ("published", "received", "in_files", "duplicates", "dead_letters")] == [3, 3, 1, 1, 1]
+    # Asked for alone, the second hour finds what the first one holds.
+    world.verdicts.unlink()
+    assert world.audit(f"--hours={LAST_HOUR:%Y-%m-%dT%H}..{LAST_HOUR:%Y-%m-%dT%H}") == 0
+
+
+def test_an_id_that_comes_again_in_a_closed_hour_makes_a_version_that_is_complete(world: World) -> None:
+    publish_in_two_hours(world)
+    world.publish(search("c", BEFORE))
+    world.deliver()
+    world.report("search_made", BEFORE, ["c"], 2)
+    assert world.audit() == 0
+    assert [row["status"] for row in of_searches(world)] == ["COMPLETE", "COMPLETE"]
+
+
+def held_part(world: World) -> Path:
+    [file] = (world.buckets / Bucket("search_made", BEFORE).folder).glob("part-*.avro")
+    return file
+
+
+def elsewhere_file(world: World) -> Path:
+    [file] = folder(world).glob("elsewhere-*.ids")
+    return file
+
+
+def forge(world: World, event_id: str) -> None:
+    """Has the second hour say, in its file and its receipt, that the first one holds this id too."""
+    data = elsewhere_file(world).read_bytes() + entry(id_hash(event_id), LAST_HOUR, hour_number(BEFORE))
+    elsewhere_file(world).write_bytes(data)
+    receipt = folder(world) / "_RECEIPT.json"
+    value = json.loads(receipt.read_text())
+    for commit in value["commits"]:
+        for file in commit.get("elsewhere", ()):
+            file.update(count=2, crc32c=google_crc32c.value(data))
+    receipt.write_text(json.dumps(value))
+    world.report("search_made", LAST_HOUR, [event_id], 2)
+
+
+@pytest.mark.parametrize(
+    ("damage", "expected", "told"),
+    [
+        (lambda w: held_part(w).unlink(), ("UNKNOWN", "UNKNOWN"), "no object"),
+        (lambda w: rewrite(held_part(w), lambda rows: rows[1:]), ("UNKNOWN", "UNKNOWN"), "its size or checksum"),
+        (lambda w: held_part(w).with_suffix(".ids").unlink(), ("UNKNOWN", "UNKNOWN"), "no object"),
+        (lambda w: elsewhere_file(w).write_bytes(b""), ("COMPLETE", "UNKNOWN"), "elsewhere-"),
+        (lambda w: elsewhere_file(w).unlink(), ("COMPLETE", "UNKNOWN"), "elsewhere-"),
+        (lambda w: forge(w, "lost"), ("COMPLETE", "MISSING"), "1 ids were dropped as delivered in other hours, which do not"),
+    ],
+)
+def test_an_id_that_the_other_hour_does_not_hold_is_not_complete(
+    world: World, damage: Callable[[World], object], expected: tuple[str, str], told: str
+) -> None:
+    publish_in_two_hours(world)
+    damage(world)
+    assert world.audit() == 1
+    before, row = of_searches(world)
+    assert (before["status"], row["status"]) == expected
+    assert told in " ".join(row["findings"])

@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from schemas.buckets import HOUR
+from schemas.elsewhere import hour_number
 from schemas.known import MERGE_ABOVE, Known
 from schemas.marks import mark
 
@@ -36,6 +37,24 @@ def test_an_id_is_repeated_if_one_within_the_horizon_is_known_and_conflicts_if_n
 
     near = [one for one in given_events if one[0] == asked[0] and abs(moment(one) - moment(asked)) < timedelta(hours=hours)]
     assert find(known, asked) == (bool(near), bool(near) and asked[3] not in {one[3] for one in near})
+
+
+@given(st.lists(events, max_size=2 * MERGE_ABOVE), events, st.sampled_from([1, 2, 24]))
+def test_a_repeated_id_is_told_with_an_hour_that_holds_it_its_own_where_that_does(
+    given_events: list[tuple[bytes, int, int, bytes]], asked: tuple[bytes, int, int, bytes], hours: int
+) -> None:
+    known = Known(timedelta(hours=hours))
+    for digest, hour, offset, payload in given_events:
+        known.add(START + hour * HOUR, mark(digest, offset, payload))
+    found = known.find(START + asked[1] * HOUR, mark(asked[0], *asked[2:]))
+    moment = asked[1] * HOUR + timedelta(microseconds=asked[2])
+    holding = {
+        hour
+        for digest, hour, offset, _ in given_events
+        if digest == asked[0] and abs(hour * HOUR + timedelta(microseconds=offset) - moment) < timedelta(hours=hours)
+    }
+    told = int(found.held[0]) - hour_number(START)
+    assert told == asked[1] if asked[1] in holding or not holding else told in holding
 
 
 def test_many_are_asked_for_at_once_in_their_order() -> None:

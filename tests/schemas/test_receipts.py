@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from itertools import permutations
 
 import pytest
 
 from schemas.buckets import Bucket
+from schemas.elsewhere import Elsewhere
 from schemas.fingerprints import Tally
 from schemas.outcomes import Exit
 from schemas.receipts import LOOK, Contribution, Part, Receipt, ReceiptError, combine
@@ -128,6 +130,17 @@ def test_a_receipt_with_a_value_of_another_type_is_named(place: tuple[str | int,
     where[place[-1]] = value
     with pytest.raises(ReceiptError, match=r"events/x/_RECEIPT\.json"):
         Receipt.from_json(json.dumps(told).encode(), "events/x/_RECEIPT.json")
+
+
+def test_what_another_hour_holds_is_named_in_the_receipt_and_only_where_there_is_some() -> None:
+    plain = contribution("one", "a")
+    work = replace(contribution("two", duplicates=1), elsewhere=(Elsewhere("elsewhere-x.ids", 1, 7),))
+    assert Contribution.from_json(work.to_json()) == work
+    both = combine([plain, work])
+    assert both.elsewhere == work.elsewhere
+    receipt = Receipt(BUCKET).next(both, NOW, close=True)
+    assert Receipt.from_json(receipt.to_json(), "r").elsewhere == work.elsewhere
+    assert b"elsewhere" not in Receipt(BUCKET).next(plain, NOW, close=True).to_json()
 
 
 @pytest.mark.parametrize("damage", ["cut", "text", "other rows", "no commits", "empty"])

@@ -22,6 +22,7 @@ from transforms.clocks import new_id
 from transforms.commit import commit
 from transforms.contributing import contribute
 from transforms.delivered import Delivered
+from transforms.holders import Holders
 from transforms.receive import Receiver
 from transforms.skewed import buckets_of, streams_of
 from transforms.witnesses import see_dead_letters, see_events
@@ -58,7 +59,7 @@ def thing(event_id: str, data: bytes = b'{"x": 1}', **attributes: str) -> tuple[
 
 def test_events_are_counted_for_the_hour_that_they_were_published_for(buckets: Directory) -> None:
     receipts = deliver(buckets, thing("a"), thing("late", received_at=EARLY.isoformat()), thing("b"))
-    seen = see_events(buckets, receipts["thing"])
+    seen = see_events(buckets, receipts["thing"], Holders(buckets))
     assert (seen.held, seen.unreadable, seen.foreign) == (Held(3, Tally.of_ids(["a", "late", "b"])), (), ())
     assert seen.ids == {HOUR: {id_hash("a"), id_hash("b")}, EARLY: {id_hash("late")}}
 
@@ -92,16 +93,16 @@ def test_no_change_of_a_file_or_its_index_is_unseen_or_ends_the_audit(buckets: D
     flipped = [whole[:at] + bytes([whole[at] ^ 1 << rng.randrange(8)]) + whole[at + 1 :] for at in range(len(whole))]
     for data in damaged + flipped:
         file.write_bytes(data)
-        assert see_events(buckets, receipt).unreadable
+        assert see_events(buckets, receipt, Holders(buckets)).unreadable
     file.write_bytes(whole)
-    assert see_events(buckets, receipt).unreadable == ()
+    assert see_events(buckets, receipt, Holders(buckets)).unreadable == ()
 
 
 def test_what_a_damaged_file_says_is_not_quoted(buckets: Directory, tmp_path: Path) -> None:
     receipt = deliver(buckets, thing("a"))["thing"]
     [file] = (tmp_path / receipt.bucket.folder).glob("part-*.avro")
     file.write_bytes(b"secret" * 99)
-    [told] = see_events(buckets, receipt).unreadable
+    [told] = see_events(buckets, receipt, Holders(buckets)).unreadable
     assert "secret" not in told
 
 

@@ -1,0 +1,28 @@
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from schemas.elsewhere import by_hours, entry, hour_number, packed
+
+HOUR = datetime(2026, 1, 31, 9, tzinfo=UTC)
+LONG_AGO = datetime(1, 1, 1, tzinfo=UTC)
+
+
+def test_entries_are_sorted_distinct_and_read_back_by_their_hours() -> None:
+    # Ids that differ in nothing but zeros at their end.
+    ids = [b"a" * 15 + b"\0", b"a" * 14 + b"\0\0", b"\0" * 16]
+    held = hour_number(HOUR)
+    entries = [*(entry(one, HOUR + timedelta(hours=1), held) for one in ids), entry(b"b" * 16, LONG_AGO, held)]
+    data, count = packed([*reversed(entries), *entries])
+    assert (count, len(data)) == (4, 4 * 24)
+    assert data == b"".join(sorted(entries))
+    found = {hours: array.tobytes() for hours, array in by_hours(data).items()}
+    assert found == {(HOUR + timedelta(hours=1), HOUR): b"".join(sorted(ids)), (LONG_AGO, HOUR): b"b" * 16}
+
+
+@pytest.mark.parametrize("data", [b"x", b"\x7f" * 24, b"\x80" * 24])
+def test_what_is_no_such_file_is_refused(data: bytes) -> None:
+    with pytest.raises((ValueError, OverflowError)):
+        by_hours(data)

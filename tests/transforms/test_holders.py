@@ -1,0 +1,211 @@
+"""What is dropped because another hour holds it is named, and counts only where that hour really holds it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import timedelta
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import fastavro
+import google_crc32c
+import pytest
+
+from schemas.buckets import DEAD_LETTERS, HOUR, Bucket
+from schemas.elsewhere import Elsewhere, entry, hour_number, packed
+from schemas.fingerprints import id_hash
+from schemas.receipts import LOOK, Receipt, combine
+from tests.transforms.test_horizon import DAY, NOON, Process, Stops, balance, rows
+from transforms.buckets import BucketsError, Stored
+from transforms.buckets.directory import Directory
+from transforms.commit import commit
+from transforms.holders import Holders
+from transforms.versions import shown_receipt
+from transforms.witnesses import see_events
+
+LATER = NOON + HOUR
+
+
+@pytest.fixture
+def new_id() -> Callable[[], str]:
+    numbers = count()
+    return lambda: f"{next(numbers):032x}"
+
+
+@pytest.fixture
+def buckets(tmp_path: Path) -> Directory:
+    return Directory(tmp_path)
+
+
+def ids(*names: str) -> set[bytes]:
+    return {id_hash(name) for name in names}
+
+
+def files(buckets: Directory, hour: Any, pattern: str) -> list[Path]:
+    return sorted(Path(buckets.uri, Bucket("thing", hour).folder).glob(pattern))
+
+
+@pytest.mark.parametrize("blind", [True, False], ids=["found at the commit", "found by the writer"])
+def test_what_another_hour_holds_counts_as_arrived_and_is_not_foreign(buckets, new_id, blind: bool) -> None:
+    Process(buckets, new_id).deliver(NOON, ("a", 1), ("b", 1))
+    receipt = Process(buckets, new_id).deliver(LATER, ("b", 1), ("c", 1), blind=blind)
+    seen = see_events(buckets, receipt, Holders(buckets))
+    assert (seen.held.rows, seen.ids, seen.unheld, seen.unreadable, seen.foreign) == (1, {LATER: ids("b", "c")}, 0, (), ())
+    assert [file.count for file in receipt.elsewhere] == [1]
+
+
+def test_a_bucket_of_nothing_but_such_duplicates_has_no_part_and_counts_them(buckets, new_id) -> None:
+    Process(buckets, new_id).deliver(NOON, ("a", 1), ("b", 1))
+    for blind in (False, True):
+        receipt = Process(buckets, new_id).deliver(LATER, ("a", 1), ("b", 1), ("b", 1), blind=blind)
+        assert (receipt.parts, see_events(buckets, receipt, Holders(buckets)).ids) == ((), {LATER: ids("a", "b")})
+    assert balance(receipt) == (6, 0, 6)
+
+
+@pytest.mark.parametrize("blind", [True, False])
+def test_there_is_no_file_where_no_other_hour_holds_anything(buckets, new_id, blind: bool) -> None:
+    process = Process(buckets, new_id)
+    process.deliver(NOON, ("a", 1), blind=blind)
+    process.deliver(NOON, ("a", 1), ("a", 1), ("a", 2), ("b", 1), blind=blind)
+    process.deliver(LATER, ("a", 2), blind=blind)  # conflicts
+    assert not [name for name in buckets.list("") if "elsewhere" in name]
+    assert len(rows(buckets, DEAD_LETTERS)) == 2
+
+
+@pytest.mark.parametrize("blind", [True, False])
+def test_an_event_counts_for_the_hour_that_it_was_published_for_when_it_came_too_late_for_it(buckets, new_id, blind) -> None:
+    Process(buckets, new_id).deliver(NOON, ("a", 1))
+    process, early = Process(buckets, new_id), NOON - 99 * HOUR
+    plain = process.row
+    process.row = lambda *event: {**plain(*event), "skewed_from": early + timedelta(minutes=5)}  # type: ignore[method-assign]
+    receipt = process.deliver(LATER, ("a", 1), blind=blind)
+    assert see_events(buckets, receipt, Holders(buckets)).ids == {early: ids("a")}
+
+
+def test_a_closed_bucket_gets_a_version_with_what_comes_late_and_all_versions_count(buckets, new_id) -> None:
+    process = Process(buckets, new_id)
+    process.deliver(NOON, ("a", 1), ("b", 1))
+    process.deliver(LATER, ("a", 1))
+    commit(buckets, Bucket("thing", LATER), LOOK, True, lambda: NOON + DAY, new_id, process.delivered)
+    receipt = process.deliver(LATER, ("b", 1), blind=False)
+    assert (receipt.version, receipt.closed, receipt.report().late, len(receipt.elsewhere)) == (3, True, 0, 2)
+    assert see_events(buckets, receipt, Holders(buckets)).ids == {LATER: ids("a", "b")}
+
+
+def test_what_was_taken_out_of_a_file_repeats_nothing(buckets, new_id) -> None:
+    """Of one contribution, the first file conflicts; the second is the delivered event itself, and no conflict."""
+    process = Process(buckets, new_id)
+    process.deliver(NOON, ("a", 1))
+    both = combine([process.write(LATER, ("a", 2)), process.write(LATER, ("a", 1))])
+    for parts in (both.parts, both.parts[::-1]):
+        again = replace(both, id=new_id(), parts=parts)
+        receipt = process.commit(LATER, again)
+        assert len(rows(buckets, DEAD_LETTERS)) == 1
+        assert see_events(buckets, receipt, Holders(buckets)).ids == {LATER: ids("a")}
+
+
+def lose_a_row(file: Path) -> None:
+    with file.open("rb") as source:
+        reader = fastavro.reader(source)
+        kept, schema = list(reader)[1:], reader.writer_schema
+    with file.open("wb") as target:
+        fastavro.writer(target, schema, kept)
+
+
+@pytest.mark.parametrize(
+    ("damage", "told"),
+    [
+        (lambda b: files(b, NOON, "part-*.avro")[0].unlink(), "no object"),
+        (lambda b: lose_a_row(files(b, NOON, "part-*.avro")[0]), "size or checksum"),
+        (lambda b: files(b, NOON, "part-*.ids")[0].unlink(), "no object"),
+        (lambda b: files(b, NOON, "part-*.ids")[0].write_bytes(b""), "is not the index"),
+        (lambda b: files(b, NOON, "_RECEIPT.json")[0].write_text("{"), "can't be read"),
+        (lambda b: files(b, LATER, "elsewhere-*")[0].unlink(), "no object"),
+        (lambda b: files(b, LATER, "elsewhere-*")[0].write_bytes(bytes(24)), "can't be trusted"),
+        (lambda b: files(b, LATER, "elsewhere-*")[0].write_bytes(b"secret"), "can't be trusted"),
+    ],
+)
+def test_what_cannot_be_read_or_trusted_in_either_hour_proves_nothing(buckets, new_id, damage, told: str) -> None:
+    Process(buckets, new_id).deliver(NOON, ("a", 1), ("b", 1))
+    receipt = Process(buckets, new_id).deliver(LATER, ("a", 1))
+    assert Holders(buckets).prove(receipt).ids == {LATER: ids("a")}
+    damage(buckets)
+    proof = Holders(buckets).prove(receipt)
+    assert (proof.ids, proof.unheld, len(proof.unreadable)) == ({}, 0, 1)
+    assert told in proof.unreadable[0]
+    assert "secret" not in proof.unreadable[0]
+
+
+def with_entries(buckets: Directory, receipt: Receipt, data: bytes) -> Receipt:
+    """The receipt as if its only file had these bytes, and it had always listed them."""
+    name = receipt.elsewhere[0].name
+    stored = buckets.write(f"{receipt.bucket.folder}/{name}", data)
+    assert stored.crc32c == google_crc32c.value(data)
+    value = json.loads(receipt.to_json())
+    value["commits"][-1]["elsewhere"] = [Elsewhere(name, len(data) // 24, stored.crc32c).to_json()]
+    return Receipt.from_json(json.dumps(value).encode(), "r")
+
+
+def test_an_entry_whose_hour_does_not_hold_the_id_does_not_count_and_is_told_of(buckets, new_id) -> None:
+    Process(buckets, new_id).deliver(NOON, ("a", 1), ("b", 1))
+    receipt = Process(buckets, new_id).deliver(LATER, ("a", 1))
+    noon, empty = hour_number(NOON), hour_number(NOON - HOUR)
+    forged = [("a", noon), ("lost", noon), ("b", empty), ("lost too", empty)]
+    data, _ = packed(entry(id_hash(name), LATER, held) for name, held in forged)
+    proof = Holders(buckets).prove(with_entries(buckets, receipt, data))
+    assert (proof.ids, proof.unheld, proof.unreadable) == ({LATER: ids("a")}, 3, ())
+
+
+@pytest.mark.parametrize("data", [b"secret", b"\x7f" * 24])
+def test_a_listed_file_that_holds_no_entries_is_named(buckets, new_id, data: bytes) -> None:
+    Process(buckets, new_id).deliver(NOON, ("a", 1))
+    receipt = with_entries(buckets, Process(buckets, new_id).deliver(LATER, ("a", 1)), data)
+    [told] = Holders(buckets).prove(receipt).unreadable
+    assert told == f"{receipt.bucket.folder}/{receipt.elsewhere[0].name} can't be read: it holds no ids with their hours"
+
+
+def test_wherever_a_process_is_killed_what_it_dropped_is_proved_in_the_end(tmp_path, new_id) -> None:
+    killed = 0
+    for step in range(20):
+        buckets = Directory(tmp_path / str(step))
+        Process(buckets, new_id).deliver(NOON, ("a", 1), ("b", 1))
+        dying = Stops(tmp_path / str(step))
+        work = Process(dying, new_id).write(LATER, ("a", 1), ("c", 1), blind=bool(step % 2))
+        dying.left = step // 2
+        try:
+            Process(dying, new_id).commit(LATER, work)
+        except BucketsError:
+            killed += 1
+        # What readers see meanwhile is whole, at any moment.
+        proof = Holders(buckets).prove(shown_receipt(buckets, Bucket("thing", LATER)))
+        assert (proof.unheld, proof.unreadable) == (0, ()), step
+        receipt = Process(buckets, new_id).commit(LATER, work)
+        seen = see_events(buckets, receipt, Holders(buckets))
+        assert (seen.ids, seen.unheld, seen.unreadable, seen.foreign) == ({LATER: ids("a", "c")}, 0, (), ()), step
+    assert 12 <= killed < 20
+
+
+@pytest.mark.parametrize(("kept_bytes", "reads"), [(10**6, 1), (0, 3)])
+def test_an_index_is_read_once_as_long_as_there_is_room(buckets, new_id, monkeypatch, kept_bytes: int, reads: int) -> None:
+    for hour in (NOON - 3 * HOUR, NOON):
+        Process(buckets, new_id).deliver(hour, (f"a{hour}", 1), (f"b{hour}", 1))
+    again = [(f"a{hour}", 1) for hour in (NOON - 3 * HOUR, NOON)]
+    receipts = [Process(buckets, new_id).deliver(NOON + step * HOUR, *again) for step in (1, 2, 3)]
+    monkeypatch.setattr("transforms.holders.KEPT_BYTES", kept_bytes)
+    names: list[str] = []
+    read = Directory.read
+
+    def noted(self: Directory, name: str) -> tuple[bytes, Stored]:
+        names.append(name)
+        return read(self, name)
+
+    monkeypatch.setattr(Directory, "read", noted)
+    holders = Holders(buckets)
+    for receipt in receipts:
+        assert len(holders.prove(receipt).ids[receipt.bucket.hour]) == 2
+    [index] = files(buckets, NOON, "part-*.ids")
+    assert sum(name.endswith(index.name) for name in names) == reads
+    assert len(holders._kept) == (2 if kept_bytes else 1)
