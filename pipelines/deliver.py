@@ -17,6 +17,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 import apache_beam as beam
+import grpc
 from apache_beam.io.gcp.pubsub import ReadFromPubSub
 from apache_beam.options.pipeline_options import DebugOptions, PipelineOptions
 from apache_beam.runners.runner import PipelineResult
@@ -115,13 +116,14 @@ def build(pipeline: beam.Pipeline, plan: Plan) -> None:
 
     # As far back as any run can have written: what is in a receipt is not delivered again, so nobody else would look there.
     oldest = plan.started - lateness - LONGEST_LIFE
+    hours = [received[HOURS]]
     if plan.leased and not plan.ends:
-        hours = pipeline | "Watch hours" >> WatchHours(buckets, streams, oldest, plan.started, plan.leased)
+        hours.append(pipeline | "Watch hours" >> WatchHours(buckets, streams, oldest, plan.started, plan.leased))
     else:
-        open_hours = pipeline | "Find open hours" >> FindOpenHours(buckets, streams, oldest)
-        passing = received[HOURS] if plan.ends else pipeline | "Passing hours" >> PassingHours(plan.started)
-        hours = (open_hours, passing) | "All hours" >> beam.Flatten()
-    looks = hours | "Look at hours" >> LookAtHours(streams, plan.ends)
+        hours.append(pipeline | "Find open hours" >> FindOpenHours(buckets, streams, oldest))
+        if not plan.ends:
+            hours.append(pipeline | "Passing hours" >> PassingHours(plan.started))
+    looks = hours | "All hours" >> beam.Flatten() | "Look at hours" >> LookAtHours(streams, plan.ends)
 
     _ = (
         {"Parts": parts, "Looks": looks}
@@ -296,6 +298,11 @@ def stream(options: PipelineOptions, plan: Plan, subscription: str) -> None:
             launch(options, plan).wait_until_finish()
         except RuntimeError as error:
             raise what_failed(error) from None
+        except grpc.RpcError:
+            raise UserError("Prism has ended while the stream ran: was it killed, or out of memory? Run it again.") from None
+        finally:
+            # A failed job's threads go on until they ask for more.
+            leases.stop()
     _log.info("%s: %d messages delivered and acknowledged", subscription, leases.acknowledged)
 
 

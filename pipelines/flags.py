@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from queue import Empty, SimpleQueue
-from typing import NoReturn
+from typing import NoReturn, TextIO
 
 from schemas.buckets import FIRST_HOUR, HOUR, LAST_HOUR
 from schemas.contracts import ContractError
@@ -101,7 +101,8 @@ def run_main(main: Callable[[Sequence[str]], int]) -> int:
     ends it at once. Inside a block of `drained_by` the first one begins a drain, and those count that come after it. To be
     called in the main thread.
     """
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    told = sys.stderr
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=told)
     # What stops a run is raised, and told once, below; Beam would tell it several times, with stack traces.
     logging.getLogger("apache_beam").setLevel(logging.CRITICAL)
     for room in ("__main__", "pipelines", "transforms"):
@@ -121,7 +122,7 @@ def run_main(main: Callable[[Sequence[str]], int]) -> int:
     threading.Thread(target=work, name="work", daemon=True).start()
     end = ends.get()
     if isinstance(end, signal.Signals) and _drains:
-        print("ending: what was taken is being delivered; a second signal ends it at once", file=sys.stderr, flush=True)
+        print("ending: what was taken is being delivered; a second signal ends it at once", file=told, flush=True)
         for drain in _drains:
             drain()
         with suppress(Empty):
@@ -129,7 +130,7 @@ def run_main(main: Callable[[Sequence[str]], int]) -> int:
     for number, handler in zip(signals, before, strict=True):
         signal.signal(number, signal.SIG_DFL if isinstance(end, signal.Signals) else handler)
     if isinstance(end, signal.Signals):
-        _interrupted(end)
+        _interrupted(end, told)
     if isinstance(end, USER_ERRORS):
         print(f"error: {end}", file=sys.stderr)
         return 2
@@ -151,11 +152,11 @@ def drained_by(drain: Callable[[], None]) -> Iterator[None]:
 _drains: list[Callable[[], None]] = []
 
 
-def _interrupted(number: signal.Signals) -> NoReturn:
+def _interrupted(number: signal.Signals, told: TextIO) -> NoReturn:
     """Ends the process while its work goes on, as a kill would, but gives back first what it holds."""
     give_all_back()
-    if sys.stderr.isatty():
-        print("\x1b[?25h", end="", file=sys.stderr)  # a progress bar may have hidden the cursor
-    print("interrupted: nothing was acknowledged that is not delivered; run it again", file=sys.stderr, flush=True)
+    if told.isatty():
+        print("\x1b[?25h", end="", file=told)  # a progress bar may have hidden the cursor
+    print("interrupted: nothing was acknowledged that is not delivered; run it again", file=told, flush=True)
     sys.stdout.flush()
     os._exit(128 + number)

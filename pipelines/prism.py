@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
+from io import TextIOBase
 from tempfile import TemporaryFile
 from typing import IO
 
@@ -18,6 +20,8 @@ from pipelines.flags import USER_ERRORS, UserError
 
 START_SECONDS = 30.0
 END_SECONDS = 5.0
+TEN_YEARS = 315_360_000
+"""In seconds."""
 
 _MODULE = f"github.com/apache/beam/sdks/v2/go/cmd/prism@v{version.__version__}"
 _HELP = (
@@ -34,10 +38,33 @@ def running_prism(options: PipelineOptions) -> Iterator[None]:
         command, endpoint = PrismJobServer(options).subprocess_cmd_and_endpoint()
     except (RuntimeError, ValueError, OSError, AssertionError) as error:
         raise UserError(f"Prism, which --mode=stream needs, can't be had: {_one_line(error)}. {_HELP}") from None
-    with TemporaryFile() as said, _started(list(map(str, command)), said) as process:
+    with _quiet(), TemporaryFile() as said, _started(list(map(str, command)), said) as process:
         _wait(process, endpoint, said)
-        options.view_as(PortableOptions).job_endpoint = endpoint
+        portable = options.view_as(PortableOptions)
+        portable.job_endpoint = endpoint
+        # Beam bounds its wait for the end of the job by this too.
+        portable.job_server_timeout = TEN_YEARS
         yield
+
+
+class _Nowhere(TextIOBase):
+    """Takes what threads print, also those that go on after the block."""
+
+    def write(self, text: str) -> int:
+        return len(text)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """What stops a stream is raised, and told once; Beam's threads would print it several times, with stack traces."""
+    root = logging.getLogger()
+    before = root.level
+    root.setLevel(logging.CRITICAL)
+    try:
+        with redirect_stderr(_Nowhere()):
+            yield
+    finally:
+        root.setLevel(before)
 
 
 @contextmanager
@@ -45,7 +72,7 @@ def _started(command: list[str], said: IO[bytes]) -> Iterator[subprocess.Popen[b
     # A session of its own: what a terminal sends to all of its programs is for this one alone, which needs Prism to end well.
     # If this process is killed, Prism ends by itself when its job has.
     try:
-        process = subprocess.Popen(
+        process = subprocess.Popen(  # noqa: S603 - the binary that the user has named, or Beam's own
             [*command, "--idle_shutdown_timeout=10s"], stdout=said, stderr=subprocess.STDOUT, start_new_session=True
         )
     except OSError as error:

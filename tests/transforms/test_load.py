@@ -17,7 +17,7 @@ from schemas.shards import Shard
 from schemas.tables import Table
 from transforms.buckets import Buckets
 from transforms.buckets.directory import Directory
-from transforms.closing import PAUSE_SECONDS, _Load
+from transforms.closing import PAUSE_SECONDS, _Failing, _Load
 from transforms.load import ATTEMPTS, LONGEST_PAUSE, load, not_loaded
 from transforms.tables import Facts, LoadFailed, NotLoaded
 
