@@ -37,7 +37,9 @@ def running_prism(options: PipelineOptions) -> Iterator[None]:
     try:
         command, endpoint = PrismJobServer(options).subprocess_cmd_and_endpoint()
     except (RuntimeError, ValueError, OSError, AssertionError) as error:
-        raise UserError(f"Prism, which --mode=stream needs, can't be had: {_one_line(error)}. {_HELP}") from None
+        raise UserError(
+            f"Prism, which --mode=stream needs, can't be had: {_one_line(error) or 'that is no file'}. {_HELP}"
+        ) from None
     with _quiet(), TemporaryFile() as said, _started(list(map(str, command)), said) as process:
         _wait(process, endpoint, said)
         portable = options.view_as(PortableOptions)
