@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import datetime
+from datetime import UTC, datetime
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from local.pubsub import Broker
-from schemas.buckets import DEAD_LETTERS
+from schemas.buckets import DEAD_LETTERS, hour_of
 from tests.support.delivery import FLIGHT_TYPES, LAST_HOUR, LONG_AGO, SEARCH, World, flights, make_world, search
 from tests.support.pubsub import publisher, pull_now, subscriber
 from transforms.leases import LEASE_SECONDS
