@@ -63,13 +63,18 @@ class WatchHours(beam.PTransform):  # type: ignore[misc]
             tick = moment.to_utc_datetime(has_tz=True)
             if tick == first:
                 return sorted(map(format_time, open_hours(buckets, streams, since) | {hour_of(first)}))
-            left = {hour for hour in open_hours(buckets, streams, tick - LOOK_BACK) if hour + HOUR + LOOK_EVERY <= tick}
-            return sorted(map(format_time, left | {hour_of(tick)} if tick == hour_of(tick) else left))
+            return sorted(map(format_time, hours_at(tick, buckets, streams)))
 
         self._look = look
 
     def expand(self, begin: beam.Pipeline) -> beam.PCollection:
         return begin | "Tick" >> beam.io.Read(self._ticks) | "List buckets" >> beam.FlatMap(self._look).with_output_types(str)
+
+
+def hours_at(tick: datetime, buckets: Buckets, streams: Sequence[str]) -> set[datetime]:
+    """What to look at then: the hour that begins, and those of the last day that have been over for a while and are not done."""
+    left = {hour for hour in open_hours(buckets, streams, tick - LOOK_BACK) if hour + HOUR + LOOK_EVERY <= tick}
+    return left | {tick} if tick == hour_of(tick) else left
 
 
 class LookAtHours(beam.PTransform):  # type: ignore[misc]

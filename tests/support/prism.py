@@ -24,4 +24,6 @@ def prism_binary() -> str:
 @pytest.fixture(scope="session")
 def prism_options(prism_binary: str) -> PipelineOptions:
     """Options that run a pipeline on Prism, its Python in this process. Skips where Prism can't be had."""
-    return PipelineOptions(["--runner=PrismRunner", f"--prism_location={prism_binary}", "--environment_type=LOOPBACK", "--streaming"])
+    return PipelineOptions(
+        ["--runner=PrismRunner", f"--prism_location={prism_binary}", "--environment_type=LOOPBACK", "--streaming"]
+    )
