@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
+from enum import Enum, auto
 from typing import Any
 
 import apache_beam as beam
@@ -26,7 +28,7 @@ from transforms.leases import lent
 from transforms.load import load, not_loaded
 from transforms.looks import Gather
 from transforms.tables import NotLoaded, Tables
-from transforms.versions import DAMAGE
+from transforms.versions import DAMAGE, finished_receipt
 from transforms.windows import Hourly, at
 
 AT_ONCE = 8
@@ -37,6 +39,8 @@ PAUSE_SECONDS = 300.0
 jobs that fail among a table's 1,500 a day."""
 
 _LOADED, _FAILED = "loaded", "failed"
+
+_log = logging.getLogger(__name__)
 
 
 class CommitBuckets(beam.PTransform):  # type: ignore[misc]
@@ -171,14 +175,37 @@ class LoadTables(beam.PTransform):  # type: ignore[misc]
 
     A partition that can't be loaded stops no other. A run that ends fails when it has loaded the rest, with one TablesError
     for all of them. Another engine tries each again for as long as it runs, and meanwhile goes on with the others.
+
+    open_hourly: how often a bucket that is open is loaded, where that is less often than it gets receipts: a load takes all of
+    its files again. Who gives it looks again at what is not loaded (`transforms.looks.WatchHours`): a failure is only told.
     """
 
-    def __init__(self, tables: Tables, by_stream: Mapping[str, Table], buckets: Buckets, ends: bool) -> None:
+    def __init__(
+        self, tables: Tables, by_stream: Mapping[str, Table], buckets: Buckets, ends: bool, open_hourly: Hourly | None = None
+    ) -> None:
         super().__init__()
         self._ends = ends
-        self._fn = _Load(tables, by_stream, buckets, ends)
+        self._buckets = buckets
+        self._open_hourly = open_hourly
+        failing = _Failing.COLLECTED if ends else _Failing.TOLD if open_hourly else _Failing.RAISED
+        self._fn = _Load(tables, by_stream, buckets, failing)
 
     def expand(self, receipts: beam.PCollection) -> beam.PCollection:
+        if self._open_hourly:
+            closed, opened = receipts | "Is open" >> beam.Partition(lambda receipt, _: int(not receipt.closed), 2)
+            newest = (
+                opened
+                | "Its bucket"
+                >> beam.Map(lambda receipt: at(receipt.bucket.hour, (receipt.bucket.key, b""))).with_output_types(
+                    tuple[str, bytes]
+                )
+                | "Open by hour" >> self._open_hourly
+                | "Group open" >> beam.GroupByKey()
+                | "Newest"
+                >> beam.Map(lambda one: finished_receipt(self._buckets, Bucket.from_key(one[0]))).with_output_types(Receipt)
+                | "Out of hours" >> beam.WindowInto(GlobalWindows())
+            )
+            receipts = (closed, newest) | "Open and closed" >> beam.Flatten()
         if not self._ends:
             return receipts | "Load" >> beam.ParDo(self._fn).with_output_types(Receipt)
         loaded = receipts | "Load" >> beam.ParDo(self._fn).with_outputs(_FAILED, main=_LOADED)
@@ -188,12 +215,20 @@ class LoadTables(beam.PTransform):  # type: ignore[misc]
         return loaded[_LOADED]
 
 
+class _Failing(Enum):
+    """What becomes of a failure to load: it is collected until the run ends, raised to an engine that tries again, or told."""
+
+    COLLECTED = auto()
+    RAISED = auto()
+    TOLD = auto()
+
+
 class _Load(_SideBySide):
-    def __init__(self, tables: Tables, by_stream: Mapping[str, Table], buckets: Buckets, ends: bool) -> None:
+    def __init__(self, tables: Tables, by_stream: Mapping[str, Table], buckets: Buckets, failing: _Failing) -> None:
         self._tables = tables
         self._by_stream = by_stream
         self._buckets = buckets
-        self._ends = ends
+        self._failing = failing
 
     def bucket_of(self, element: Receipt | str) -> Bucket | None:
         return None if isinstance(element, str) else element.bucket
@@ -205,8 +240,11 @@ class _Load(_SideBySide):
         try:
             load(self._tables, self._by_stream[element.bucket.stream], self._buckets, element)
         except NotLoaded as failure:
-            if not self._ends:
+            if self._failing is _Failing.RAISED:
                 raise
+            if self._failing is _Failing.TOLD:
+                _log.warning("%s. The files are safe, and it is tried again within an hour", failure)
+                return []
             return [beam.pvalue.TaggedOutput(_FAILED, at(hour, str(failure)))]
         return [at(hour, element)]
 

@@ -30,7 +30,7 @@ PACKS, HOURS = "packs", "hours"
 
 
 class Receive(beam.PTransform):  # type: ignore[misc]
-    """Takes PubsubMessages. Gives packs by bucket and shard, and the hours met.
+    """Takes PubsubMessages. Gives packs by bucket and shard, and the hours met: each once by a worker, or a few times.
 
     subscription: the one whose messages this process has leased (`transforms.leases`); None where the engine acknowledges.
     """
@@ -53,6 +53,7 @@ class _Receive(beam.DoFn):  # type: ignore[misc]
 
     def setup(self) -> None:
         self._leases = lent(self._subscription) if self._subscription else None
+        self._met: set[datetime] = set()
 
     def start_bundle(self) -> None:
         self._receiver = Receiver(*self._parameters, new_id)
@@ -65,7 +66,8 @@ class _Receive(beam.DoFn):  # type: ignore[misc]
 
     def finish_bundle(self) -> list[Any]:
         packs = [self._pack(packed) for packed in self._receiver.finish()]
-        return packs + [beam.pvalue.TaggedOutput(HOURS, at(hour, format_time(hour))) for hour in self._hours]
+        new, self._met = self._hours - self._met, self._met | self._hours
+        return packs + [beam.pvalue.TaggedOutput(HOURS, at(hour, format_time(hour))) for hour in new]
 
     def _pack(self, packed: Packed) -> Any:
         self._hours.add(packed.bucket.hour)

@@ -17,7 +17,7 @@ from schemas.shards import Shard
 from schemas.tables import Table
 from transforms.buckets import Buckets
 from transforms.buckets.directory import Directory
-from transforms.closing import PAUSE_SECONDS, _Load
+from transforms.closing import PAUSE_SECONDS, _Failing, _Load
 from transforms.load import ATTEMPTS, LONGEST_PAUSE, load, not_loaded
 from transforms.tables import Facts, LoadFailed, NotLoaded
 
@@ -225,7 +225,7 @@ def test_an_engine_without_an_end_is_told_of_a_failure_but_not_at_once(tmp_path:
     buckets, jobs = Directory(tmp_path), Jobs()
     pauses: list[float] = []
     monkeypatch.setattr("transforms.closing.time.sleep", pauses.append)
-    step = _Load(jobs, {"thing": TABLE}, buckets, ends=False)
+    step = _Load(jobs, {"thing": TABLE}, buckets, failing=_Failing.RAISED)
     receipt = receipt_of(buckets, "a")
     jobs.fail_next, jobs.passing = 1, False
     with pytest.raises(LoadFailed):
