@@ -21,7 +21,7 @@ from fastavro import writer as write_avro
 from fastavro.write import Writer
 
 from bench.events import HOUR, fields, messages, write_contracts
-from pipelines.deliver import LOCAL_SHARDS, Plan, build
+from pipelines.graph import LOCAL_SHARDS, Plan, build
 from pipelines.runners import LOCAL, beam_options
 from schemas import envelope
 from schemas.contracts import load_contracts

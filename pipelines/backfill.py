@@ -14,8 +14,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pipelines.clients import publisher
-from pipelines.deliver import LOCAL_SHARDS, Looks, Plan, add_stores, launch
+from pipelines.deliver import add_stores, launch
 from pipelines.flags import UserError, hours, run_main
+from pipelines.graph import LOCAL_SHARDS, Looks, Plan
 from pipelines.progress import each
 from pipelines.runners import LOCAL, beam_options
 from schemas.contracts import load_contracts

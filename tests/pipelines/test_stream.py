@@ -17,7 +17,7 @@ from apache_beam.testing import test_stream
 from apache_beam.transforms.periodicsequence import PeriodicImpulse, RebaseMode
 from apache_beam.utils.timestamp import Timestamp
 
-from pipelines.deliver import DATAFLOW_PACE, LOCAL_SHARDS, Pace, Plan, build, local_pace
+from pipelines.graph import DATAFLOW_PACE, LOCAL_SHARDS, Pace, Plan, build, local_pace
 from schemas.buckets import DEAD_LETTERS, HOUR, Bucket
 from schemas.contracts import load_contracts
 from schemas.tables import tables_of

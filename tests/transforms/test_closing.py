@@ -15,9 +15,10 @@ from schemas.fingerprints import Tally
 from schemas.receipts import LOOK, Contribution, Part
 from schemas.shards import Shard
 from transforms import closing
+from transforms.beside import AT_ONCE
 from transforms.buckets import Buckets, BucketsError
 from transforms.buckets.directory import Directory
-from transforms.closing import AT_ONCE, _Commit
+from transforms.closing import _Commit
 from transforms.commit import commit
 from transforms.versions import newest_receipt
 

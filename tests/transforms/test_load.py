@@ -17,8 +17,8 @@ from schemas.shards import Shard
 from schemas.tables import Table
 from transforms.buckets import Buckets
 from transforms.buckets.directory import Directory
-from transforms.closing import PAUSE_SECONDS, _Failing, _Load
 from transforms.load import ATTEMPTS, LONGEST_PAUSE, load, not_loaded
+from transforms.loading import PAUSE_SECONDS, _Failing, _Load
 from transforms.tables import Facts, LoadFailed, NotLoaded
 
 HOUR = datetime(2026, 1, 31, 9, tzinfo=UTC)
@@ -224,7 +224,7 @@ def test_partitions_that_could_not_be_loaded_are_told_together_the_first_few_by_
 def test_an_engine_without_an_end_is_told_of_a_failure_but_not_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     buckets, jobs = Directory(tmp_path), Jobs()
     pauses: list[float] = []
-    monkeypatch.setattr("transforms.closing.time.sleep", pauses.append)
+    monkeypatch.setattr("transforms.loading.time.sleep", pauses.append)
     step = _Load(jobs, {"thing": TABLE}, buckets, failing=_Failing.RAISED)
     receipt = receipt_of(buckets, "a")
     jobs.fail_next, jobs.passing = 1, False
