@@ -35,8 +35,9 @@ def commit(
     """Adds the contribution, closes the bucket if asked for, and returns the newest receipt, whose files are all in place.
 
     Ids that are `delivered` are taken out of the contribution's files and counted as duplicates. Those that came with another
-    payload become dead letters; these are committed first, and their receipt is returned as well. Repeating a commit changes
-    nothing. Raises BucketsError or ReceiptError; a repeat then takes up where this one ended.
+    payload become dead letters, whose receipt is returned as well: those that are found now are committed first, those that
+    the contribution brings last. Repeating a commit changes nothing. Raises BucketsError or ReceiptError; a repeat then takes
+    up where this one ended.
     """
     receipts: dict[Bucket, Receipt] = {}
 
@@ -46,7 +47,6 @@ def commit(
             [receipt] = commit(buckets, Bucket(DEAD_LETTERS, bucket.hour), letters, False, clock, new_id, dead)
             receipts[receipt.bucket] = receipt
 
-    refuse(contribution.conflicts)
     refused: set[str] = set()
     # In this process one waits for the other, rather than having to begin again.
     with delivered.turns if contribution.parts else nullcontext():
@@ -67,6 +67,9 @@ def commit(
                 if not _created(buckets, turn, following, ordered=bool(addition.parts) and delivered.is_ordered):
                     continue
                 show(buckets, following)
+            # Not before. Where a crash parts the two, messages may come again in another order: what was refused already, for
+            # the sake of another that is not delivered yet, would come first and be delivered.
+            refuse(contribution.conflicts)
             return (following, *receipts.values())
     raise BucketsError(
         f"{bucket.folder}: somebody else committed first {MAX_RACES} times in a row. Is another job stuck in a loop?"

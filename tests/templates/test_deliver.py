@@ -26,8 +26,8 @@ ROOT = Path(__file__).parents[2]
 DOCKERFILE = ROOT / "templates" / "deliver" / "Dockerfile"
 METADATA = render.METADATA.read_text()
 PARAMETERS: dict[str, dict[str, Any]] = {parameter["name"]: parameter for parameter in json.loads(METADATA)["parameters"]}
-LAUNCHERS = {"help", "runner"}
-"""Flags that no launch form asks for: the launcher sets the runner."""
+LAUNCHERS = {"help", "runner", "mode", "flush_every"}
+"""Flags that no launch form asks for: the launcher sets the runner, and the others are for one machine."""
 
 EXAMPLES = {
     "subscription": (

@@ -187,18 +187,29 @@ def test_an_old_load_that_ends_after_a_newer_one_does_not_win(tmp_path: Path) ->
         def before_effect(self) -> None:
             """While the load of the first version runs, a second version is committed and loaded."""
             self.before_effect = lambda: None  # type: ignore[method-assign]
+            buckets.create(BUCKET.version_name(2), receipt_of_both.to_json())
             load(self, TABLE, buckets, receipt_of_both)
 
     first = receipt_of(buckets, "a")
     receipt_of_both = first.next(Contribution("b", parts=(staged(buckets, "b"),)), HOUR, close=False)
     jobs = Overtaken()
-    buckets.create(BUCKET.version_name(2), receipt_of_both.to_json())
     assert load(jobs, TABLE, buckets, first) == 2
     assert jobs.partition == paths("a", "b")
     assert len(jobs.run) == 3
     # Whoever committed it may have moved nothing yet.
     assert all((tmp_path / path).exists() for path in jobs.partition)
     assert marked(buckets) == ["000002.loaded"]
+
+
+def test_an_old_receipt_takes_back_nothing_even_for_a_moment(tmp_path: Path) -> None:
+    """Whoever is stopped in that moment leaves a partition that is marked as loaded, and is not."""
+    buckets, jobs = Directory(tmp_path), Jobs()
+    first = receipt_of(buckets, "a")
+    both = first.next(Contribution("b", parts=(staged(buckets, "b"),)), HOUR, close=False)
+    buckets.create(BUCKET.version_name(2), both.to_json())
+    for receipt in (both, first):
+        assert load(jobs, TABLE, buckets, receipt) == 2
+    assert len(jobs.run) == 1
 
 
 def test_rows_that_are_not_those_of_the_receipt_are_an_error(tmp_path: Path) -> None:
