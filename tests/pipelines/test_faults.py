@@ -22,7 +22,7 @@ from transforms.buckets import cloud_storage
 pytestmark = pytest.mark.slow
 
 FOREVER = 1_000_000
-POINTS = 8
+POINTS = 4
 """Moments of a run, evenly spread over its requests, at which a fault begins."""
 
 
@@ -67,6 +67,7 @@ def test_a_store_that_refuses_every_precondition_ends_the_run_and_the_next_repai
     cloud: Cloud, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("transforms.versions.MAX_RACES", 10)
+    monkeypatch.setattr("transforms.versions.LONGEST_PAUSE", 0.01)
     ends = []
     cloud.publish("first-0", "first-1")
     assert cloud.run() == (0, "")
@@ -117,7 +118,10 @@ def test_writes_that_take_effect_after_their_client_has_given_them_up_do_no_harm
 def test_a_table_store_that_is_down_for_longer_than_a_run_ends_it_and_the_next_one_loads(cloud: Cloud) -> None:
     cloud.publish("first-0", "first-1")
     assert cloud.run() == (0, "")
-    for number, point in enumerate(points(len(cloud.bigquery.requests))):
+    before = len(cloud.bigquery.requests)
+    cloud.publish("second-0", "second-1")
+    assert cloud.run() == (0, "")
+    for number, point in enumerate(points(len(cloud.bigquery.requests) - before)):
         cloud.be_patient(0.3)
         cloud.bigquery.fail_next(FOREVER, 503, skip=point)
         cloud.publish(f"{number}-0", f"{number}-1")
