@@ -1,5 +1,6 @@
-"""Stores and Pub/Sub that misbehave under whole runs of deliver: nothing is lost, nothing is there twice, and a run that gives up
-says why in one line and leaves the rest to the next."""
+"""Stores and Pub/Sub that misbehave under whole runs of deliver: nothing is lost and nothing is there twice.
+
+A run that gives up says why in one line, and leaves the rest to the next."""
 
 from __future__ import annotations
 
@@ -30,7 +31,7 @@ def points(requests: int) -> list[int]:
     return [requests * number // POINTS for number in range(POINTS)]
 
 
-@pytest.mark.parametrize("seed", (1, 2, 3))
+@pytest.mark.parametrize("seed", [1, 2, 3])
 def test_stores_that_fail_many_requests_are_not_noticed(cloud: Cloud, seed: int) -> None:
     cloud.gcs.be_flaky(0.2, seed, 0, 408, 429, 500, 502, 503, 504)
     cloud.bigquery.be_flaky(0.3, seed, 0, 429, 500, 502, 503)
@@ -150,7 +151,9 @@ def test_loads_that_fail_for_good_are_named_their_files_are_safe_and_the_next_ru
         exit_status, told = cloud.run()
         assert exit_status == 2
         lines = told.splitlines()
-        assert lines[0] == "2 partitions could not be loaded; all others were. The files are safe, and the next run tries again:"
+        assert (
+            lines[0] == "2 partitions could not be loaded; all others were. The files are safe, and the next run tries again:"
+        )
         assert [f"load of search_made, {hour:%Y-%m-%d %H}h" in line for hour, line in zip(HOURS, lines[1:], strict=True)]
         assert cloud.world.left() == 0
     cloud.bigquery.fail_loads(0)
@@ -191,7 +194,8 @@ def test_a_file_of_tables_that_another_process_keeps_open_ends_the_run_before_an
     with subprocess.Popen(
         [sys.executable, "-c", keep, str(local.world.tables)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as other:
-        assert other.stdout and other.stdout.readline() == "open\n"
+        assert other.stdout
+        assert other.stdout.readline() == "open\n"
         exit_status, told = local.run()
         assert other.stdin
         other.stdin.close()

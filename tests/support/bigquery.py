@@ -30,7 +30,14 @@ _TABLE = {"tableReference", "schema", "timePartitioning", "requirePartitionFilte
 _FORMAT = {"formatOptions.useInt64Timestamp", "formatOptions.timestampOutputFormat"}
 _STATUS = {"notFound": 404, "invalid": 400, "invalidQuery": 400, "backendError": 503, "duplicate": 409}
 
-_REASONS = {403: "accessDenied", 412: "conditionNotMet", 429: "rateLimitExceeded", 500: "internalError", 502: "badGateway", 503: "backendError"}
+_REASONS = {
+    403: "accessDenied",
+    412: "conditionNotMet",
+    429: "rateLimitExceeded",
+    500: "internalError",
+    502: "badGateway",
+    503: "backendError",
+}
 
 
 class Refused(Exception):

@@ -100,7 +100,7 @@ class Delivery:
         folder = f"events/search_made/dt={receipt['hour'][:10]}/hour={receipt['hour'][11:13]}"
         names = [part["name"] for commit in receipt["commits"] for part in commit["parts"]]
         files = [io.BytesIO(self.store.buckets.read(f"{folder}/{name}")[0]) for name in names]
-        return sorted(row["event_id"] for file in files for row in fastavro.reader(file))  # type: ignore[call-overload, index, misc]
+        return sorted(row["event_id"] for file in files for row in fastavro.reader(file))  # type: ignore[call-overload, index]
 
     def _stores(self) -> list[str]:
         return [f"--buckets={self.store.buckets.uri}", f"--tables={self.store.tables.uri}"]

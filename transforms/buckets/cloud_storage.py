@@ -101,8 +101,8 @@ class CloudStorage:
                 found, stored = self._download(name)
             except NotFound:
                 raise BucketsError(
-                    f"{self.uri}/{name} can't be written: it is there, says Cloud Storage, and then is not. Does somebody delete"
-                    " objects there? Run it again: a repeat does no harm"
+                    f"{self.uri}/{name} can't be written: Cloud Storage says that it is there, and then that it is not."
+                    " Does somebody delete objects there? Run it again: a repeat does no harm"
                 ) from None
             if found == data:
                 return stored
