@@ -12,15 +12,12 @@ from datetime import datetime
 
 from schemas.buckets import DEAD_LETTERS, Bucket
 from schemas.receipts import Contribution, Receipt
-from transforms.buckets import AlreadyExists, Buckets, BucketsError
+from transforms.buckets import AlreadyExists, Buckets
 from transforms.conflicts import letters_part
 from transforms.delivered import Delivered, delivered_of
 from transforms.order import Turn, last_turn, take_turn
 from transforms.repeats import without_repeats
-from transforms.versions import finished_receipt, show
-
-MAX_RACES = 100
-"""So many times in a row somebody else may commit to the stream first; then something is wrong."""
+from transforms.versions import finished_receipt, races, show
 
 
 def commit(
@@ -50,7 +47,7 @@ def commit(
     refused: set[str] = set()
     # In this process one waits for the other, rather than having to begin again.
     with delivered.turns if contribution.parts else nullcontext():
-        for _ in range(MAX_RACES):
+        for _ in races(bucket):
             turn = last_turn(buckets, bucket.stream) if contribution.parts and delivered.is_ordered else Turn()
             receipt = finished_receipt(buckets, bucket)
             if receipt.closed:
@@ -68,9 +65,7 @@ def commit(
                     continue
                 show(buckets, following)
             return (following, *receipts.values())
-    raise BucketsError(
-        f"{bucket.folder}: somebody else committed first {MAX_RACES} times in a row. Is another job stuck in a loop?"
-    )
+    raise AssertionError("races end by a return or an error")
 
 
 def _created(buckets: Buckets, turn: Turn, receipt: Receipt, ordered: bool) -> bool:

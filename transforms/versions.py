@@ -7,9 +7,31 @@ looks at a bucket finishes what a crash has left undone there.
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterator
+
+from google.api_core.retry import exponential_sleep_generator
+
 from schemas.buckets import STAGING, Bucket
 from schemas.receipts import Receipt
-from transforms.buckets import AlreadyExists, Buckets, Changed, NotFound
+from transforms.buckets import AlreadyExists, Buckets, BucketsError, Changed, NotFound
+
+MAX_RACES = 100
+"""So many times in a row somebody else may write a bucket's objects first; then something is wrong."""
+
+FIRST_PAUSE, LONGEST_PAUSE = 0.01, 1.0
+"""Seconds between them: a bound that doubles, and the pause drawn below it."""
+
+
+def races(bucket: Bucket) -> Iterator[None]:
+    """Goes on for as long as it makes sense to try what somebody else was first to do, with pauses. Then BucketsError."""
+    pauses = exponential_sleep_generator(FIRST_PAUSE, LONGEST_PAUSE)
+    for _ in range(MAX_RACES):
+        yield
+        time.sleep(next(pauses))
+    raise BucketsError(
+        f"{bucket.folder}: somebody else was first to write {MAX_RACES} times in a row. Is another job stuck in a loop?"
+    )
 
 
 def shown_receipt(buckets: Buckets, bucket: Bucket) -> Receipt:
@@ -34,7 +56,7 @@ def finished_receipt(buckets: Buckets, bucket: Bucket) -> Receipt:
 def show(buckets: Buckets, receipt: Receipt) -> None:
     """Moves the receipt's files into place, then shows the receipt, then marks the bucket if it is closed. Repeatable."""
     bucket = receipt.bucket
-    while True:
+    for _ in races(bucket):
         shown, generation = _shown(buckets, bucket)
         if shown.version >= receipt.version:
             break
@@ -51,7 +73,7 @@ def show(buckets: Buckets, receipt: Receipt) -> None:
                 buckets.create(bucket.receipt_name, receipt.to_json())
             break
         except (AlreadyExists, Changed):
-            continue
+            pass
     if receipt.closed:
         buckets.create(bucket.success_name, b"")
 
