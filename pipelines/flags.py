@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import logging
 import os
 import re
@@ -133,6 +134,10 @@ def run_main(main: Callable[[Sequence[str]], int]) -> int:
         _interrupted(end, told)
     if isinstance(end, USER_ERRORS):
         print(f"error: {end}", file=sys.stderr)
+        return 2
+    if isinstance(end, OSError) and end.errno in (errno.ENOSPC, errno.EDQUOT):
+        # Of a folder that is not the user's own, such as the one for temporary files: stores tell of theirs themselves.
+        print(f"error: {end}. Free some space, or name another folder in TMPDIR; then run it again", file=sys.stderr)
         return 2
     if isinstance(end, BaseException):
         raise end

@@ -232,9 +232,8 @@ def test_a_disk_that_is_full_from_some_moment_on_ends_the_run_and_the_next_repai
             exit_status, told = local.run()
             if left < 0:
                 assert exit_status == 2
-                assert str(local.world.buckets) in told
                 assert "No space left on device" in told
-                assert "free some space" in told
+                assert "free some space" in told.lower()
             left = FOREVER
             assert local.run() == (0, "")
     local.check(repeated=True)
