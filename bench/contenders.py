@@ -15,17 +15,17 @@ from apache_beam.io import fileio
 from apache_beam.io.gcp.pubsub import PubsubMessage
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.transforms.window import FixedWindows, GlobalWindow
-from apache_beam.utils.timestamp import Timestamp
-from apache_beam.utils.windowed_value import WindowedValue
+from apache_beam.utils.windowed_value import WindowedValue, create
 from fastavro import parse_schema
 from fastavro import writer as write_avro
 from fastavro.write import Writer
 
 from bench.events import HOUR, fields, messages, write_contracts
-from pipelines.deliver import LOCAL_SHARDS, Plan, build
+from pipelines.graph import LOCAL_SHARDS, Plan, build
 from pipelines.runners import LOCAL, beam_options
 from schemas import envelope
 from schemas.contracts import load_contracts
+from schemas.envelope import micros
 from schemas.payload import transcoder
 from schemas.rows import row_schema
 from schemas.tables import tables_of
@@ -76,8 +76,8 @@ def deliver_files(events: int, folder: Path, _topic: str) -> None:
     schemas = {kind: row_schema(contracts.newest(kind)) for kind in contracts.types}
     with beam.Pipeline(options=beam_options(LOCAL, [])) as pipeline:
         received = pipeline | _Messages(events) | Receive(contracts, LATENESS, LOCAL_SHARDS, None)
-        parts = received[PACKS] | WriteParts(buckets, schemas, hourly, HORIZON)
-        _ = {"Parts": parts} | CommitBuckets(buckets, Fixed(OVER), hourly, HORIZON, None)
+        parts = received[PACKS] | WriteParts(buckets, schemas, hourly, HORIZON, ends=True)
+        _ = {"Parts": parts} | CommitBuckets(buckets, Fixed(OVER), hourly, HORIZON, None, ends=True)
 
 
 def deliver_all(events: int, folder: Path, audit_topic: str) -> None:
@@ -160,12 +160,12 @@ class _Messages(beam.PTransform):  # type: ignore[misc]
 
 
 def _elements(events: int) -> Iterator[WindowedValue]:
-    return (WindowedValue(message, moment, _GLOBAL) for message, moment in _with_times(events))
+    return (create(message, moment, _GLOBAL) for message, moment in _with_times(events))
 
 
 @cache
-def _with_times(events: int) -> tuple[tuple[PubsubMessage, Timestamp], ...]:
-    return tuple((message, Timestamp.of(message.publish_time.timestamp())) for message in messages(events))
+def _with_times(events: int) -> tuple[tuple[PubsubMessage, int], ...]:
+    return tuple((message, micros(message.publish_time)) for message in messages(events))
 
 
 class _AvroSink(fileio.FileSink):  # type: ignore[misc]

@@ -1,7 +1,8 @@
 """deliver: takes events from a Pub/Sub subscription, once each, to hourly buckets of files and table partitions.
 
-On Dataflow it runs until it is drained. On one machine it takes what was published before it started, and stops; a message is
-acknowledged when its event is in a receipt. An hour that is not over yet is written, but not closed.
+On Dataflow it runs until it is drained. On one machine it takes what was published before it started, and stops; with
+--mode=stream it goes on, on Beam's Prism, until SIGTERM or SIGINT; either way a message is acknowledged when its event is in a
+receipt. An hour that is not over yet is written, but not closed.
 """
 
 from __future__ import annotations
@@ -11,99 +12,62 @@ import logging
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 
 import apache_beam as beam
+import grpc
 from apache_beam.io.gcp.pubsub import ReadFromPubSub
 from apache_beam.options.pipeline_options import DebugOptions, PipelineOptions
 from apache_beam.runners.runner import PipelineResult
 from google.protobuf.json_format import MessageToJson
 
 from pipelines.clients import publisher, subscriber
-from pipelines.flags import UserError, duration, horizon, resource, run_main
+from pipelines.flags import UserError, drained_by, duration, horizon, resource, run_main
+from pipelines.graph import DATAFLOW_PACE, DATAFLOW_SHARDS, LOCAL_SHARDS, Plan, build, local_pace
+from pipelines.prism import running_prism, what_failed
 from pipelines.progress import each
-from pipelines.runners import DATAFLOW, add_runner, beam_options, is_dry_run, parse
-from schemas.buckets import DEAD_LETTERS
-from schemas.contracts import DEFAULT_FOLDER, Contracts, load_contracts
-from schemas.rows import dead_letter_schema, row_schema
+from pipelines.runners import DATAFLOW, LOCAL, PRISM, add_runner, beam_options, is_dry_run, parse
+from schemas.contracts import DEFAULT_FOLDER, load_contracts
 from schemas.tables import tables_of
 from transforms.buckets import Buckets
 from transforms.buckets.opening import open_buckets
-from transforms.clocks import Clock, Fixed, utc_now
-from transforms.closing import CommitBuckets, LoadTables
-from transforms.delivered import forget
-from transforms.delivering import HOURS, PACKS, Receive, WriteParts
+from transforms.clocks import utc_now
 from transforms.leases import LEASE_SECONDS, Leases
-from transforms.looks import FindOpenHours, LookAtHours, PassingHours
 from transforms.pubsub import check_subscription, check_topic
-from transforms.reporting import Report
 from transforms.source import PubSubSource
 from transforms.tables import Tables
 from transforms.tables.opening import open_tables
-from transforms.windows import LONGEST_LIFE, Hourly
 
-LOCAL_SHARDS = 1
-DATAFLOW_SHARDS = 16
-"""Files that a bucket gets at each pane, and so the workers that can write one busy event type at a time."""
+AVAILABLE_NOW, STREAM = "available_now", "stream"
+FLUSH_EVERY = timedelta(seconds=60)
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What is plugged into the graph.
-
-    source: gives PubsubMessages; ends: whether it does so by itself, with what was there when the run started; leased: the
-    subscription whose messages this process holds, to be acknowledged by the graph.
-    """
-
-    source: beam.PTransform
-    ends: bool
-    started: datetime
-    contracts: Contracts
-    buckets: Buckets
-    tables: Tables
-    audit_topic: str
-    allowed_lateness: timedelta
-    horizon: timedelta
-    shards: int
-    leased: str | None = None
-
-
-def build(pipeline: beam.Pipeline, plan: Plan) -> None:
-    """The whole way of an event, whatever runs it."""
-    contracts, buckets, lateness = plan.contracts, plan.buckets, plan.allowed_lateness
-    forget(buckets)
-    hourly = Hourly(lateness, plan.ends)
-    # A run that ends has not seen what came after its start, so it closes nothing that was not over by then.
-    closable: Clock = Fixed(plan.started) if plan.ends else utc_now
-    tables = tables_of(contracts)
-    streams = list(tables)
-    row_schemas = {kind: row_schema(contracts.newest(kind)) for kind in contracts.types} | {DEAD_LETTERS: dead_letter_schema()}
-
-    received = pipeline | "Read" >> plan.source | "Receive" >> Receive(contracts, lateness, plan.shards, plan.leased)
-    parts = received[PACKS] | "Write parts" >> WriteParts(buckets, row_schemas, hourly, plan.horizon)
-
-    # As far back as any run can have written: what is in a receipt is not delivered again, so nobody else would look there.
-    oldest = plan.started - lateness - LONGEST_LIFE
-    open_hours = pipeline | "Find open hours" >> FindOpenHours(buckets, streams, oldest)
-    hours = received[HOURS] if plan.ends else pipeline | "Passing hours" >> PassingHours(plan.started)
-    looks = (open_hours, hours) | "All hours" >> beam.Flatten() | "Look at hours" >> LookAtHours(streams, plan.ends)
-
-    _ = (
-        {"Parts": parts, "Looks": looks}
-        | "Commit buckets" >> CommitBuckets(buckets, closable, hourly, plan.horizon, plan.leased)
-        | "Load tables" >> LoadTables(plan.tables, tables, buckets, plan.ends)
-        | "Report counts" >> Report(plan.audit_topic, publisher)
-    )
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line. Beam's own flags come beside these."""
     flags = argparse.ArgumentParser(prog="python -m pipelines.deliver", description=__doc__, allow_abbrev=False)
     flags.add_argument("--subscription", required=True, type=resource("subscriptions"), help="where the events come from")
+    add_stores(flags)
+    flags.add_argument(
+        "--mode",
+        choices=[AVAILABLE_NOW, STREAM],
+        help=f"{AVAILABLE_NOW} (the default on one machine) takes what is there and stops; {STREAM} goes on until SIGTERM, on "
+        f"Beam's Prism (--prism_location=FILE, or downloaded); {DATAFLOW} knows no other",
+    )
+    flags.add_argument(
+        "--flush_every",
+        type=duration,
+        help=f"how long a stream on one machine collects before it writes and acknowledges (default: "
+        f"{FLUSH_EVERY.total_seconds():.0f}s; at least 1s)",
+    )
+    add_runner(flags)
+    return flags
+
+
+def add_stores(flags: argparse.ArgumentParser) -> None:
+    """The flags that say what the graph is built with, wherever its events come from."""
     flags.add_argument("--buckets", required=True, help="where the hourly files go: a folder, or gs://bucket[/prefix]")
     flags.add_argument("--tables", required=True, help="where the tables are: FILE.duckdb, or bigquery://project.dataset")
     flags.add_argument("--audit_topic", required=True, type=resource("topics"), help="where the counts go")
@@ -122,8 +86,6 @@ def parser() -> argparse.ArgumentParser:
         default=timedelta(hours=24),
         help="an event that was delivered is not delivered again for so long, by its type and id (default: 24h; at least 1h)",
     )
-    add_runner(flags)
-    return flags
 
 
 def main(argv: Sequence[str]) -> int:
@@ -134,9 +96,10 @@ def main(argv: Sequence[str]) -> int:
     flags, rest = parse(parser(), argv)
     contracts = load_contracts(flags.contracts)
     buckets, tables = open_buckets(flags.buckets), open_tables(flags.tables)
-    options, started = beam_options(flags.runner, rest), utc_now()
-    ends = flags.runner != DATAFLOW
-    if not ends and not (buckets.uri.startswith("gs://") and tables.uri.startswith("bigquery://")):
+    runner = PRISM if flags.runner == LOCAL and flags.mode == STREAM else flags.runner
+    check_mode(runner, flags)
+    options, started = beam_options(runner, rest), utc_now()
+    if runner == DATAFLOW and not (buckets.uri.startswith("gs://") and tables.uri.startswith("bigquery://")):
         raise UserError(
             f"{DATAFLOW}'s workers see no file of this machine: give --buckets=gs://... and --tables=bigquery://..."
         )
@@ -144,10 +107,10 @@ def main(argv: Sequence[str]) -> int:
         check(buckets, tables, flags.subscription, flags.audit_topic)
         each("tables checked", tables.ensure, list(tables_of(contracts).values()))
     plan = Plan(
-        source=beam.io.Read(PubSubSource(flags.subscription, started))
-        if ends
-        else ReadFromPubSub(subscription=flags.subscription, with_attributes=True),
-        ends=ends,
+        source=ReadFromPubSub(subscription=flags.subscription, with_attributes=True)
+        if runner == DATAFLOW
+        else beam.io.Read(PubSubSource(flags.subscription, started if runner == LOCAL else None)),
+        ends=runner == LOCAL,
         started=started,
         contracts=contracts,
         buckets=buckets,
@@ -155,16 +118,30 @@ def main(argv: Sequence[str]) -> int:
         audit_topic=flags.audit_topic,
         allowed_lateness=flags.allowed_lateness,
         horizon=flags.dedup_horizon,
-        shards=LOCAL_SHARDS if ends else DATAFLOW_SHARDS,
-        leased=flags.subscription if ends else None,
+        shards=DATAFLOW_SHARDS if runner == DATAFLOW else LOCAL_SHARDS,
+        leased=None if runner == DATAFLOW else flags.subscription,
+        pace=local_pace(flags.flush_every or FLUSH_EVERY) if runner == PRISM else DATAFLOW_PACE,
     )
-    if ends:
+    if runner == LOCAL:
         take(options, plan, flags.subscription)
+    elif runner == PRISM:
+        stream(options, plan, flags.subscription)
     elif is_dry_run(options):
         rehearse(options, plan)
     else:
         launch(options, plan)
     return 0
+
+
+def check_mode(runner: str, flags: argparse.Namespace) -> None:
+    """Raises UserError for flags that do not go with the runner."""
+    if runner == DATAFLOW and flags.mode == AVAILABLE_NOW:
+        raise UserError(f"{DATAFLOW} runs until it is drained: leave --mode={AVAILABLE_NOW} out")
+    if flags.flush_every is not None:
+        if runner != PRISM:
+            raise UserError(f"--flush_every is for a stream on one machine: add --mode={STREAM}, or leave it out")
+        if not flags.flush_every:
+            raise UserError("--flush_every is at least 1s")
 
 
 def check(buckets: Buckets, tables: Tables, subscription: str, audit_topic: str) -> None:
@@ -220,6 +197,30 @@ def take(options: PipelineOptions, plan: Plan, subscription: str) -> int:
     if not taken:
         _log.info("What another run holds, or one that was killed, comes back within %d s after its end", LEASE_SECONDS)
     return taken
+
+
+def stream(options: PipelineOptions, plan: Plan, subscription: str) -> None:
+    """Runs until a signal ends it, and has then delivered all that it has taken.
+
+    If the run fails, those messages whose events are in no receipt yet go back to Pub/Sub.
+    """
+    with (
+        running_prism(options),
+        subscriber() as client,
+        Leases(subscription, client) as leases,
+        drained_by(leases.stop),
+    ):
+        _log.info("%s: taking what comes, until SIGTERM or SIGINT", subscription)
+        try:
+            launch(options, plan).wait_until_finish()
+        except RuntimeError as error:
+            raise what_failed(error) from None
+        except grpc.RpcError:
+            raise UserError("Prism has ended while the stream ran: was it killed, or out of memory? Run it again.") from None
+        finally:
+            # A failed job's threads go on until they ask for more.
+            leases.stop()
+    _log.info("%s: %d messages delivered and acknowledged", subscription, leases.acknowledged)
 
 
 if __name__ == "__main__":

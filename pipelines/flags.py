@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import logging
 import os
 import re
 import signal
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
-from queue import SimpleQueue
-from typing import NoReturn
+from queue import Empty, SimpleQueue
+from typing import NoReturn, TextIO
 
 from schemas.buckets import FIRST_HOUR, HOUR, LAST_HOUR
 from schemas.contracts import ContractError
@@ -30,6 +32,9 @@ LONGEST_HORIZON = timedelta(days=31)
 
 MAX_HOURS = 24 * 366
 """The most hours that one command is asked about."""
+
+DRAIN_SECONDS = 60.0
+"""So long a stream that was told to end may take to deliver what it has taken; then it is given back."""
 
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 
@@ -94,9 +99,11 @@ def run_main(main: Callable[[Sequence[str]], int]) -> int:
     """Runs a command with the process's arguments; what a user can mend becomes one line and exit status 2.
 
     SIGINT and SIGTERM end the process with 128 and the signal's number, after it has given back what it holds; a second one
-    ends it at once. To be called in the main thread.
+    ends it at once. Inside a block of `drained_by` the first one begins a drain, and those count that come after it. To be
+    called in the main thread.
     """
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    told = sys.stderr
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=told)
     # What stops a run is raised, and told once, below; Beam would tell it several times, with stack traces.
     logging.getLogger("apache_beam").setLevel(logging.CRITICAL)
     for room in ("__main__", "pipelines", "transforms"):
@@ -115,23 +122,46 @@ def run_main(main: Callable[[Sequence[str]], int]) -> int:
     before = [signal.signal(number, lambda number, _: ends.put(signal.Signals(number))) for number in signals]
     threading.Thread(target=work, name="work", daemon=True).start()
     end = ends.get()
+    if isinstance(end, signal.Signals) and _drains:
+        print("ending: what was taken is being delivered; a second signal ends it at once", file=told, flush=True)
+        for drain in _drains:
+            drain()
+        with suppress(Empty):
+            end = ends.get(timeout=DRAIN_SECONDS)
     for number, handler in zip(signals, before, strict=True):
         signal.signal(number, signal.SIG_DFL if isinstance(end, signal.Signals) else handler)
     if isinstance(end, signal.Signals):
-        _interrupted(end)
+        _interrupted(end, told)
     if isinstance(end, USER_ERRORS):
         print(f"error: {end}", file=sys.stderr)
+        return 2
+    if isinstance(end, OSError) and end.errno in (errno.ENOSPC, errno.EDQUOT):
+        # Of a folder that is not the user's own, such as the one for temporary files: stores tell of theirs themselves.
+        print(f"error: {end}. Free some space, or name another folder in TMPDIR; then run it again", file=sys.stderr)
         return 2
     if isinstance(end, BaseException):
         raise end
     return end
 
 
-def _interrupted(number: signal.Signals) -> NoReturn:
+@contextmanager
+def drained_by(drain: Callable[[], None]) -> Iterator[None]:
+    """While the block lasts, the first signal to end calls `drain`, which makes the work end by itself within DRAIN_SECONDS."""
+    _drains.append(drain)
+    try:
+        yield
+    finally:
+        _drains.remove(drain)
+
+
+_drains: list[Callable[[], None]] = []
+
+
+def _interrupted(number: signal.Signals, told: TextIO) -> NoReturn:
     """Ends the process while its work goes on, as a kill would, but gives back first what it holds."""
     give_all_back()
-    if sys.stderr.isatty():
-        print("\x1b[?25h", end="", file=sys.stderr)  # a progress bar may have hidden the cursor
-    print("interrupted: nothing was acknowledged that is not delivered; run it again", file=sys.stderr, flush=True)
+    if told.isatty():
+        print("\x1b[?25h", end="", file=told)  # a progress bar may have hidden the cursor
+    print("interrupted: nothing was acknowledged that is not delivered; run it again", file=told, flush=True)
     sys.stdout.flush()
     os._exit(128 + number)

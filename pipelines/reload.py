@@ -21,7 +21,7 @@ from transforms.clocks import new_id
 from transforms.load import load, not_loaded
 from transforms.tables import NotLoaded
 from transforms.tables.opening import open_tables
-from transforms.versions import finished_receipt
+from transforms.versions import DAMAGE, finished_receipt
 
 
 def parser() -> argparse.ArgumentParser:
@@ -55,12 +55,10 @@ def main(argv: Sequence[str]) -> int:
 
     def reload(bucket: Bucket) -> int | str | None:
         """The rows loaded, why they were not, or None where there is no such bucket."""
-        receipt = finished_receipt(buckets, bucket)
-        if not receipt.version:
-            return None
         try:
-            return load(tables, wanted[bucket.stream], buckets, receipt, again)
-        except NotLoaded as failure:
+            receipt = finished_receipt(buckets, bucket)
+            return load(tables, wanted[bucket.stream], buckets, receipt, again) if receipt.version else None
+        except (NotLoaded, *DAMAGE) as failure:
             return str(failure)
 
     results = each("partitions loaded", reload, asked)

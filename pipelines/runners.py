@@ -12,14 +12,20 @@ from pipelines.flags import UserError
 
 DATAFLOW = "DataflowRunner"
 LOCAL = "FnApiRunner"
-_RUNNERS = {DATAFLOW: DATAFLOW, LOCAL: "apache_beam.runners.portability.fn_api_runner.FnApiRunner"}
+PRISM = "PrismRunner"
+_RUNNERS = {
+    DATAFLOW: ["--runner=DataflowRunner"],
+    LOCAL: ["--runner=apache_beam.runners.portability.fn_api_runner.FnApiRunner"],
+    # The steps run in this process. Prism fails a job whose source it has tried to split while a bundle was slow.
+    PRISM: ["--runner=PrismRunner", "--environment_type=LOOPBACK", "--experiments=prism_disable_sdf_split"],
+}
 
 
 def add_runner(parser: argparse.ArgumentParser) -> None:
     """The flag that every pipeline has."""
     parser.add_argument(
         "--runner",
-        choices=sorted(_RUNNERS),
+        choices=[DATAFLOW, LOCAL],
         default=LOCAL,
         help=f"{LOCAL} (the default) is this process; {DATAFLOW} takes Beam's own flags too, such as --region",
     )
@@ -42,7 +48,7 @@ def beam_options(runner: str, rest: Sequence[str]) -> PipelineOptions:
 
     Raises UserError for options that do not go together.
     """
-    options = PipelineOptions([*rest, f"--runner={_RUNNERS[runner]}", "--streaming"])
+    options = PipelineOptions([*rest, *_RUNNERS[runner], "--streaming"])
     # Beam takes any text for a yes, also "False".
     if options.view_as(TestOptions).dry_run not in (False, "True", "true"):
         raise UserError("--dry_run takes True. Leave it out to run.")

@@ -20,7 +20,7 @@ def _varint(number: int) -> bytes:
 
 _SHORT = tuple(map(_varint, range(1 << 14)))
 _GOES_ON = tuple(bytes((low & 0x7F | 0x80, low >> 7 | 0x80)) for low in range(1 << 14))
-"""Fourteen bits at a time: a time takes three look-ups instead of eight turns of a loop."""
+"""Fourteen bits at a time: a time takes four look-ups instead of eight turns of a loop."""
 
 
 def long(number: int) -> bytes:
@@ -28,11 +28,13 @@ def long(number: int) -> bytes:
     rest = number << 1 if number >= 0 else ~(number << 1)
     if rest < 1 << 14:
         return _SHORT[rest]
-    out = b""
-    while rest >= 1 << 14:
-        out += _GOES_ON[rest & 0x3FFF]
-        rest >>= 14
-    return out + _SHORT[rest]
+    if rest < 1 << 28:
+        return _GOES_ON[rest & 0x3FFF] + _SHORT[rest >> 14]
+    if rest < 1 << 42:
+        return _GOES_ON[rest & 0x3FFF] + _GOES_ON[rest >> 14 & 0x3FFF] + _SHORT[rest >> 28]
+    if rest < 1 << 56:
+        return _GOES_ON[rest & 0x3FFF] + _GOES_ON[rest >> 14 & 0x3FFF] + _GOES_ON[rest >> 28 & 0x3FFF] + _SHORT[rest >> 42]
+    return _varint(rest)
 
 
 LENGTHS = tuple(map(long, range(1 << 13)))

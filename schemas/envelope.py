@@ -15,6 +15,8 @@ SCHEMA_VERSION = "schema_version"
 CONTENT_TYPE = "content_type"
 SENT_AT = "sent_at"
 RECEIVED_AT = "received_at"
+REPLAY_OF = "replay_of"
+"""Set by a replay: the message id of the dead letter that the message repeats, and stays if it is refused again."""
 
 JSON = "application/json"
 AVRO = "application/avro"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass
 from hashlib import sha256
 
@@ -18,8 +19,6 @@ MARK = np.dtype([("id", f"V{HASH_BYTES}"), ("at", ">u4"), ("digest", f"V{DIGEST_
 
 MARK_BYTES = MARK.itemsize
 
-_pack = struct.Struct(f">{HASH_BYTES}sI{DIGEST_BYTES}s").pack
-
 
 def digest_of(data: bytes) -> bytes:
     """The first 8 bytes of SHA-256 over a payload: tells whether two messages with one id say the same.
@@ -29,9 +28,8 @@ def digest_of(data: bytes) -> bytes:
     return sha256(data).digest()[:DIGEST_BYTES]
 
 
-def mark(id_hash: bytes, offset: int, digest: bytes) -> bytes:
-    """One mark's bytes. offset: microseconds since the hour began, 0 to 3,599,999,999."""
-    return _pack(id_hash, offset, digest)
+mark: Callable[[bytes, int, bytes], bytes] = struct.Struct(f">{HASH_BYTES}sI{DIGEST_BYTES}s").pack
+"""One mark's bytes, from the id's hash, the microseconds since the hour began (0 to 3,599,999,999) and the payload's digest."""
 
 
 def split(marks: bytes) -> list[bytes]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from base64 import b64encode
 from collections.abc import Callable, Mapping
 from copy import deepcopy
-from functools import cache, lru_cache, partial
+from functools import cache, lru_cache
 from io import BytesIO
 from typing import Any
 
@@ -54,29 +54,36 @@ def transcoder(contract: Contract, newest: Contract, content_type: str) -> Trans
 
 @cache
 def _transcoder(contract: Contract, newest: Contract, form: str) -> Transcoder:
-    parse: Callable[[bytes], Any]
-    if form == JSON:
-        parse, makers = _parse_json, FROM_JSON
-    else:
-        parse, makers = partial(_parse_avro, _without_logical_types(contract.schema)), FROM_AVRO
+    makers = FROM_JSON if form == JSON else FROM_AVRO
     write, resolve = _writer(contract, newest, makers)
     collect = collector_of(newest.schema, aliases=contract is not newest)
+    plain = _without_logical_types(contract.schema)
 
-    def transcode(data: bytes) -> tuple[bytes, str | None]:
+    def from_json(data: bytes) -> tuple[bytes, str | None]:
         if not 0 < len(data) <= MAX_PAYLOAD_BYTES:
             raise _bad_size(len(data))
-        value = parse(data)
+        value = _parse_json(data)
         try:
             record = write(value)
         except Unfit as unfit:
             raise Rejected(Stage.VALIDATE, unfit.reason, unfit.detail) from None
-        if form == JSON:
-            unknown = collect(value)
-        else:  # with its logical types, as the text that is kept shows them
-            unknown = collect(_read(contract.schema, record)) if resolve else {}
+        unknown = collect(value)
         return resolve(record) if resolve else record, _json_text(unknown) if unknown else None
 
-    return transcode
+    def from_avro(data: bytes) -> tuple[bytes, str | None]:
+        if not 0 < len(data) <= MAX_PAYLOAD_BYTES:
+            raise _bad_size(len(data))
+        try:
+            record = write(_parse_avro(plain, data))
+        except Unfit as unfit:
+            raise Rejected(Stage.VALIDATE, unfit.reason, unfit.detail) from None
+        if not resolve:
+            return record, None
+        # With its logical types, as the text that is kept shows them.
+        unknown = collect(_read(contract.schema, record))
+        return resolve(record), _json_text(unknown) if unknown else None
+
+    return from_json if form == JSON else from_avro
 
 
 def _writer(contract: Contract, newest: Contract, makers: Makers) -> tuple[Writer, Callable[[bytes], bytes] | None]:

@@ -18,7 +18,18 @@ from schemas.elsewhere import Elsewhere
 from schemas.envelope import format_time, parse_time
 from schemas.fingerprints import Tally, total
 from schemas.outcomes import Exit
-from schemas.reports import Books, Delivered, add_books, books_from_json, books_to_json
+from schemas.reports import (
+    Books,
+    Delivered,
+    add_books,
+    books_to_json,
+    read_books,
+    read_count,
+    read_flag,
+    read_reasons,
+    read_text,
+    read_version,
+)
 from schemas.shards import Shard
 
 Reasons = Mapping[str, Mapping[str, int]]
@@ -64,7 +75,10 @@ class Part:
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Part:
         ids = Tally.from_json({"count": value["rows"], "fingerprint": value["fingerprint"]})
-        return cls(value["name"], Shard.parse(value["shard"]), value["size"], value["crc32c"], value["index_crc32c"], ids)
+        name, shard = read_text(value["name"]), Shard.parse(value["shard"])
+        if "/" in name or not name.endswith(".avro"):
+            raise ValueError("a file's name is not one")
+        return cls(name, shard, read_count(value["size"]), read_count(value["crc32c"]), read_count(value["index_crc32c"]), ids)
 
 
 @dataclass(frozen=True)
@@ -72,8 +86,9 @@ class Contribution:
     """What one attempt at some work adds to a bucket: counts, files, or nothing but the wish to be looked at.
 
     id: made before the contribution crosses a shuffle, so that a repeat is known as one; packs: the names of the packs whose
-    messages may be acknowledged once it is committed; conflicts: what it adds to the hour's dead letters. No receipt keeps
-    these two. elsewhere: files that name the ids it dropped because another hour holds them.
+    messages may be acknowledged once it is committed; conflicts: what it adds to the hour's dead letters; trouble: why other
+    packs could not be written, empty where all were. No receipt keeps these three.
+    elsewhere: files that name the ids it dropped because another hour holds them.
     """
 
     id: str
@@ -82,17 +97,19 @@ class Contribution:
     parts: tuple[Part, ...] = ()
     packs: tuple[str, ...] = ()
     conflicts: Contribution | None = None
+    trouble: str = ""
     elsewhere: tuple[Elsewhere, ...] = ()
 
     def to_json(self) -> bytes:
         conflicts = self.conflicts.to_json().decode() if self.conflicts else None
-        return json.dumps({**_work_to_json(self), "packs": self.packs, "conflicts": conflicts}, sort_keys=True).encode()
+        more = {"packs": self.packs, "conflicts": conflicts, "trouble": self.trouble}
+        return json.dumps({**_work_to_json(self), **more}, sort_keys=True).encode()
 
     @classmethod
     def from_json(cls, data: bytes | str) -> Contribution:
         value = json.loads(data)
         conflicts = cls.from_json(value["conflicts"]) if value["conflicts"] else None
-        return replace(_work_from_json(value), packs=tuple(value["packs"]), conflicts=conflicts)
+        return replace(_work_from_json(value), packs=tuple(value["packs"]), conflicts=conflicts, trouble=value["trouble"])
 
     @property
     def is_empty(self) -> bool:
@@ -106,9 +123,11 @@ LOOK = Contribution("")
 
 def combine(contributions: Iterable[Contribution]) -> Contribution:
     """One contribution that adds what the given ones add, each id once, under an id that depends on theirs alone."""
-    each = {one.id: one for one in contributions if not one.is_empty}
+    given = list(contributions)
+    each = {one.id: one for one in given if not one.is_empty}
+    trouble = max((one.trouble for one in given), default="")
     if not each:
-        return LOOK
+        return replace(LOOK, trouble=trouble)
     books: Books = {}
     reasons: Reasons = {}
     parts: list[Part] = []
@@ -121,9 +140,9 @@ def combine(contributions: Iterable[Contribution]) -> Contribution:
         packs.extend(each[key].packs)
         elsewhere.extend(each[key].elsewhere)
     conflicts = combine(one.conflicts for one in each.values() if one.conflicts)
-    name = sha256("\n".join(sorted(each)).encode()).hexdigest()[:32]
     refused = None if conflicts.is_empty else conflicts
-    return Contribution(name, books, reasons, tuple(parts), tuple(packs), refused, tuple(elsewhere))
+    unique = sha256("\n".join(sorted(each)).encode()).hexdigest()[:32]
+    return Contribution(unique, books, reasons, tuple(parts), tuple(packs), refused, trouble, tuple(elsewhere))
 
 
 def add_reasons(left: Reasons, right: Reasons) -> dict[str, dict[str, int]]:
@@ -230,13 +249,15 @@ class Receipt:
         """Reads what `to_json` gave. Raises ReceiptError, with `name`, for one that is cut, foreign or at odds with itself."""
         try:
             value = json.loads(data)
-            bucket = Bucket(value["stream"], parse_time(value["hour"]))
-            commits = tuple(Commit(_work_from_json(one), parse_time(one["at"]), one["late"]) for one in value["commits"])
-            closed_at = parse_time(value["closed_at"]) if value["closed_at"] else None
-            receipt = cls(bucket, value["version"], commits, closed_at)
+            bucket = Bucket(read_text(value["stream"]), parse_time(value["hour"]))
+            commits = tuple(
+                Commit(_work_from_json(one), parse_time(one["at"]), read_count(one["late"])) for one in value["commits"]
+            )
+            closed_at = parse_time(value["closed_at"]) if read_flag(value["closed"]) else None
+            receipt = cls(bucket, read_version(value["version"]), commits, closed_at)
             if receipt.ids != Tally.from_json({"count": value["rows"], "fingerprint": value["fingerprint"]}):
                 raise ValueError("its files do not add up to its rows and fingerprint")
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             hint = "Restore it from the versions in _receipts/ beside it, or from a copy."
             raise ReceiptError(f"receipt {name} can't be read: {error!r}. {hint}") from None
         return receipt
@@ -251,4 +272,5 @@ def _work_to_json(work: Contribution) -> dict[str, object]:
 def _work_from_json(value: Mapping[str, Any]) -> Contribution:
     parts = tuple(Part.from_json(part) for part in value["parts"])
     elsewhere = tuple(Elsewhere.from_json(file) for file in value.get("elsewhere", ()))
-    return Contribution(value["id"], books_from_json(value["books"]), value["reasons"], parts, elsewhere=elsewhere)
+    books, reasons = read_books(value["books"]), read_reasons(value["reasons"])
+    return Contribution(read_text(value["id"]), books, reasons, parts, elsewhere=elsewhere)

@@ -107,9 +107,9 @@ def parse_report(data: bytes) -> Report:
 
     if value.get("report") == "published":
         return Published(
-            read("id", _text),
-            read("reporter", _text),
-            read("event_type", _text),
+            read("id", read_text),
+            read("reporter", read_text),
+            read("event_type", read_text),
             read("hour", _hour),
             read("messages", _tally),
             read("distinct", _tally),
@@ -117,35 +117,38 @@ def parse_report(data: bytes) -> Report:
     if value.get("report") == "delivered":
         return Delivered(
             read("bucket", _bucket),
-            read("version", _version),
-            read("closed", _flag),
-            read("books", _books),
-            read("late", _count),
-            read("reasons", _reasons),
+            read("version", read_version),
+            read("closed", read_flag),
+            read("books", read_books),
+            read("late", read_count),
+            read("reasons", read_reasons),
         )
     raise ValueError("not a report of a known kind")
 
 
-def _text(value: object) -> str:
+# What reads one field of a report, or of a receipt: ValueError, TypeError or AttributeError where it is something else.
+
+
+def read_text(value: object) -> str:
     if not isinstance(value, str):
         raise TypeError("not a text")
     value.encode()  # half of a surrogate pair, which JSON can carry, is no text: ValueError
     return value
 
 
-def _count(value: object) -> int:
+def read_count(value: object) -> int:
     if type(value) is not int or not 0 <= value <= MAX_COUNT:
         raise ValueError("not a count")
     return value
 
 
-def _version(value: object) -> int:
-    if _count(value) < 1:
+def read_version(value: object) -> int:
+    if read_count(value) < 1:
         raise ValueError("versions begin with 1")
-    return _count(value)
+    return read_count(value)
 
 
-def _flag(value: object) -> bool:
+def read_flag(value: object) -> bool:
     if not isinstance(value, bool):
         raise TypeError("neither true nor false")
     return value
@@ -153,7 +156,7 @@ def _flag(value: object) -> bool:
 
 def _tally(value: object) -> Tally:
     tally = Tally.from_json(value)
-    _count(tally.count)
+    read_count(tally.count)
     return tally
 
 
@@ -164,32 +167,30 @@ def _in_range(hour: datetime) -> datetime:
 
 
 def _hour(value: object) -> datetime:
-    return _in_range(parse_time(_text(value)))
+    return _in_range(parse_time(read_text(value)))
 
 
 def _bucket(value: object) -> Bucket:
-    bucket = Bucket.from_key(_text(value))
+    bucket = Bucket.from_key(read_text(value))
     _in_range(bucket.hour)
     if bucket.key != value or not EVENT_TYPE_NAME.fullmatch(bucket.stream):
         raise ValueError("not the key of a bucket")
     return bucket
 
 
-def _books(value: Mapping[str, Mapping[str, object]]) -> Books:
-    return {_text(kind): {Exit(way): _tally(tally) for way, tally in exits.items()} for kind, exits in value.items()}
+def read_books(value: Mapping[str, Mapping[str, object]]) -> dict[str, dict[Exit, Tally]]:
+    """Reads what `books_to_json` gave."""
+    return {read_text(kind): {Exit(way): _tally(tally) for way, tally in exits.items()} for kind, exits in value.items()}
 
 
-def _reasons(value: Mapping[str, Mapping[str, object]]) -> dict[str, dict[str, int]]:
-    return {_text(kind): {_text(name): _count(number) for name, number in one.items()} for kind, one in value.items()}
+def read_reasons(value: Mapping[str, Mapping[str, object]]) -> dict[str, dict[str, int]]:
+    return {
+        read_text(kind): {read_text(name): read_count(number) for name, number in one.items()} for kind, one in value.items()
+    }
 
 
 def books_to_json(books: Books) -> dict[str, dict[str, object]]:
     return {kind: {str(way): tally.to_json() for way, tally in exits.items()} for kind, exits in books.items()}
-
-
-def books_from_json(value: Mapping[str, Mapping[str, object]]) -> dict[str, dict[Exit, Tally]]:
-    """Reads what `books_to_json` gave. Raises ValueError."""
-    return {kind: {Exit(way): Tally.from_json(tally) for way, tally in exits.items()} for kind, exits in value.items()}
 
 
 def add_books(left: Books, right: Books) -> dict[str, dict[Exit, Tally]]:

@@ -31,7 +31,7 @@ def dead_letter_schema() -> dict[str, Any]:
         "name": "dead_letter",
         "doc": "A message that broke its contract, kept whole.",
         "fields": [
-            {"name": "message_id", "type": "string", "doc": "Pub/Sub's id of the message; unique."},
+            {"name": "message_id", "type": "string", "doc": "Pub/Sub's id of the message that was refused first; unique."},
             {"name": "event_id", "type": "string", "doc": "The attribute event_id; the message id where there is none."},
             {"name": "event_type", "type": ["null", "string"], "default": None, "doc": "What the attribute event_type claims."},
             {"name": "received_at", "type": _MICROS, "doc": "When the message was received; decides the hour."},

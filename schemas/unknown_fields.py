@@ -52,12 +52,15 @@ def _record_collector(schema: Mapping[str, Any], aliases: bool) -> Collector:
     compiled = ((field, _collector(field["type"], aliases)) for field in schema["fields"])
     nested = tuple((name, collect) for field, collect in compiled if collect for name in names[field["name"]])
 
+    def collect_flat(value: Any) -> dict[str, Any]:
+        return {} if value.keys() <= known else {name: item for name, item in value.items() if name not in known}
+
     def collect(value: Any) -> dict[str, Any]:
-        found = {} if value.keys() <= known else {name: item for name, item in value.items() if name not in known}
+        found = collect_flat(value)
         for name, collect_field in nested:
             item = value.get(name)
             if item is not None and (below := collect_field(item)):
                 found[name] = below
         return found
 
-    return collect
+    return collect if nested else collect_flat

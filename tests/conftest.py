@@ -2,4 +2,4 @@
 
 from __future__ import annotations
 
-pytest_plugins = ["tests.support.pubsub", "tests.support.delivery", "tests.support.prism"]
+pytest_plugins = ["tests.support.pubsub", "tests.support.delivery", "tests.support.prism", "tests.support.stores"]

@@ -1,10 +1,8 @@
-"""From files to closed hours: thin Beam shells around `commit` and `load`."""
+"""From files to receipts: thin Beam shells around `commit`."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from typing import Any
 
@@ -17,25 +15,14 @@ from apache_beam.utils.windowed_value import PaneInfo, PaneInfoTiming
 
 from schemas.buckets import Bucket
 from schemas.receipts import LOOK, Contribution, Receipt, combine
-from schemas.tables import Table
+from transforms.beside import SideBySide
 from transforms.buckets import Buckets
 from transforms.clocks import Clock, new_id, utc_now
 from transforms.commit import commit
 from transforms.delivered import delivered_of
 from transforms.leases import lent
-from transforms.load import load, not_loaded
-from transforms.looks import Gather
-from transforms.tables import NotLoaded, Tables
+from transforms.versions import DAMAGE
 from transforms.windows import Hourly, at
-
-AT_ONCE = 8
-"""Commits and loads that a worker makes side by side: each is a dozen round trips to a store that has time for many."""
-
-PAUSE_SECONDS = 300.0
-"""Before a streaming engine is told of a load that has failed. It tries again at once and without end, and BigQuery counts the
-jobs that fail among a table's 1,500 a day."""
-
-_LOADED, _FAILED = "loaded", "failed"
 
 
 class CommitBuckets(beam.PTransform):  # type: ignore[misc]
@@ -44,12 +31,15 @@ class CommitBuckets(beam.PTransform):  # type: ignore[misc]
     closable: a bucket closes when its hour's last pane has come and this clock has passed its end. A drain moves the watermark,
     not the clock; a run that takes what was there when it began must not close what came after.
     subscription: the one whose messages this process has leased (`transforms.leases`): they are acknowledged here.
+    In a run that ends, a bucket whose own objects are damaged stops no other: a text that says so comes in its receipt's place.
     """
 
-    def __init__(self, buckets: Buckets, closable: Clock, hourly: Hourly, horizon: timedelta, subscription: str | None) -> None:
+    def __init__(
+        self, buckets: Buckets, closable: Clock, hourly: Hourly, horizon: timedelta, subscription: str | None, ends: bool
+    ) -> None:
         super().__init__()
         self._hourly = hourly
-        self._fn = _Commit(buckets, closable, horizon, subscription)
+        self._fn = _Commit(buckets, closable, horizon, subscription, ends)
 
     def expand(self, contributions: Mapping[str, beam.PCollection]) -> beam.PCollection:
         return (
@@ -61,7 +51,7 @@ class CommitBuckets(beam.PTransform):  # type: ignore[misc]
             | "Out of hours" >> beam.WindowInto(GlobalWindows())
             # What one commit adds has to be the same at every try of it: a grouping alone does not promise that.
             | "Fix" >> ReshufflePerKey()
-            | "Commit" >> beam.ParDo(self._fn).with_output_types(Receipt)
+            | "Commit" >> beam.ParDo(self._fn).with_output_types(Receipt | str)
         )
 
 
@@ -91,39 +81,13 @@ class _Combine(beam.DoFn):  # type: ignore[misc]
         yield key, (LOOK.to_json(), True)
 
 
-class _SideBySide(beam.DoFn):  # type: ignore[misc]
-    """Works on the buckets of a bundle side by side, in threads, and on the elements of one bucket in turn. What `act` gives is
-    put out when all are done; the first error is raised then, so that one bucket's trouble keeps no other from being worked on.
-    """
-
-    def start_bundle(self) -> None:
-        self._waiting: dict[Bucket, list[Any]] = {}
-
-    def process(self, element: Any) -> None:
-        self._waiting.setdefault(self.bucket_of(element), []).append(element)
-
-    def finish_bundle(self) -> list[Any]:
-        with ThreadPoolExecutor(AT_ONCE) as threads:
-            futures = [threads.submit(self._in_turn, elements) for elements in self._waiting.values()]
-        return [given for future in futures for given in future.result()]
-
-    def _in_turn(self, elements: Iterable[Any]) -> list[Any]:
-        return [given for element in elements for given in self.act(element)]
-
-    def bucket_of(self, element: Any) -> Bucket:
-        raise NotImplementedError
-
-    def act(self, element: Any) -> list[Any]:
-        """Takes an element, gives windowed values, or tagged outputs of such."""
-        raise NotImplementedError
-
-
-class _Commit(_SideBySide):
-    def __init__(self, buckets: Buckets, closable: Clock, horizon: timedelta, subscription: str | None) -> None:
+class _Commit(SideBySide):
+    def __init__(self, buckets: Buckets, closable: Clock, horizon: timedelta, subscription: str | None, ends: bool) -> None:
         self._buckets = buckets
         self._closable = closable
         self._horizon = horizon
         self._subscription = subscription
+        self._ends = ends
 
     def start_bundle(self) -> None:
         super().start_bundle()
@@ -133,13 +97,21 @@ class _Commit(_SideBySide):
         return Bucket.from_key(element[0])
 
     def act(self, element: tuple[str, tuple[bytes, bool]]) -> list[Any]:
-        bucket, (data, is_last) = self.bucket_of(element), element[1]
+        bucket, (data, is_last) = Bucket.from_key(element[0]), element[1]
         close = is_last and bucket.end <= self._closable()
         contribution = Contribution.from_json(data)
         delivered = delivered_of(self._buckets, bucket.stream, self._horizon)
-        receipts = commit(self._buckets, bucket, contribution, close, utc_now, new_id, delivered)
+        try:
+            # Not closed while something that belongs to it could not be written.
+            close = close and not contribution.trouble
+            receipts = commit(self._buckets, bucket, contribution, close, utc_now, new_id, delivered)
+        except DAMAGE as error:
+            if not self._ends:
+                raise
+            return [at(bucket.hour, f"{bucket.folder}: {error}")]
         self._committed.extend(contribution.packs)
-        return [at(receipt.bucket.hour, receipt) for receipt in receipts if receipt.version]
+        trouble = [at(bucket.hour, f"{bucket.folder}: {contribution.trouble}")] if contribution.trouble else []
+        return trouble + [at(receipt.bucket.hour, receipt) for receipt in receipts if receipt.version]
 
     def finish_bundle(self) -> list[Any]:
         try:
@@ -149,58 +121,3 @@ class _Commit(_SideBySide):
             leases = lent(self._subscription) if self._subscription else None
             if leases:
                 leases.settle(self._committed)
-
-
-class LoadTables(beam.PTransform):  # type: ignore[misc]
-    """Takes receipts. Gives them on when the table's partition holds what they list. by_stream: tables, which must be there.
-
-    A partition that can't be loaded stops no other. A run that ends fails when it has loaded the rest, with one TablesError
-    for all of them. Another engine tries each again for as long as it runs, and meanwhile goes on with the others.
-    """
-
-    def __init__(self, tables: Tables, by_stream: Mapping[str, Table], buckets: Buckets, ends: bool) -> None:
-        super().__init__()
-        self._ends = ends
-        self._fn = _Load(tables, by_stream, buckets, ends)
-
-    def expand(self, receipts: beam.PCollection) -> beam.PCollection:
-        if not self._ends:
-            return receipts | "Load" >> beam.ParDo(self._fn).with_output_types(Receipt)
-        loaded = receipts | "Load" >> beam.ParDo(self._fn).with_outputs(_FAILED, main=_LOADED)
-        loaded[_LOADED].element_type = Receipt
-        loaded[_FAILED].element_type = str
-        _ = loaded[_FAILED] | "At the end" >> Gather() | "Fail" >> beam.Map(_fail)
-        return loaded[_LOADED]
-
-
-class _Load(_SideBySide):
-    def __init__(self, tables: Tables, by_stream: Mapping[str, Table], buckets: Buckets, ends: bool) -> None:
-        self._tables = tables
-        self._by_stream = by_stream
-        self._buckets = buckets
-        self._ends = ends
-
-    def bucket_of(self, element: Receipt) -> Bucket:
-        return element.bucket
-
-    def act(self, element: Receipt) -> list[Any]:
-        hour = element.bucket.hour
-        try:
-            load(self._tables, self._by_stream[element.bucket.stream], self._buckets, element)
-        except NotLoaded as failure:
-            if not self._ends:
-                raise
-            return [beam.pvalue.TaggedOutput(_FAILED, at(hour, str(failure)))]
-        return [at(hour, element)]
-
-    def finish_bundle(self) -> list[Any]:
-        try:
-            return super().finish_bundle()
-        except NotLoaded:
-            # Not in the threads: those that wait would keep others from being loaded meanwhile.
-            time.sleep(PAUSE_SECONDS)
-            raise
-
-
-def _fail(failures: Iterable[str]) -> None:
-    raise not_loaded(list(failures))

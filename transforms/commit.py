@@ -12,15 +12,12 @@ from datetime import datetime
 
 from schemas.buckets import DEAD_LETTERS, Bucket
 from schemas.receipts import Contribution, Receipt
-from transforms.buckets import AlreadyExists, Buckets, BucketsError
+from transforms.buckets import AlreadyExists, Buckets
 from transforms.conflicts import letters_part
 from transforms.delivered import Delivered, delivered_of
 from transforms.order import Turn, last_turn, take_turn
 from transforms.repeats import without_repeats
-from transforms.versions import finished_receipt, show
-
-MAX_RACES = 100
-"""So many times in a row somebody else may commit to the stream first; then something is wrong."""
+from transforms.versions import finished_receipt, races, show
 
 
 def commit(
@@ -35,8 +32,9 @@ def commit(
     """Adds the contribution, closes the bucket if asked for, and returns the newest receipt, whose files are all in place.
 
     Ids that are `delivered` are taken out of the contribution's files and counted as duplicates. Those that came with another
-    payload become dead letters; these are committed first, and their receipt is returned as well. Repeating a commit changes
-    nothing. Raises BucketsError or ReceiptError; a repeat then takes up where this one ended.
+    payload become dead letters, whose receipt is returned as well: those that are found now are committed first, those that
+    the contribution brings last. Repeating a commit changes nothing. Raises BucketsError or ReceiptError; a repeat then takes
+    up where this one ended.
     """
     receipts: dict[Bucket, Receipt] = {}
 
@@ -46,11 +44,10 @@ def commit(
             [receipt] = commit(buckets, Bucket(DEAD_LETTERS, bucket.hour), letters, False, clock, new_id, dead)
             receipts[receipt.bucket] = receipt
 
-    refuse(contribution.conflicts)
     refused: set[str] = set()
     # In this process one waits for the other, rather than having to begin again.
     with delivered.turns if contribution.parts else nullcontext():
-        for _ in range(MAX_RACES):
+        for _ in races(bucket):
             turn = last_turn(buckets, bucket.stream) if contribution.parts and delivered.is_ordered else Turn()
             receipt = finished_receipt(buckets, bucket)
             if receipt.closed:
@@ -67,10 +64,11 @@ def commit(
                 if not _created(buckets, turn, following, ordered=bool(addition.parts) and delivered.is_ordered):
                     continue
                 show(buckets, following)
+            # Not before. Where a crash parts the two, messages may come again in another order: what was refused already, for
+            # the sake of another that is not delivered yet, would come first and be delivered.
+            refuse(contribution.conflicts)
             return (following, *receipts.values())
-    raise BucketsError(
-        f"{bucket.folder}: somebody else committed first {MAX_RACES} times in a row. Is another job stuck in a loop?"
-    )
+    raise AssertionError("races end by a return or an error")
 
 
 def _created(buckets: Buckets, turn: Turn, receipt: Receipt, ordered: bool) -> bool:

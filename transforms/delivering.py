@@ -15,6 +15,7 @@ from apache_beam.io.gcp.pubsub import PubsubMessage
 from schemas.buckets import Bucket
 from schemas.contracts import Contracts
 from schemas.envelope import format_time
+from schemas.receipts import Contribution
 from schemas.shards import Shard
 from transforms.buckets import Buckets
 from transforms.clocks import new_id
@@ -22,13 +23,14 @@ from transforms.contributing import contribute
 from transforms.delivered import delivered_of
 from transforms.leases import lent
 from transforms.receive import Packed, Receiver
+from transforms.versions import DAMAGE
 from transforms.windows import Hourly, at
 
 PACKS, HOURS = "packs", "hours"
 
 
 class Receive(beam.PTransform):  # type: ignore[misc]
-    """Takes PubsubMessages. Gives packs by bucket and shard, and the hours met.
+    """Takes PubsubMessages. Gives packs by bucket and shard, and the hours met: each once by a worker, or a few times.
 
     subscription: the one whose messages this process has leased (`transforms.leases`); None where the engine acknowledges.
     """
@@ -51,6 +53,7 @@ class _Receive(beam.DoFn):  # type: ignore[misc]
 
     def setup(self) -> None:
         self._leases = lent(self._subscription) if self._subscription else None
+        self._met: set[datetime] = set()
 
     def start_bundle(self) -> None:
         self._receiver = Receiver(*self._parameters, new_id)
@@ -63,7 +66,8 @@ class _Receive(beam.DoFn):  # type: ignore[misc]
 
     def finish_bundle(self) -> list[Any]:
         packs = [self._pack(packed) for packed in self._receiver.finish()]
-        return packs + [beam.pvalue.TaggedOutput(HOURS, at(hour, format_time(hour))) for hour in self._hours]
+        new, self._met = self._hours - self._met, self._met | self._hours
+        return packs + [beam.pvalue.TaggedOutput(HOURS, at(hour, format_time(hour))) for hour in new]
 
     def _pack(self, packed: Packed) -> Any:
         self._hours.add(packed.bucket.hour)
@@ -75,13 +79,17 @@ class _Receive(beam.DoFn):  # type: ignore[misc]
 class WriteParts(beam.PTransform):  # type: ignore[misc]
     """Takes packs. Gives, by bucket, what each pane of a shard contributes: a file in staging, and what became of each record.
 
-    row_schemas: stream -> Avro schema of its rows; horizon: how far back and ahead an id is the same event.
+    row_schemas: stream -> Avro schema of its rows; horizon: how far back and ahead an id is the same event. A bucket whose own
+    objects are damaged, or those of the hours around it, stops no other: in a run that ends its packs contribute what is wrong,
+    and their messages are not acknowledged; another engine tries them again.
     """
 
-    def __init__(self, buckets: Buckets, row_schemas: Mapping[str, dict[str, Any]], hourly: Hourly, horizon: timedelta) -> None:
+    def __init__(
+        self, buckets: Buckets, row_schemas: Mapping[str, dict[str, Any]], hourly: Hourly, horizon: timedelta, ends: bool
+    ) -> None:
         super().__init__()
         self._hourly = hourly
-        self._fn = _WriteParts(buckets, row_schemas, horizon)
+        self._fn = _WriteParts(buckets, row_schemas, horizon, ends)
 
     def expand(self, packs: beam.PCollection) -> beam.PCollection:
         return (
@@ -93,13 +101,20 @@ class WriteParts(beam.PTransform):  # type: ignore[misc]
 
 
 class _WriteParts(beam.DoFn):  # type: ignore[misc]
-    def __init__(self, buckets: Buckets, row_schemas: Mapping[str, dict[str, Any]], horizon: timedelta) -> None:
+    def __init__(self, buckets: Buckets, row_schemas: Mapping[str, dict[str, Any]], horizon: timedelta, ends: bool) -> None:
         self._buckets = buckets
         self._row_schemas = row_schemas
         self._horizon = horizon
+        self._ends = ends
 
     def process(self, element: tuple[str, Iterable[bytes]]) -> Iterator[tuple[str, bytes]]:
         key, _, shard_text = element[0].rpartition("#")
         bucket, shard = Bucket.from_key(key), Shard.parse(shard_text)
         delivered = delivered_of(self._buckets, bucket.stream, self._horizon)
-        yield key, contribute(self._buckets, bucket, shard, element[1], self._row_schemas[bucket.stream], delivered).to_json()
+        try:
+            contribution = contribute(self._buckets, bucket, shard, element[1], self._row_schemas[bucket.stream], delivered)
+        except DAMAGE as error:
+            if not self._ends:
+                raise
+            contribution = Contribution("", trouble=str(error))
+        yield key, contribution.to_json()

@@ -17,7 +17,8 @@ from transforms.holders import Holders
 from transforms.ledger import heard
 from transforms.skewed import SkewedIds, buckets_of, streams_of
 from transforms.tables import Facts, Tables, TablesError
-from transforms.witnesses import Refusals, Seen, see_dead_letters, see_events, see_receipt
+from transforms.versions import shown_receipt
+from transforms.witnesses import Refusals, Seen, see_dead_letters, see_events
 
 
 @dataclass
@@ -95,7 +96,7 @@ class _Judging:
             told.published.setdefault(report.event_type, []).append(report)
         for bucket in {*delivered, *self._there.pop(hour, ())}:
             try:
-                receipt = see_receipt(self._buckets, bucket)
+                receipt = shown_receipt(self._buckets, bucket)
             except (BucketsError, ReceiptError) as error:
                 told.unreadable[bucket] = (str(error),)
                 continue

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from typing import Any, Self
 
@@ -21,7 +22,7 @@ LEASE_SECONDS = 60
 EXTEND_EVERY_SECONDS = 20
 PULL_MESSAGES = 1000
 """The most that one pull returns."""
-PULL_SECONDS = 2.0
+PULL_SECONDS = 1.0
 """A plain pull waits for messages; so long without one means that there is none left to take."""
 SLOW_PULL_SECONDS = 10.0
 """Where a pull was not even answered in time, a second one, with more time, tells whether the answer was only slow."""
@@ -171,20 +172,25 @@ def batches(leases: Leases, until: datetime) -> Iterator[list[Any]]:
     Older ones may come behind newer ones.
     """
     count = newer = 0
-    while newer < PULLS_OF_NEWER:
-        received = patiently(lambda: _pull(leases, PULL_SECONDS, SLOW_PULL_SECONDS), leases.subscription)
-        if not received:
-            return
+    with ThreadPoolExecutor(1, "pull") as ahead:
+        coming = ahead.submit(_take, leases)
+        while newer < PULLS_OF_NEWER and (received := coming.result()):
+            # While the run works on these, the next are on their way.
+            coming = ahead.submit(_take, leases)
+            in_time = [one for one in received if one.message.publish_time.ToDatetime(until.tzinfo) < until]
+            newer = 0 if in_time else newer + 1
+            before, count = count, count + len(in_time)
+            if before // PROGRESS_EVERY < count // PROGRESS_EVERY:
+                _log.info("%s: %d messages taken", leases.subscription, count)
+            if in_time:
+                yield in_time
+
+
+def _take(leases: Leases) -> list[Any]:
+    received = patiently(lambda: _pull(leases, PULL_SECONDS, SLOW_PULL_SECONDS), leases.subscription)
+    if received:
         leases.hold(received)
-        in_time = [one for one in received if one.message.publish_time.ToDatetime(until.tzinfo) < until]
-        if not in_time:
-            newer += 1
-            continue
-        newer = 0
-        before, count = count, count + len(in_time)
-        if before // PROGRESS_EVERY < count // PROGRESS_EVERY:
-            _log.info("%s: %d messages taken", leases.subscription, count)
-        yield in_time
+    return received
 
 
 def stream(leases: Leases) -> Iterator[list[Any]]:
@@ -201,7 +207,7 @@ def stream(leases: Leases) -> Iterator[list[Any]]:
 
 
 def _pull(leases: Leases, *waits: float) -> list[Any]:
-    """What a pull gives that may take so many seconds; or the next one, where it took longer; nothing where all took too long."""
+    """What a pull gives that may take so many seconds; or the next one, where that was too few; nothing where all were."""
     for seconds in waits:
         try:
             response = leases.client.pull(

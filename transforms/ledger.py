@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from hashlib import sha256
@@ -11,6 +12,8 @@ from schemas.reports import Delivered, Published, Report, parse_report
 from transforms.buckets import Buckets, BucketsError
 
 _FOLDER = "audit/reports"
+
+_log = logging.getLogger(__name__)
 
 
 def keep(buckets: Buckets, reports: Iterable[Report]) -> int:
@@ -29,8 +32,10 @@ def known_hours(buckets: Buckets) -> list[datetime]:
     """The hours that some report speaks of, in order."""
     hours = set()
     for name in buckets.list(f"{_FOLDER}/"):
-        day, hour = name.split("/")[2:4]
-        hours.add(datetime.strptime(day + hour, "dt=%Y-%m-%dhour=%H").replace(tzinfo=UTC))
+        try:
+            hours.add(datetime.strptime("/".join(name.split("/")[2:4]), "dt=%Y-%m-%d/hour=%H").replace(tzinfo=UTC))
+        except ValueError:
+            _log.warning("%s/%s is none of the audit's files; it is left alone, and should be moved away", buckets.uri, name)
     return sorted(hours)
 
 

@@ -32,7 +32,8 @@ def load(
     again: str = "",
     sleep: Callable[[float], None] = time.sleep,
 ) -> int:
-    """Replaces the partition by the receipt's files, marks the receipt as loaded, and returns its rows. The table is there.
+    """Replaces the partition by the files of the receipt, or of a newer one, if there is one by now; marks it as loaded, and
+    returns its rows. The table is there.
 
     What was loaded is not loaded again, but for once for each `again`, a word of letters and digits: for a partition that has
     lost what it held. If a newer receipt has come meanwhile, its files are loaded after: who ends last has looked last.
@@ -42,6 +43,9 @@ def load(
     lists: then the partition holds theirs, and a load of these files comes with another `again` only. TablesError otherwise.
     A receipt that is not loaded is not marked, so the next run looks at it again (`transforms.hours.open_hours`).
     """
+    # Never an old one while a newer one is there: its load would take back what may be marked as loaded already, and nobody
+    # would look again if this process were stopped then.
+    receipt = max(receipt, finished_receipt(buckets, receipt.bucket), key=lambda one: one.version)
     before = again
     while receipt.parts:
         rows = _attempt(tables, table, buckets, receipt, before, sleep)
@@ -65,7 +69,7 @@ def not_loaded(failures: Sequence[str]) -> TablesError:
     lines = sorted(failures)
     more = [f"and {len(lines) - NAMED} more"] if len(lines) > NAMED else []
     number = "1 partition" if len(lines) == 1 else f"{len(lines)} partitions"
-    head = f"{number} could not be loaded; all others were. The files are safe, and the next run tries again:"
+    head = f"{number} could not be loaded; all others were. Nothing is lost, and the next run tries again:"
     return TablesError("\n  ".join([head, *lines[:NAMED], *more]))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 
 import apache_beam as beam
 from apache_beam.transforms.periodicsequence import PeriodicImpulse
@@ -16,7 +16,12 @@ from schemas.envelope import format_time, parse_time
 from schemas.receipts import LOOK
 from transforms.buckets import Buckets
 from transforms.hours import hours_between, open_hours
+from transforms.ticks import Ticks
 from transforms.windows import at
+
+LOOK_EVERY = timedelta(minutes=5)
+LOOK_BACK = timedelta(days=1)
+"""How often a stream on one machine looks at what is left to do, and how far back: each look lists the names of a day."""
 
 
 class FindOpenHours(beam.PTransform):  # type: ignore[misc]
@@ -41,6 +46,35 @@ class PassingHours(beam.PTransform):  # type: ignore[misc]
         first = Timestamp.of(self._first.timestamp())
         ticks = begin | "Tick" >> PeriodicImpulse(first, fire_interval=HOUR.total_seconds())
         return ticks | "Hour" >> beam.Map(lambda _, moment=beam.DoFn.TimestampParam: _hour_text(moment)).with_output_types(str)
+
+
+class WatchHours(beam.PTransform):  # type: ignore[misc]
+    """Gives the hours to look at while a stream's leases last: at first those from `since` on in which something is left to
+    do, and the hour that goes on; then each hour as it begins, and again and again those of the last day that are over and not
+    done. So a bucket whose closing was refused, or whose load has failed, is tried again without a restart.
+    """
+
+    def __init__(self, buckets: Buckets, streams: Sequence[str], since: datetime, started: datetime, subscription: str) -> None:
+        super().__init__()
+        first = hour_of(started) + (started - hour_of(started)) // LOOK_EVERY * LOOK_EVERY
+        self._ticks = Ticks(subscription, first, LOOK_EVERY)
+
+        def look(_: bytes, moment: Timestamp = beam.DoFn.TimestampParam) -> list[str]:
+            tick = moment.to_utc_datetime(has_tz=True)
+            if tick == first:
+                return sorted(map(format_time, open_hours(buckets, streams, since) | {hour_of(first)}))
+            return sorted(map(format_time, hours_at(tick, buckets, streams)))
+
+        self._look = look
+
+    def expand(self, begin: beam.Pipeline) -> beam.PCollection:
+        return begin | "Tick" >> beam.io.Read(self._ticks) | "List buckets" >> beam.FlatMap(self._look).with_output_types(str)
+
+
+def hours_at(tick: datetime, buckets: Buckets, streams: Sequence[str]) -> set[datetime]:
+    """What to look at then: the hour that begins, and those of the last day that are long over and not done."""
+    left = {hour for hour in open_hours(buckets, streams, tick - LOOK_BACK) if hour + HOUR + LOOK_EVERY <= tick}
+    return left | {tick} if tick == hour_of(tick) else left
 
 
 class LookAtHours(beam.PTransform):  # type: ignore[misc]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from secrets import token_bytes
 from tempfile import SpooledTemporaryFile
@@ -20,7 +21,7 @@ from schemas.outcomes import Exit
 from schemas.receipts import Contribution, Part, add_reasons
 from schemas.reports import add_books
 from schemas.shards import Shard
-from transforms.buckets import Buckets, BucketsError
+from transforms.buckets import Buckets, Damaged
 from transforms.elsewhere import published_for, write_elsewhere
 from transforms.packs import Pack, read_label
 
@@ -81,9 +82,10 @@ class PartWriter:
             self._end_block()
         index = ordered(b"".join(self._marks))
         name = f"part-{shard}-{unique}"
-        stored = buckets.write(f"{STAGING}/{name}.avro", self._file)
-        beside = buckets.write(f"{STAGING}/{name}.ids", index)
-        return Part(f"{name}.avro", shard, stored.size, stored.crc32c, beside.crc32c, Tally.of_hashes(hashes(index)))
+        with ThreadPoolExecutor(1) as beside:  # a store takes its time for each, and has time for both
+            indexed = beside.submit(buckets.write, f"{STAGING}/{name}.ids", index)
+            stored = buckets.write(f"{STAGING}/{name}.avro", self._file)
+        return Part(f"{name}.avro", shard, stored.size, stored.crc32c, indexed.result().crc32c, Tally.of_hashes(hashes(index)))
 
 
 def write_part(
@@ -167,9 +169,9 @@ def _add_new(
 
 
 def read_marks(buckets: Buckets, folder: str, part: Part) -> bytes:
-    """The marks in a part's index, packed and sorted. BucketsError names an index that is not the one that was committed."""
+    """The marks in a part's index, packed and sorted. Damaged names an index that is not the one that was committed."""
     name = f"{folder}/{part.index_name}"
     data, stored = buckets.read(name)
     if stored.crc32c != part.index_crc32c:
-        raise BucketsError(f"{name} is not the index that its receipt lists: the checksum differs. Restore it from a copy.")
+        raise Damaged(f"{name} is not the index that its receipt lists: the checksum differs. Restore it from a copy.")
     return data

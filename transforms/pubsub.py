@@ -17,7 +17,7 @@ AWAY_SECONDS = 60.0
 """How long Pub/Sub may be away in mid-run. After a lease's time the messages are another's in any case."""
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.2, 5.0
 
-_PASSING = (
+PASSING = (
     exceptions.Aborted,
     exceptions.Cancelled,
     exceptions.DeadlineExceeded,
@@ -53,7 +53,7 @@ def patiently(
         except NotFound:
             raise PubSubError(f"{name} does not exist any more. Was it deleted?") from None
         except GoogleAPIError as error:
-            if not isinstance(error, _PASSING):
+            if not isinstance(error, PASSING):
                 raise PubSubError(f"{name}: Pub/Sub refuses: {told(error)}") from None
             if clock() + pause > until:
                 raise PubSubError(

@@ -7,11 +7,23 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 
-from schemas import envelope
 from schemas.buckets import DEAD_LETTERS, Bucket
 from schemas.contracts import Contracts
 from schemas.encoding import EnvelopeEncoder, envelope_encoder
-from schemas.envelope import Message, micros, parse_time, stamp
+from schemas.envelope import (
+    CONTENT_TYPE,
+    EVENT_ID,
+    EVENT_TYPE,
+    JSON,
+    RECEIVED_AT,
+    REPLAY_OF,
+    SCHEMA_VERSION,
+    SENT_AT,
+    Message,
+    micros,
+    parse_time,
+    stamp,
+)
 from schemas.fingerprints import id_hash
 from schemas.marks import digest_of, mark
 from schemas.outcomes import Reason, Rejected, Stage
@@ -79,15 +91,15 @@ class Receiver:
         """Takes one message; gives the pack that it has filled up, if any."""
         attributes = message.attributes
         said = attributes.get
-        claimed = said(envelope.EVENT_TYPE, "")
-        event_id = said(envelope.EVENT_ID) or message.message_id
+        claimed = said(EVENT_TYPE, "")
+        event_id = said(EVENT_ID) or message.message_id
         received_at, skewed_from = message.publish_time, None
         try:
-            if envelope.RECEIVED_AT in attributes:
+            if RECEIVED_AT in attributes:
                 received_at, skewed_from = stamp(attributes, received_at, self._allowed_lateness)
-            names = claimed, said(envelope.SCHEMA_VERSION), said(envelope.CONTENT_TYPE)
+            names = claimed, said(SCHEMA_VERSION), said(CONTENT_TYPE)
             route = self._routes.get(names) or self._find_route(*names)
-            sent = said(envelope.SENT_AT)
+            sent = said(SENT_AT)
             sent_at = _sent_at(sent) if sent else None
             record, unknown = route.transcode(message.data)
         except Rejected as refusal:
@@ -103,20 +115,22 @@ class Receiver:
 
     def _find_route(self, claimed: str, version: str | None, content_type: str | None) -> _Route:
         if not claimed:
-            raise Rejected(Stage.ENVELOPE, Reason.NO_TYPE, f"the attribute {envelope.EVENT_TYPE} is missing")
+            raise Rejected(Stage.ENVELOPE, Reason.NO_TYPE, f"the attribute {EVENT_TYPE} is missing")
         contract = self._contracts.get(claimed, version)
-        transcode = transcoder(contract, self._contracts.newest(claimed), content_type or envelope.JSON)
+        transcode = transcoder(contract, self._contracts.newest(claimed), content_type or JSON)
         route = _Route(transcode, envelope_encoder(claimed, contract.version), label_of(claimed))
         if len(self._routes) < _MAX_ROUTES:
             self._routes[claimed, version, content_type] = route
         return route
 
     def _refuse(self, message: Message, received_at: datetime, claimed: str, event_id: str, refusal: Rejected) -> Packed | None:
+        # A dead letter that was replayed and is refused again is still the same one.
+        identity = message.attributes.get(REPLAY_OF) or message.message_id
         record = self._encode_dead_letter(
             {
-                "message_id": message.message_id,
+                "message_id": identity,
                 "event_id": event_id,
-                "event_type": message.attributes.get(envelope.EVENT_TYPE),
+                "event_type": message.attributes.get(EVENT_TYPE),
                 "received_at": received_at,
                 "published_at": message.publish_time,
                 "data": message.data,
@@ -128,7 +142,7 @@ class Receiver:
         )
         # Two broken messages under one event id are two dead letters: what tells them apart is the message's own id.
         label = label_of(claimed, refusal.reason)
-        return self._put(message, DEAD_LETTERS, micros(received_at), label, id_hash(message.message_id), record)
+        return self._put(message, DEAD_LETTERS, micros(received_at), label, id_hash(identity), record)
 
     def _put(self, message: Message, stream: str, moment: int, label: str, hashed: bytes, record: bytes) -> Packed | None:
         hour, offset = divmod(moment, _HOUR)
@@ -153,4 +167,4 @@ def _sent_at(text: str) -> int:
     try:
         return micros(parse_time(text))
     except (ValueError, OverflowError) as error:
-        raise Rejected(Stage.ENVELOPE, Reason.BAD_ATTRIBUTE, f"attribute {envelope.SENT_AT}: {error}") from None
+        raise Rejected(Stage.ENVELOPE, Reason.BAD_ATTRIBUTE, f"attribute {SENT_AT}: {error}") from None

@@ -12,7 +12,8 @@ from schemas.buckets import DEAD_LETTERS, EVENT_TYPE_NAME, HOUR, LAST_HOUR, Buck
 from schemas.receipts import ReceiptError
 from transforms.buckets import Buckets, BucketsError
 from transforms.holders import Holders
-from transforms.witnesses import IdsByHour, Refusals, Seen, see_dead_letters, see_events, see_receipt
+from transforms.versions import shown_receipt
+from transforms.witnesses import IdsByHour, Refusals, Seen, see_dead_letters, see_events
 
 
 class SkewedIds:
@@ -44,7 +45,7 @@ class SkewedIds:
             if bucket in self._seen:
                 continue
             try:
-                receipt = see_receipt(self._buckets, bucket)
+                receipt = shown_receipt(self._buckets, bucket)
             except (BucketsError, ReceiptError) as error:
                 unreadable.append(str(error))
                 continue

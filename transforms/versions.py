@@ -7,9 +7,34 @@ looks at a bucket finishes what a crash has left undone there.
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterator
+
+from google.api_core.retry import exponential_sleep_generator
+
 from schemas.buckets import STAGING, Bucket
-from schemas.receipts import Receipt
-from transforms.buckets import AlreadyExists, Buckets, Changed, NotFound
+from schemas.receipts import Receipt, ReceiptError
+from transforms.buckets import AlreadyExists, Buckets, BucketsError, Changed, Damaged, NotFound
+
+DAMAGE = (ReceiptError, Damaged, NotFound)
+"""What says that objects of one bucket are broken or gone. Other buckets are concerned only as far as they have to ask it."""
+
+MAX_RACES = 100
+"""So many times in a row somebody else may write a bucket's objects first; then something is wrong."""
+
+FIRST_PAUSE, LONGEST_PAUSE = 0.01, 1.0
+"""Seconds between them: a bound that doubles, and the pause drawn below it."""
+
+
+def races(bucket: Bucket) -> Iterator[None]:
+    """Goes on for as long as it makes sense to try what somebody else was first to do, with pauses. Then BucketsError."""
+    pauses = exponential_sleep_generator(FIRST_PAUSE, LONGEST_PAUSE)
+    for _ in range(MAX_RACES):
+        yield
+        time.sleep(next(pauses))
+    raise BucketsError(
+        f"{bucket.folder}: somebody else was first to write {MAX_RACES} times in a row. Is another job stuck in a loop?"
+    )
 
 
 def shown_receipt(buckets: Buckets, bucket: Bucket) -> Receipt:
@@ -34,7 +59,7 @@ def finished_receipt(buckets: Buckets, bucket: Bucket) -> Receipt:
 def show(buckets: Buckets, receipt: Receipt) -> None:
     """Moves the receipt's files into place, then shows the receipt, then marks the bucket if it is closed. Repeatable."""
     bucket = receipt.bucket
-    while True:
+    for _ in races(bucket):
         shown, generation = _shown(buckets, bucket)
         if shown.version >= receipt.version:
             break
@@ -54,7 +79,7 @@ def show(buckets: Buckets, receipt: Receipt) -> None:
                 buckets.create(bucket.receipt_name, receipt.to_json())
             break
         except (AlreadyExists, Changed):
-            continue
+            pass
     if receipt.closed:
         buckets.create(bucket.success_name, b"")
 
@@ -64,7 +89,7 @@ def _shown(buckets: Buckets, bucket: Bucket) -> tuple[Receipt, int]:
         data, stored = buckets.read(bucket.receipt_name)
     except NotFound:
         return Receipt(bucket), 0
-    return Receipt.from_json(data, bucket.receipt_name), stored.generation
+    return _read(data, bucket.receipt_name, bucket), stored.generation
 
 
 def _newest(buckets: Buckets, receipt: Receipt) -> Receipt:
@@ -74,4 +99,11 @@ def _newest(buckets: Buckets, receipt: Receipt) -> Receipt:
             data, _ = buckets.read(name)
         except NotFound:
             return receipt
-        receipt = Receipt.from_json(data, name)
+        receipt = _read(data, name, receipt.bucket)
+
+
+def _read(data: bytes, name: str, bucket: Bucket) -> Receipt:
+    receipt = Receipt.from_json(data, name)
+    if receipt.bucket != bucket:
+        raise ReceiptError(f"{name} is another bucket's receipt. Restore the right one from a copy.")
+    return receipt

@@ -17,6 +17,9 @@ PANE_EVERY = timedelta(minutes=10)
 """How often an hour that goes on, or goes on after its end, is written and loaded. Each load job counts against BigQuery's
 1,500 a table and day, and 100,000 a project and day: six an hour make 144 a table, which leaves room for 690 tables."""
 
+LOAD_EVERY = timedelta(minutes=5)
+"""How often a stream on one machine loads an hour that goes on."""
+
 LONGEST_LIFE = timedelta(days=32)
 """Pub/Sub keeps a message for 31 days at most. Beam drops what is later than the lateness it allows: with this, nothing is."""
 
@@ -25,11 +28,12 @@ class Hourly(beam.PTransform):  # type: ignore[misc]
     """Hourly windows that give each element once: while the hour goes on, when it is over, and whatever comes after.
 
     ends: the source ends by itself, so that everything is there when the watermark passes; its engine has no clock for panes.
+    every: how long after its first element a pane comes, of an hour that goes on or is over.
     """
 
-    def __init__(self, allowed_lateness: timedelta, ends: bool) -> None:
+    def __init__(self, allowed_lateness: timedelta, ends: bool, every: timedelta = PANE_EVERY) -> None:
         super().__init__()
-        now_and_then = AfterProcessingTime(int(PANE_EVERY.total_seconds()))
+        now_and_then = AfterProcessingTime(int(every.total_seconds()))
         # Made once: where collections join, Beam wants their windows and triggers to be the same.
         self._windows = FixedWindows(int(HOUR.total_seconds()))
         self._trigger = AfterWatermark(late=AfterCount(1)) if ends else AfterWatermark(early=now_and_then, late=now_and_then)

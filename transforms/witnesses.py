@@ -18,11 +18,10 @@ from schemas.buckets import Bucket, hour_of
 from schemas.envelope import RECEIVED_AT, parse_time
 from schemas.fingerprints import Tally, id_hash
 from schemas.marks import MARK_BYTES, hashes
-from schemas.receipts import Part, Receipt, ReceiptError
+from schemas.receipts import Part, Receipt
 from schemas.verdicts import Held
 from transforms.buckets import Buckets, BucketsError
 from transforms.holders import Holders
-from transforms.versions import shown_receipt
 
 IdsByHour = dict[datetime, set[bytes]]
 """Hashes of event ids by the hour that they were published for: the bucket's, or an earlier one that they came too late for."""
@@ -48,14 +47,6 @@ class Refusals:
     seen: Seen = field(default_factory=Seen)
     events: Mapping[str, Tally] = field(default_factory=dict)
     ids: Mapping[str, IdsByHour] = field(default_factory=dict)
-
-
-def see_receipt(buckets: Buckets, bucket: Bucket) -> Receipt:
-    """What the bucket's receipt lists; version 0 where there is none. Raises BucketsError, ReceiptError."""
-    receipt = shown_receipt(buckets, bucket)
-    if receipt.bucket != bucket:
-        raise ReceiptError(f"{bucket.receipt_name} is another bucket's receipt. Restore the right one from a copy.")
-    return receipt
 
 
 def see_events(buckets: Buckets, receipt: Receipt, holders: Holders) -> Seen:

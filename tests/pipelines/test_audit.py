@@ -105,6 +105,11 @@ def commit_again(world: World, damage: Callable[[World], int]) -> None:
     receipt.write_text(json.dumps(value))
 
 
+def change_receipt(world: World, **values: object) -> None:
+    receipt = folder(world) / "_RECEIPT.json"
+    receipt.write_text(json.dumps({**json.loads(receipt.read_text()), **values}))
+
+
 def sql(statement: str) -> Callable[[World], object]:
     """A change of the table behind our backs."""
 
@@ -121,6 +126,7 @@ def sql(statement: str) -> Callable[[World], object]:
         (lambda w: part(w).unlink(), "UNKNOWN", "can't be read"),
         (lambda w: part(w).write_bytes(part(w).read_bytes()[:-20]), "UNKNOWN", "can't be read"),
         (lambda w: (folder(w) / "_RECEIPT.json").write_text("{"), "UNKNOWN", "_RECEIPT.json"),
+        (lambda w: change_receipt(w, version="new"), "UNKNOWN", "_RECEIPT.json can't be read"),
         (lambda w: rewrite(part(w), lambda rows: rows[1:]), "UNKNOWN", "2 counted as delivered, 1 in the files"),
         (lambda w: rewrite(part(w), lambda rows: rows + rows[:1]), "UNKNOWN", "3 rows in the files have only 2 ids"),
         (lambda w: rewrite(part(w), change_words), "UNKNOWN", "its size or checksum is not the one in the receipt"),
@@ -313,6 +319,16 @@ def test_the_newest_version_of_a_verdict_wins_and_needs_no_new_report(world: Wor
     assert world.audit() == 0
     assert [row["version"] for row in verdicts(world).values()] == [3, 3]
     assert world.query("SELECT DISTINCT version, status FROM verdicts") == [(3, "COMPLETE")]
+
+
+def test_a_foreign_file_in_the_ledger_is_named_and_left_alone(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    deliver_some(world)
+    foreign = world.buckets / "audit" / "reports" / "notes.txt"
+    foreign.parent.mkdir(parents=True)
+    foreign.write_text("n")
+    assert world.audit() == 0
+    assert "audit/reports/notes.txt is none of the audit's files" in caplog.text
+    assert foreign.read_text() == "n"
 
 
 def test_reports_that_come_again_are_counted_once(world: World) -> None:

@@ -263,7 +263,7 @@ def test_a_run_that_died_in_mid_commit_does_not_keep_the_next_from_its_bucket(wo
         raise RuntimeError("died")
 
     with monkeypatch.context() as patch:
-        patch.setattr("transforms.commit._finish", die)
+        patch.setattr("transforms.commit.show", die)
         with pytest.raises(RuntimeError, match="died"):
             world.deliver()
     assert world.receipts("search_made") == {}

@@ -13,7 +13,8 @@ from apache_beam.testing import test_stream
 from apache_beam.testing.util import assert_that, equal_to
 from apache_beam.utils.windowed_value import PaneInfoTiming
 
-from pipelines.deliver import DATAFLOW_SHARDS, Plan, build, parser
+from pipelines.deliver import parser
+from pipelines.graph import DATAFLOW_SHARDS, Plan, build
 from pipelines.runners import DATAFLOW, beam_options, parse
 from schemas.contracts import load_contracts
 from transforms.buckets.cloud_storage import CloudStorage

@@ -17,7 +17,7 @@ from apache_beam.testing import test_stream
 from apache_beam.transforms.periodicsequence import PeriodicImpulse, RebaseMode
 from apache_beam.utils.timestamp import Timestamp
 
-from pipelines.deliver import LOCAL_SHARDS, Plan, build
+from pipelines.graph import DATAFLOW_PACE, LOCAL_SHARDS, Pace, Plan, build, local_pace
 from schemas.buckets import DEAD_LETTERS, HOUR, Bucket
 from schemas.contracts import load_contracts
 from schemas.tables import tables_of
@@ -26,7 +26,7 @@ from transforms import looks
 from transforms.buckets.opening import open_buckets
 from transforms.tables.duckdb_file import DuckDBFile
 from transforms.tables.opening import open_tables
-from transforms.windows import PANE_EVERY
+from transforms.windows import LOAD_EVERY, PANE_EVERY
 
 pytestmark = pytest.mark.slow
 
@@ -57,7 +57,11 @@ class Stream:
         self.source = self.source.advance_watermark_to((LAST_HOUR + HOUR).timestamp())
         return self
 
-    def run(self, world: World, options: PipelineOptions) -> None:
+    def seconds(self, seconds: float) -> Stream:
+        self.source = self.source.advance_processing_time(seconds)
+        return self
+
+    def run(self, world: World, options: PipelineOptions, pace: Pace = DATAFLOW_PACE) -> None:
         """Runs the graph until it has taken everything; at the very end the watermark goes to infinity."""
         plan = Plan(
             source=self.source,
@@ -70,6 +74,7 @@ class Stream:
             allowed_lateness=timedelta(days=7),
             horizon=timedelta(days=1),
             shards=LOCAL_SHARDS,
+            pace=pace,
         )
         for table in tables_of(plan.contracts).values():
             plan.tables.ensure(table)
@@ -142,3 +147,21 @@ def test_an_event_a_month_behind_the_watermark_arrives_in_its_hour(world: World,
     [row] = world.rows("search_made")
     assert (row["event_id"], row["received_at"], row["skewed_from"]) == ("old", LAST_HOUR - MONTH, None)
     assert in_table(world) == ["old"]
+
+
+def test_an_hour_that_goes_on_is_loaded_less_often_than_it_is_written_and_in_full_when_it_is_over(
+    world: World, prism_options: PipelineOptions
+) -> None:
+    flush = timedelta(seconds=30)
+    stream = Stream()
+    for minute in range(8):
+        stream.publish(f"event {minute}", LAST_HOUR + timedelta(minutes=minute))
+        stream.seconds(flush.total_seconds() + 1).seconds(2)
+    # The two loads are asked for, and made, before the hour is over.
+    stream.seconds(LOAD_EVERY.total_seconds() + 1).seconds(2)
+    stream.end_of_hour().seconds(2).run(world, prism_options, local_pace(flush))
+
+    assert len([receipt for receipt in versions(world) if receipt["rows"]]) >= 8
+    [(loads, rows)] = world.query("SELECT count(*), max(loaded) FROM load_jobs.jobs WHERE table_name = 'search_made'")
+    assert (1 <= loads <= 3, rows) == (True, 8)
+    assert in_table(world) == [f"event {minute}" for minute in range(8)]

@@ -93,6 +93,45 @@ def test_a_receipt_survives_json_and_shows_a_summary_to_people() -> None:
     }
 
 
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        (("version",), "2"),
+        (("version",), 0),
+        (("version",), True),
+        (("stream",), 7),
+        (("hour",), None),
+        (("closed",), "yes"),
+        (("closed_at",), 5),
+        (("commits",), {}),
+        (("commits",), [3]),
+        (("commits", 0, "id"), None),
+        (("commits", 0, "late"), "0"),
+        (("commits", 0, "books"), []),
+        (("commits", 0, "books", "search_made", "delivered"), 1),
+        (("commits", 0, "reasons"), {"search_made": {"not_json": "1"}}),
+        (("commits", 0, "reasons"), "none"),
+        (("commits", 0, "parts"), None),
+        (("commits", 0, "parts", 0, "name"), 1),
+        (("commits", 0, "parts", 0, "name"), "../elsewhere.avro"),
+        (("commits", 0, "parts", 0, "shard"), 0),
+        (("commits", 0, "parts", 0, "size"), "10"),
+        (("commits", 0, "parts", 0, "crc32c"), None),
+        (("commits", 0, "parts", 0, "index_crc32c"), 1.5),
+        (("commits", 0, "parts", 0, "rows"), [1]),
+    ],
+)
+def test_a_receipt_with_a_value_of_another_type_is_named(place: tuple[str | int, ...], value: object) -> None:
+    told = json.loads(Receipt(BUCKET).next(contribution("one", "a"), NOW, close=True).to_json())
+    where = told
+    for step in place[:-1]:
+        where = where[step]
+    assert place[-1] in where
+    where[place[-1]] = value
+    with pytest.raises(ReceiptError, match=r"events/x/_RECEIPT\.json"):
+        Receipt.from_json(json.dumps(told).encode(), "events/x/_RECEIPT.json")
+
+
 def test_what_another_hour_holds_is_named_in_the_receipt_and_only_where_there_is_some() -> None:
     plain = contribution("one", "a")
     work = replace(contribution("two", duplicates=1), elsewhere=(Elsewhere("elsewhere-x.ids", 1, 7),))

@@ -19,6 +19,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 from tests.support.bigquery_loads import JobError, check_schema_change, encode_row, load, normal_schema
 from tests.support.bigquery_queries import query
+from tests.support.faults import Faults
 
 Json = dict[str, Any]
 
@@ -29,7 +30,14 @@ _TABLE = {"tableReference", "schema", "timePartitioning", "requirePartitionFilte
 _FORMAT = {"formatOptions.useInt64Timestamp", "formatOptions.timestampOutputFormat"}
 _STATUS = {"notFound": 404, "invalid": 400, "invalidQuery": 400, "backendError": 503, "duplicate": 409}
 
-_REASONS = {403: "accessDenied", 429: "rateLimitExceeded", 500: "internalError", 502: "badGateway", 503: "backendError"}
+_REASONS = {
+    403: "accessDenied",
+    412: "conditionNotMet",
+    429: "rateLimitExceeded",
+    500: "internalError",
+    502: "badGateway",
+    503: "backendError",
+}
 
 
 class Refused(Exception):
@@ -62,21 +70,14 @@ class Job:
     result: tuple[list[Json], list[Json]] | None = None
 
 
-@dataclass
-class Fault:
-    left: int
-    match: str
-    status: int
-    after: bool
-
-
-class BigQueryServer:
+class BigQueryServer(Faults):
     """`with BigQueryServer("project.dataset", read) as server:` serves at `server.url`, for BIGQUERY_EMULATOR_HOST.
 
     read: gives the bytes of a gs:// URI, or raises KeyError.
     """
 
     def __init__(self, dataset: str, read: Callable[[str], bytes]) -> None:
+        super().__init__()
         self.project, self.dataset = dataset.rsplit(".", 1)
         self.read = read
         self.requests: list[str] = []
@@ -85,7 +86,6 @@ class BigQueryServer:
         """How often each job is asked for before it has ended."""
         self._tables: dict[str, Table] = {}
         self._jobs: dict[str, Job] = {}
-        self._faults: list[Fault] = []
         self._failures = 0
         self._unknown: list[str] = []
         self._etags = itertools.count(1)
@@ -104,14 +104,6 @@ class BigQueryServer:
         self._thread.join()
         if self._unknown and failure is None:
             raise AssertionError(f"the stand-in was asked for what it does not know: {self._unknown}")
-
-    def fail_next(self, count: int, status: int = 503, match: str = "") -> None:
-        """The next `count` requests with `match` in `METHOD /path?query` have no effect and get `status` (0: no answer)."""
-        self._faults.append(Fault(count, match, status, False))
-
-    def lose_answer(self, count: int = 1, match: str = "", status: int = 0) -> None:
-        """The next `count` such requests take effect, but the answer is `status`, or a dropped connection for 0."""
-        self._faults.append(Fault(count, match, status, True))
 
     def fail_loads(self, count: int = 1) -> None:
         """The next `count` load jobs fail with a backendError, without effect."""
@@ -134,12 +126,13 @@ class BigQueryServer:
         url = urlsplit(target)
         parameters = dict(parse_qsl(url.query, keep_blank_values=True))
         parameters.pop("prettyPrint", None)
+        line = unquote(f"{method} {target}")
+        self.act_before(line)
         with self._lock:
-            line = unquote(f"{method} {target}")
             self.requests.append(line)
-            fault = next((fault for fault in self._faults if fault.left and fault.match in line), None)
+            fault = self.fault_of(line)
             answer: tuple[int, Json] | None = None
-            if fault is None or fault.after:
+            if fault is None or fault.takes_effect:
                 try:
                     answer = 200, self._route(method, url.path, parameters, headers, json.loads(body or b"{}"))
                 except Refused as refused:
@@ -150,7 +143,6 @@ class BigQueryServer:
                     answer = 501, Refused(501, "notImplemented", repr(error)).body
                     self._unknown.append(f"{line}: {error!r}")
             if fault is not None:
-                fault.left -= 1
                 answer = (
                     (fault.status, Refused(fault.status, _REASONS[fault.status], "injected").body) if fault.status else None
                 )

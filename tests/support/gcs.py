@@ -4,33 +4,25 @@ from __future__ import annotations
 
 import re
 import threading
-from dataclasses import dataclass
 from email.message import Message
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import unquote
 
+from tests.support.faults import Faults
 from tests.support.gcs_api import Api
 from tests.support.gcs_messages import Answer, Object, Refused
 
 
-@dataclass
-class Fault:
-    left: int
-    match: str
-    status: int
-    takes_effect: bool
-
-
-class GcsServer:
+class GcsServer(Faults):
     """`with GcsServer("my-bucket") as server:` serves at `server.url`, for STORAGE_EMULATOR_HOST.
 
     `page`: objects in one page of a listing. `rewrite`: bytes that one request of a rewrite copies.
     """
 
     def __init__(self, *buckets: str, page: int = 3, rewrite: int = 8 * 1024 * 1024) -> None:
+        super().__init__()
         self.requests: list[str] = []
         """Every request for objects so far: `METHOD /path?query`, unquoted."""
-        self._faults: list[Fault] = []
         self._lock = threading.Lock()
         self._http = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"gcs": self}))
         self._thread = threading.Thread(target=self._http.serve_forever, args=(0.02,), daemon=True)
@@ -66,14 +58,6 @@ class GcsServer:
         with self._lock:
             del self._api.objects(bucket)[name]
 
-    def fail_next(self, count: int, status: int = 503, match: str = "") -> None:
-        """The next `count` requests with `match` in `METHOD /path?query` have no effect and get `status` (0: no answer)."""
-        self._faults.append(Fault(count, match, status, takes_effect=False))
-
-    def lose_answer(self, count: int = 1, match: str = "", status: int = 0) -> None:
-        """The next `count` such requests take effect, but get `status` instead of their answer (0: no answer)."""
-        self._faults.append(Fault(count, match, status, takes_effect=True))
-
     def damage_uploads(self, count: int = 1) -> None:
         """The next `count` uploads arrive with one bit turned over."""
         self._api.damaged_uploads = count
@@ -85,15 +69,17 @@ class GcsServer:
     def answer(self, method: str, target: str, headers: Message, body: bytes) -> Answer | None:
         """What a request gets; None where the connection is to be dropped."""
         line = unquote(f"{method} {target}")
+        # The client asks for the bucket itself in the background, at moments of its own: no test could count on those.
+        counted = not re.match(r"GET /storage/v1/b/[^/]+(\?|$)", line)
+        if counted:
+            self.act_before(line)
         with self._lock:
-            # The client asks for the bucket itself in the background, at moments of its own: no test could count on those.
-            if re.match(r"GET /storage/v1/b/[^/]+(\?|$)", line):
+            if not counted:
                 return self._api.answer(method, target, headers, body)
             self.requests.append(line)
-            fault = next((fault for fault in self._faults if fault.left and fault.match in line), None)
+            fault = self.fault_of(line)
             if fault is None:
                 return self._api.answer(method, target, headers, body)
-            fault.left -= 1
             if fault.takes_effect:
                 self._api.answer(method, target, headers, body)
             return Refused(fault.status, "a fault made by a test").answer if fault.status else None

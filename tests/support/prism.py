@@ -13,9 +13,17 @@ from tests.support.go_tools import find_or_build
 
 
 @pytest.fixture(scope="session")
-def prism_options() -> PipelineOptions:
-    """Options that run a pipeline on Prism, its Python in this process. Skips where Prism can't be had."""
+def prism_binary() -> str:
+    """Where Prism is. Skips where it can't be had."""
     binary, reason = find_or_build("prism", f"github.com/apache/beam/sdks/v2/go/cmd/prism@v{version.__version__}")
     if not binary:
         pytest.skip(reason)
-    return PipelineOptions(["--runner=PrismRunner", f"--prism_location={binary}", "--environment_type=LOOPBACK", "--streaming"])
+    return binary
+
+
+@pytest.fixture(scope="session")
+def prism_options(prism_binary: str) -> PipelineOptions:
+    """Options that run a pipeline on Prism, its Python in this process. Skips where Prism can't be had."""
+    return PipelineOptions(
+        ["--runner=PrismRunner", f"--prism_location={prism_binary}", "--environment_type=LOOPBACK", "--streaming"]
+    )

@@ -26,8 +26,8 @@ ROOT = Path(__file__).parents[2]
 DOCKERFILE = ROOT / "templates" / "deliver" / "Dockerfile"
 METADATA = render.METADATA.read_text()
 PARAMETERS: dict[str, dict[str, Any]] = {parameter["name"]: parameter for parameter in json.loads(METADATA)["parameters"]}
-LAUNCHERS = {"help", "runner"}
-"""Flags that no launch form asks for: the launcher sets the runner."""
+LAUNCHERS = {"help", "runner", "mode", "flush_every"}
+"""Flags that no launch form asks for: the launcher sets the runner, and the others are for one machine."""
 
 EXAMPLES = {
     "subscription": (
@@ -45,6 +45,7 @@ EXAMPLES = {
     "tables": (["bigquery://my-project.events"], ["", "events.duckdb", "bigquery://my-project", "bigquery://my-project.a.b-c"]),
     "contracts": (["/template/contracts"], ["", "contracts"]),
     "allowed_lateness": (["90s", "15m", "36h", "7d"], ["", "7", "d", "7 d", "1d12h", "-1d", "7w"]),
+    "dedup_horizon": (["90m", "24h", "7d"], ["", "24", "h", "1 d", "-1d"]),
 }
 """What the form accepts and refuses, for each parameter. Narrower than the flags: no local paths."""
 
@@ -82,8 +83,9 @@ def test_every_parameter_and_every_flag_has_a_label_or_a_help_and_every_paramete
 
 def test_a_default_that_the_form_shows_is_the_default_of_the_flag() -> None:
     shown = {name: parameter["defaultValue"] for name, parameter in PARAMETERS.items() if "defaultValue" in parameter}
-    assert shown.keys() == {"allowed_lateness"}
+    assert shown.keys() == {"allowed_lateness", "dedup_horizon"}
     assert duration(shown["allowed_lateness"]) == flags()["allowed_lateness"].default == timedelta(days=7)
+    assert duration(shown["dedup_horizon"]) == flags()["dedup_horizon"].default == timedelta(days=1)
 
 
 @pytest.mark.parametrize("name", PARAMETERS)

@@ -15,9 +15,10 @@ from schemas.fingerprints import Tally
 from schemas.receipts import LOOK, Contribution, Part
 from schemas.shards import Shard
 from transforms import closing
+from transforms.beside import AT_ONCE
 from transforms.buckets import Buckets, BucketsError
 from transforms.buckets.directory import Directory
-from transforms.closing import AT_ONCE, _Commit
+from transforms.closing import _Commit
 from transforms.commit import commit
 from transforms.versions import newest_receipt
 
@@ -61,7 +62,7 @@ def settled(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
 
 
 def step_for(buckets: Buckets) -> _Commit:
-    return _Commit(buckets, lambda: NOON + timedelta(days=9), timedelta(days=1), SUBSCRIPTION)
+    return _Commit(buckets, lambda: NOON + timedelta(days=9), timedelta(days=1), SUBSCRIPTION, ends=True)
 
 
 def test_a_bucket_that_fails_keeps_no_other_from_being_committed_and_settled(

@@ -204,7 +204,8 @@ def test_a_crash_at_any_write_leaves_nothing_half_seen_and_the_next_look_finishe
         assert ids_in_files(buckets) == (["a", "b"] if had_committed else ["a"])
         commit(buckets, BUCKET, combine([written(buckets, new_id, "a", "b")]), True, clock, new_id)
         assert ids_in_files(buckets) == ["a", "b"]
-    assert stopped == 6  # _SUCCESS of the earlier version, then version, index, file, _RECEIPT.json, _SUCCESS
+    # _SUCCESS of the earlier version, then turn, version, turn, index, file, _RECEIPT.json, _SUCCESS
+    assert stopped == 8
 
 
 def test_an_index_that_is_not_the_committed_one_is_named_and_nothing_is_committed(buckets, new_id) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from io import BytesIO
 from itertools import count
@@ -253,6 +254,21 @@ def test_wherever_a_process_is_killed_the_next_one_commits_to_another_hour_what_
         commit(buckets, Bucket("thing", NOON), LOOK, True, lambda: NOON + DAY, new_id, Process(buckets, new_id).delivered)
         assert sorted(event_id for event_id, _ in delivered(buckets)) == ["a", "b", "c", "old"], step
     assert 8 <= killed < 30
+
+
+def test_wherever_a_process_is_killed_no_message_is_both_delivered_and_refused_though_they_come_again_in_another_order(
+    tmp_path, new_id
+) -> None:
+    for step in range(25):
+        buckets, dying = Directory(tmp_path / str(step)), Stops(tmp_path / str(step))
+        process = Process(dying, new_id)
+        contribution = process.write(NOON, ("a", 1), ("a", 2))
+        dying.left = step
+        with suppress(BucketsError):
+            process.commit(NOON, contribution)
+        Process(buckets, new_id).deliver(NOON, ("a", 2), ("a", 1), blind=False)
+        exits = sorted(row["message_id"][:5] for row in [*rows(buckets), *rows(buckets, DEAD_LETTERS)])
+        assert exits == ["m-a-1", "m-a-2"], step
 
 
 def test_a_bucket_that_was_deleted_does_not_come_back_by_itself_and_can_be_delivered_again(buckets, new_id) -> None:

@@ -17,8 +17,8 @@ from schemas.shards import Shard
 from schemas.tables import Table
 from transforms.buckets import Buckets
 from transforms.buckets.directory import Directory
-from transforms.closing import PAUSE_SECONDS, _Load
 from transforms.load import ATTEMPTS, LONGEST_PAUSE, load, not_loaded
+from transforms.loading import PAUSE_SECONDS, _Failing, _Load
 from transforms.tables import Facts, LoadFailed, NotLoaded
 
 HOUR = datetime(2026, 1, 31, 9, tzinfo=UTC)
@@ -187,18 +187,29 @@ def test_an_old_load_that_ends_after_a_newer_one_does_not_win(tmp_path: Path) ->
         def before_effect(self) -> None:
             """While the load of the first version runs, a second version is committed and loaded."""
             self.before_effect = lambda: None  # type: ignore[method-assign]
+            buckets.create(BUCKET.version_name(2), receipt_of_both.to_json())
             load(self, TABLE, buckets, receipt_of_both)
 
     first = receipt_of(buckets, "a")
     receipt_of_both = first.next(Contribution("b", parts=(staged(buckets, "b"),)), HOUR, close=False)
     jobs = Overtaken()
-    buckets.create(BUCKET.version_name(2), receipt_of_both.to_json())
     assert load(jobs, TABLE, buckets, first) == 2
     assert jobs.partition == paths("a", "b")
     assert len(jobs.run) == 3
     # Whoever committed it may have moved nothing yet.
     assert all((tmp_path / path).exists() for path in jobs.partition)
     assert marked(buckets) == ["000002.loaded"]
+
+
+def test_an_old_receipt_takes_back_nothing_even_for_a_moment(tmp_path: Path) -> None:
+    """Whoever is stopped in that moment leaves a partition that is marked as loaded, and is not."""
+    buckets, jobs = Directory(tmp_path), Jobs()
+    first = receipt_of(buckets, "a")
+    both = first.next(Contribution("b", parts=(staged(buckets, "b"),)), HOUR, close=False)
+    buckets.create(BUCKET.version_name(2), both.to_json())
+    for receipt in (both, first):
+        assert load(jobs, TABLE, buckets, receipt) == 2
+    assert len(jobs.run) == 1
 
 
 def test_rows_that_are_not_those_of_the_receipt_are_an_error(tmp_path: Path) -> None:
@@ -214,7 +225,7 @@ def test_rows_that_are_not_those_of_the_receipt_are_an_error(tmp_path: Path) -> 
 
 def test_partitions_that_could_not_be_loaded_are_told_together_the_first_few_by_name() -> None:
     assert str(not_loaded(["b: broken", "a: broken"])).splitlines() == [
-        "2 partitions could not be loaded; all others were. The files are safe, and the next run tries again:",
+        "2 partitions could not be loaded; all others were. Nothing is lost, and the next run tries again:",
         "  a: broken",
         "  b: broken",
     ]
@@ -224,8 +235,8 @@ def test_partitions_that_could_not_be_loaded_are_told_together_the_first_few_by_
 def test_an_engine_without_an_end_is_told_of_a_failure_but_not_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     buckets, jobs = Directory(tmp_path), Jobs()
     pauses: list[float] = []
-    monkeypatch.setattr("transforms.closing.time.sleep", pauses.append)
-    step = _Load(jobs, {"thing": TABLE}, buckets, ends=False)
+    monkeypatch.setattr("transforms.loading.time.sleep", pauses.append)
+    step = _Load(jobs, {"thing": TABLE}, buckets, failing=_Failing.RAISED)
     receipt = receipt_of(buckets, "a")
     jobs.fail_next, jobs.passing = 1, False
     with pytest.raises(LoadFailed):

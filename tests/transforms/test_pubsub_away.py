@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
@@ -66,11 +67,16 @@ def ids(batch: list[Any]) -> list[str]:
     return [received.message.message_id for received in batch]
 
 
-def test_a_run_goes_on_when_pubsub_comes_back(service: Service, client: pubsub_v1.SubscriberClient) -> None:
-    publish(service.address, TOPIC, b"before")
+def test_a_run_goes_on_when_pubsub_comes_back(
+    service: Service, client: pubsub_v1.SubscriberClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(leases_module, "PULL_MESSAGES", 1)
+    publish(service.address, TOPIC, b"before", b"before")
     with Leases(SUBSCRIPTION, client) as leases:
         reading = batches(leases, LATER)
-        assert payloads(next(reading)) == [b"before"]
+        first = next(reading)
+        while leases.held < 2:  # so that no pull is under way, which the service would answer before it goes
+            time.sleep(0.01)
         service.go()
 
         def back() -> None:
@@ -79,11 +85,11 @@ def test_a_run_goes_on_when_pubsub_comes_back(service: Service, client: pubsub_v
 
         returning = threading.Timer(2, back)
         returning.start()
-        batch = next(reading)
-        assert payloads(batch) == [b"after"]
+        second, third = next(reading), next(reading)
+        assert payloads(first + second + third) == [b"before", b"before", b"after"]
         returning.join()
         assert list(reading) == []
-        leases.acknowledge(ids(batch))
+        leases.acknowledge(ids(first + second + third))
     assert pull(client, SUBSCRIPTION, 1, seconds=0.5) == []
 
 

@@ -15,6 +15,10 @@ class NotFound(BucketsError):
     """No object has this name."""
 
 
+class Damaged(BucketsError):
+    """An object is there, and is not what was committed. Restore it from a copy."""
+
+
 class AlreadyExists(BucketsError):
     """`create` met an object of this name, with other bytes than those given."""
 

@@ -97,7 +97,13 @@ class CloudStorage:
         try:
             return self._upload(name, data, if_generation=0)
         except Changed:
-            found, stored = self._download(name)
+            try:
+                found, stored = self._download(name)
+            except NotFound:
+                raise BucketsError(
+                    f"{self.uri}/{name} can't be written: Cloud Storage says that it is there, and then that it is not."
+                    " Does somebody delete objects there? Run it again: a repeat does no harm"
+                ) from None
             if found == data:
                 return stored
             raise AlreadyExists(f"{self.uri}/{name} is there, with other bytes") from None

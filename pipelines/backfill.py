@@ -1,0 +1,105 @@
+"""backfill: rebuilds the buckets of some hours from what a Cloud Storage subscription has archived.
+
+Goes the way of every event: what a bucket holds already is a duplicate, so hours that are complete keep their rows, and hours
+that were deleted get theirs back. With --ids it is a repair: delivers these events alone, and looks at no other bucket.
+It works in this process, and holds in memory what it delivers: ask for as many hours as fit. May be repeated. Exit status 2
+when something in the archive could not be read, or was not there; all else is delivered then.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from pipelines.clients import publisher
+from pipelines.deliver import add_stores, launch
+from pipelines.flags import UserError, hours, run_main
+from pipelines.graph import LOCAL_SHARDS, Looks, Plan
+from pipelines.progress import each
+from pipelines.runners import LOCAL, beam_options
+from schemas.contracts import load_contracts
+from schemas.tables import tables_of
+from transforms.archive import Wanted, archive_files
+from transforms.archive_source import ReadArchive, Reading
+from transforms.buckets.opening import open_buckets
+from transforms.clocks import utc_now
+from transforms.pubsub import check_topic
+from transforms.tables.opening import open_tables
+
+NAMED = 5
+"""So many problems are named at the end. Each was told when it was met."""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    flags = argparse.ArgumentParser(prog="python -m pipelines.backfill", description=__doc__, allow_abbrev=False)
+    flags.add_argument("--archive", required=True, help="the folder or gs://bucket[/prefix] that the subscription writes to")
+    flags.add_argument(
+        "--hours", required=True, type=hours, help="events of which hours, FROM..TO as 2026-01-31T00..2026-01-31T23"
+    )
+    flags.add_argument("--ids", type=Path, help="only the events in this file: event type, tab and event id, one a line")
+    add_stores(flags)
+    return flags
+
+
+def main(argv: Sequence[str]) -> int:
+    """Delivers what the archive has of the hours. Raises what `run_main` tells the user."""
+    flags = parser().parse_args(argv)
+    contracts = load_contracts(flags.contracts)
+    archive, buckets, tables = open_buckets(flags.archive), open_buckets(flags.buckets), open_tables(flags.tables)
+    first, last = flags.hours
+    wanted = Wanted(first, last, flags.allowed_lateness, read_ids(flags.ids) if flags.ids else None)
+    options, started = beam_options(LOCAL, []), utc_now()
+    buckets.check_writable()
+    tables.check_writable(buckets)
+    with publisher() as client:
+        check_topic(client, flags.audit_topic)
+    files = archive_files(archive, wanted)
+    if not files:
+        raise UserError(f"{archive.uri}: there is no file that can hold events of these hours. Is it the archive?")
+    each("tables checked", tables.ensure, list(tables_of(contracts).values()))
+    with Reading(archive, files, wanted) as reading:
+        plan = Plan(
+            source=ReadArchive(reading),
+            ends=True,
+            started=started,
+            contracts=contracts,
+            buckets=buckets,
+            tables=tables,
+            audit_topic=flags.audit_topic,
+            allowed_lateness=flags.allowed_lateness,
+            horizon=flags.dedup_horizon,
+            shards=LOCAL_SHARDS,
+            looks=Looks.MET if wanted.ids is None else Looks.NONE,
+        )
+        launch(options, plan).wait_until_finish()
+    print(f"{reading.messages} messages taken from {len(files)} archive files")
+    absent = [f"not in the archive: {kind} {event_id}" for kind, event_id in sorted(set(wanted.ids or ()) - reading.found)]
+    if problems := [*reading.problems, *absent]:
+        more = [f"and {len(problems) - NAMED} more"] if len(problems) > NAMED else []
+        raise UserError("\n  ".join(["all was delivered but for this:", *problems[:NAMED], *more]))
+    return 0
+
+
+def read_ids(file: Path) -> frozenset[tuple[str, str]]:
+    """Event types and ids from a file. Raises UserError, naming the line that is wrong."""
+    try:
+        lines = file.read_text().splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"--ids={file} can't be read: {error}") from None
+    ids = set()
+    for number, line in enumerate(lines, 1):
+        kind, tab, event_id = line.partition("\t")
+        if line and not (tab and event_id):
+            raise UserError(f"{file}, line {number}: expected are an event type, a tab and an event id")
+        if line:
+            ids.add((kind, event_id))
+    if not ids:
+        raise UserError(f"{file} names no event: expected are an event type, a tab and an event id, one a line")
+    return frozenset(ids)
+
+
+if __name__ == "__main__":
+    sys.exit(run_main(main))

@@ -1,0 +1,119 @@
+"""Prism: Beam's streaming engine for one machine, a program of its own that runs while a block lasts."""
+
+from __future__ import annotations
+
+import logging
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr
+from io import TextIOBase
+from tempfile import TemporaryFile
+from typing import IO
+
+import grpc
+from apache_beam import version
+from apache_beam.options.pipeline_options import PipelineOptions, PortableOptions, PrismRunnerOptions
+from apache_beam.runners.portability.prism_runner import PrismJobServer
+
+from pipelines.flags import USER_ERRORS, UserError
+
+START_SECONDS = 30.0
+END_SECONDS = 5.0
+TEN_YEARS = 315_360_000
+"""In seconds."""
+
+_MODULE = f"github.com/apache/beam/sdks/v2/go/cmd/prism@v{version.__version__}"
+_HELP = (
+    "Beam downloads it where there is a network. Where there is none, build it elsewhere with "
+    f"`go install {_MODULE}`, and give --prism_location=FILE."
+)
+
+
+@contextmanager
+def running_prism(options: PipelineOptions) -> Iterator[None]:
+    """Runs Prism, and points the options to it. Raises UserError where it can't be had, or does not start."""
+    options.view_as(PrismRunnerOptions).prism_log_level = "warn"
+    try:
+        command, endpoint = PrismJobServer(options).subprocess_cmd_and_endpoint()
+    except (RuntimeError, ValueError, OSError, AssertionError) as error:
+        raise UserError(
+            f"Prism, which --mode=stream needs, can't be had: {_one_line(error) or 'that is no file'}. {_HELP}"
+        ) from None
+    with _quiet(), TemporaryFile() as said, _started(list(map(str, command)), said) as process:
+        _wait(process, endpoint, said)
+        portable = options.view_as(PortableOptions)
+        portable.job_endpoint = endpoint
+        # Beam bounds its wait for the end of the job by this too.
+        portable.job_server_timeout = TEN_YEARS
+        yield
+
+
+class _Nowhere(TextIOBase):
+    """Takes what threads print, also those that go on after the block."""
+
+    def write(self, text: str) -> int:
+        return len(text)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """What stops a stream is raised, and told once; Beam's threads would print it several times, with stack traces."""
+    root = logging.getLogger()
+    before = root.level
+    root.setLevel(logging.CRITICAL)
+    try:
+        with redirect_stderr(_Nowhere()):
+            yield
+    finally:
+        root.setLevel(before)
+
+
+@contextmanager
+def _started(command: list[str], said: IO[bytes]) -> Iterator[subprocess.Popen[bytes]]:
+    # A session of its own: what a terminal sends to all of its programs is for this one alone, which needs Prism to end well.
+    # If this process is killed, Prism ends by itself when its job has.
+    try:
+        process = subprocess.Popen(  # noqa: S603 - the binary that the user has named, or Beam's own
+            [*command, "--idle_shutdown_timeout=10s"], stdout=said, stderr=subprocess.STDOUT, start_new_session=True
+        )
+    except OSError as error:
+        raise UserError(f"{command[0]} can't be run: {error.strerror}. {_HELP}") from None
+    try:
+        yield process
+    finally:
+        process.terminate()
+        try:
+            process.wait(END_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _wait(process: subprocess.Popen[bytes], endpoint: str, said: IO[bytes]) -> None:
+    until = time.monotonic() + START_SECONDS
+    with grpc.insecure_channel(endpoint) as channel:
+        ready = grpc.channel_ready_future(channel)
+        while process.poll() is None and time.monotonic() < until:
+            try:
+                return ready.result(timeout=0.2)
+            except grpc.FutureTimeoutError:
+                continue
+        ready.cancel()
+    said.seek(0)
+    words = " ".join(said.read().decode(errors="replace").split())[-300:]
+    raise UserError(f"Prism did not start: {words or 'it said nothing'}. {_HELP}")
+
+
+def what_failed(error: RuntimeError) -> Exception:
+    """What a user can mend, out of the text in which an engine tells it; the error itself where there is none."""
+    text = str(error)
+    for kind in USER_ERRORS:
+        name = f"{kind.__module__}.{kind.__qualname__}: "
+        if name in text:
+            return kind(_one_line(text.rsplit(name, 1)[1].split(" [while running", 1)[0].split("\n\n", 1)[0]))
+    return error
+
+
+def _one_line(error: object) -> str:
+    return " ".join(str(error).split())

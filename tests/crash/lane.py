@@ -1,0 +1,149 @@
+"""A lane: a process that has imported all that deliver and audit need, and forks a child for each run of them.
+
+To import Beam takes seconds, which a hundred runs can't each afford. A process that has spoken gRPC can't fork, so a lane never
+does: it reads a line of JSON for each run, and writes the child's process id, then its wait status.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import gc
+import json
+import os
+import subprocess
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import wraps
+from pathlib import Path
+from typing import Any, Self
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a run ended. status: what the process gave, negative for a signal; told: what `Points` wrote; log: its output."""
+
+    status: int
+    told: Mapping[str, Any]
+    log: str
+
+
+class Lane:
+    """The lane's process, seen from the test."""
+
+    def __enter__(self) -> Self:
+        command = [sys.executable, "-m", "tests.crash.lane"]
+        environment = os.environ | {"GRPC_ENABLE_FORK_SUPPORT": "0", "NO_GCE_CHECK": "true"}
+        pipe = subprocess.PIPE
+        self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, env=environment)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        assert self._process.stdin
+        assert self._process.stdout
+        self._process.stdin.close()
+        self._process.wait(60)
+        self._process.stdout.close()
+
+    def run(
+        self,
+        module: str,
+        flags: Sequence[str],
+        folder: Path,
+        address: str,
+        stage: str | None = None,
+        nth: int = 1,
+        shared: bool = False,
+        started: Callable[[int], object] = lambda _: None,
+    ) -> Ended:
+        """Runs `pipelines.<module>`; started: is told the process id. shared: its DuckDB file is another process's as well."""
+        told, log = folder / f"told-{id(self)}.json", folder / f"log-{id(self)}.txt"
+        told.unlink(missing_ok=True)
+        request: dict[str, Any] = {"module": module, "flags": flags, "told": str(told), "log": str(log)}
+        request |= {"address": address, "stage": stage, "nth": nth, "shared": shared}
+        assert self._process.stdin
+        assert self._process.stdout
+        print(json.dumps(request), file=self._process.stdin, flush=True)
+        started(int(self._process.stdout.readline()))
+        status = int(self._process.stdout.readline())
+        return Ended(status, json.loads(told.read_text()) if told.exists() else {}, log.read_text())
+
+
+def main() -> None:
+    from pipelines import audit, deliver  # noqa: F401 - here, for the test itself not to wait for it
+
+    assert threading.active_count() == 1, "a process with threads can't be forked"
+    gc.freeze()
+    for line in sys.stdin:
+        request = json.loads(line)
+        child = os.fork()
+        if not child:
+            _work(request)
+        print(child, flush=True)
+        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+
+
+def _work(request: Mapping[str, Any]) -> None:
+    """The run, in the child."""
+    status = 1
+    try:
+        descriptor = os.open(request["log"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        for number in (1, 2):
+            os.dup2(descriptor, number)
+        status = _run(request)
+    except BaseException:  # noqa: BLE001 - all that is left to do is to tell
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+
+
+def _run(request: Mapping[str, Any]) -> int:
+    import logging
+
+    from pipelines import audit, deliver
+    from tests.crash.points import Points
+    from transforms import leases
+
+    logging.getLogger("apache_beam").setLevel(logging.CRITICAL)
+    os.environ["PUBSUB_EMULATOR_HOST"] = request["address"]
+    leases.PULL_SECONDS, leases.SLOW_PULL_SECONDS = 0.3, 1.0
+    if request["shared"]:
+        leases.PULL_MESSAGES = 20
+        _share_tables()
+    points = Points(request["stage"], request["nth"], Path(request["told"]))
+    points.arm()
+    status = {"deliver": deliver, "audit": audit}[request["module"]].main(request["flags"])
+    points.tell()
+    return status
+
+
+def _share_tables() -> None:
+    """Lets processes take turns at a DuckDB file, as they can with BigQuery: each opens it for one call at a time."""
+    from transforms.tables.duckdb_file import DuckDBFile
+
+    def share(name: str) -> None:
+        original = getattr(DuckDBFile, name)
+
+        @wraps(original)
+        def wrapped(self: DuckDBFile, *args: Any) -> Any:
+            with open(f"{self.path}.turns", "ab") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                try:
+                    return original(self, *args)
+                finally:
+                    with suppress(Exception):
+                        self.close()
+
+        setattr(DuckDBFile, name, wrapped)
+
+    for name in ("check_writable", "ensure", "load"):
+        share(name)
+
+
+if __name__ == "__main__":
+    main()

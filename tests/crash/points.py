@@ -1,0 +1,144 @@
+"""Points of a run at which a process can be killed: what is done between two steps has a name, and each place where it is
+reached is wrapped in the process that is to die."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import Any
+
+from schemas.buckets import STAGING
+from transforms import delivering, reporting
+from transforms.buckets import directory
+from transforms.buckets.directory import Directory
+from transforms.leases import Leases
+from transforms.tables import duckdb_file
+from transforms.tables.duckdb_file import DuckDBFile
+
+Which = Callable[..., str | None]
+"""Takes the arguments of a call; gives the stage in which the process is beside it, if it is one of those."""
+
+ELSEWHERE = "any time, from outside"
+
+
+class Points:
+    """Counts how often each stage is reached, and kills the process at the n-th time of one."""
+
+    def __init__(self, stage: str | None, nth: int, told: Path) -> None:
+        """told: where it writes the stage before it kills, or the counts at the end."""
+        self._stage, self._nth, self._told = stage, nth, told
+        self._counts: Counter[str] = Counter()
+        self._lock = threading.Lock()
+
+    def reach(self, stage: str | None) -> None:
+        if stage is None:
+            return
+        with self._lock:
+            self._counts[stage] += 1
+            if stage == self._stage and self._counts[stage] == self._nth:
+                self._told.write_text(json.dumps({"killed": stage}))
+                os.kill(os.getpid(), signal.SIGKILL)
+                time.sleep(60)
+
+    def tell(self) -> None:
+        """The run has ended by itself."""
+        self._told.write_text(json.dumps({"counts": self._counts}))
+
+    def arm(self) -> None:
+        """Wraps the places in this process."""
+        for owner, name, which in BEFORE:
+            self._wrap(owner, name, which, before=True)
+        for owner, name, which in AFTER:
+            self._wrap(owner, name, which, before=False)
+
+    def _wrap(self, owner: Any, name: str, which: Which, *, before: bool) -> None:
+        original = getattr(owner, name)
+
+        @wraps(original)
+        def wrapped(*args: Any, **more: Any) -> Any:
+            if before:
+                self.reach(which(*args))
+            result = original(*args, **more)
+            if not before:
+                self.reach(which(*args))
+            return result
+
+        setattr(owner, name, wrapped)
+
+
+def always(stage: str) -> Which:
+    return lambda *_: stage
+
+
+def _staged(_: Directory, name: str, data: Any) -> str | None:
+    if not name.startswith(f"{STAGING}/"):
+        return None
+    return "file staged, no index" if name.endswith(".avro") else "staged, not committed"
+
+
+def _written(_: Directory, name: str, data: bytes, *generation: int) -> str | None:
+    if name.startswith("turns/"):
+        return "turn taken, no version" if json.loads(data)["pending"] else "turn is over"
+    if name.endswith("/_RECEIPT.json"):
+        return "receipt shown, not marked"
+    if name.endswith("/_SUCCESS"):
+        return "closed"
+    if name.endswith(".loaded"):
+        return "load marked, not reported"
+    return "version created, no files" if "/_receipts/" in name else None
+
+
+def _placed(_: Directory, source: str, target: str) -> str:
+    return "index placed, no file" if target.endswith(".ids") else "file placed, no receipt"
+
+
+BEFORE: tuple[tuple[Any, str, Which], ...] = (
+    (Leases, "__enter__", always("nothing pulled")),
+    (Leases, "hold", always("pulled, not held")),
+    (delivering, "contribute", always("held, not written")),
+    (directory, "flush", always("in the middle of a write")),
+    (Leases, "settle", always("committed, not acknowledged")),
+    (DuckDBFile, "load", always("not loaded")),
+    (reporting._Report, "finish_bundle", always("loaded, not reported")),
+)
+AFTER: tuple[tuple[Any, str, Which], ...] = (
+    (Directory, "write", _staged),
+    (Directory, "create", _written),
+    (Directory, "replace", _written),
+    (Directory, "publish", _placed),
+    (Leases, "_acknowledge", always("acknowledged")),
+    (duckdb_file, "_replace", always("in the middle of a load")),
+    (DuckDBFile, "load", always("loaded, not marked")),
+    (reporting._Report, "finish_bundle", always("reported")),
+)
+STAGES = (
+    "nothing pulled",
+    "pulled, not held",
+    "held, not written",
+    "in the middle of a write",
+    "file staged, no index",
+    "staged, not committed",
+    "turn taken, no version",
+    "turn is over",
+    "version created, no files",
+    "index placed, no file",
+    "file placed, no receipt",
+    "receipt shown, not marked",
+    "closed",
+    "committed, not acknowledged",
+    "acknowledged",
+    "not loaded",
+    "in the middle of a load",
+    "loaded, not marked",
+    "load marked, not reported",
+    "loaded, not reported",
+    "reported",
+)
+"""In the order in which an event meets them."""

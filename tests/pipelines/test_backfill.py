@@ -1,0 +1,268 @@
+"""Backfill and repair: what the archive gives back, and what they leave as it is."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pytest
+
+from pipelines import backfill
+from pipelines.flags import UserError, run_main
+from schemas.buckets import DEAD_LETTERS, HOUR, Bucket, hour_of
+from tests.support.archive import Archived, write_archive
+from tests.support.delivery import LAST_HOUR, World, search
+from transforms.tables.duckdb_file import DuckDBFile
+
+pytestmark = pytest.mark.slow
+
+BEFORE = LAST_HOUR - 4 * HOUR
+STREAMS = ("search_made", "tap", DEAD_LETTERS)
+
+
+def broken(event_id: str, received_at: datetime) -> tuple[bytes, dict[str, str]]:
+    return b"{", search(event_id, received_at)[1]
+
+
+def traffic() -> list[tuple[bytes, dict[str, str]]]:
+    """Two hours, with silent ones between: events, a duplicate, broken ones, one without an id, and another type."""
+    first, second = BEFORE + timedelta(minutes=1), LAST_HOUR + timedelta(minutes=59)
+    return [
+        *(search(f"a{number}", first) for number in range(50)),
+        search("a0", first),
+        broken("b0", first),
+        (b'{"words": "w", "results": 1}', {"event_type": "search_made", "received_at": first.isoformat()}),
+        *(search(f"c{number}", second) for number in range(50)),
+        broken("b1", second),
+        (b'{"x": 1}', {"event_type": "tap", "event_id": "t", "received_at": second.isoformat()}),
+    ]
+
+
+def publish(world: World, *messages: tuple[bytes, dict[str, str]], report: bool = True) -> Path:
+    """Publishes messages, has the archive written as Pub/Sub would, and reports on them. Returns the archive's file."""
+    ids = world.publish(*messages)
+    now = datetime.now(UTC)
+    file = write_archive(
+        world.folder / "archive",
+        [Archived(*message, own, now) for message, own in zip(messages, ids, strict=True)],
+        block_bytes=500,
+    )
+    if report:
+        tell(world, messages, ids)
+    return file
+
+
+def tell(world: World, messages: Iterable[tuple[bytes, dict[str, str]]], ids: list[str]) -> None:
+    """Reports on stamped messages, each hour on both types."""
+    said: dict[tuple[str, datetime], list[str]] = {}
+    for (_, attributes), own in zip(messages, ids, strict=True):
+        hour = hour_of(datetime.fromisoformat(attributes["received_at"]))
+        said.setdefault((attributes["event_type"], hour), []).append(attributes.get("event_id", own))
+    for hour in {hour for _, hour in said}:
+        for kind in ("search_made", "tap"):
+            world.report(kind, hour, said.get((kind, hour), []), reporter=ids[0])
+
+
+def run(world: World, first: datetime, last: datetime, *more: str) -> int:
+    flags = [f"--archive={world.folder / 'archive'}", f"--hours={first:%Y-%m-%dT%H}..{last:%Y-%m-%dT%H}"]
+    try:
+        return backfill.main([*flags, *(flag for flag in world.deliver_flags() if "--subscription" not in flag), *more])
+    finally:
+        DuckDBFile(world.tables).close()
+
+
+def refused(world: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *more: str) -> str:
+    """What a run says on the standard error that ends with status 2, as a process would."""
+    stores = [flag for flag in world.deliver_flags() if "--subscription" not in flag]
+    span = f"--hours={BEFORE:%Y-%m-%dT%H}..{LAST_HOUR:%Y-%m-%dT%H}"
+    monkeypatch.setattr(sys, "argv", ["backfill", f"--archive={world.folder / 'archive'}", span, *stores, *more])
+    assert run_main(backfill.main) == 2
+    DuckDBFile(world.tables).close()
+    complaint = capsys.readouterr().err
+    assert "Traceback" not in complaint
+    return complaint
+
+
+def held(world: World) -> dict[str, list[Any]]:
+    """What all files hold, and what all tables hold, without what differs from one delivery to the next."""
+    tables = {kind: world.query(f"SELECT * FROM {kind} ORDER BY message_id") for kind in STREAMS}
+    return {kind: [world.rows(kind), tables[kind]] for kind in STREAMS}
+
+
+def ids(world: World) -> dict[str, list[str]]:
+    key = {kind: "message_id" if kind == DEAD_LETTERS else "event_id" for kind in STREAMS}
+    found = {kind: [row[key[kind]] for row in world.rows(kind)] for kind in STREAMS}
+    for kind in STREAMS:
+        assert [row[0] for row in world.query(f"SELECT {key[kind]} FROM {kind} ORDER BY 1")] == found[kind]
+    return found
+
+
+def files(world: World) -> Mapping[Path, bytes]:
+    """All but what only orders commits."""
+    found = (path for path in world.buckets.rglob("*") if path.is_file() and not {".tmp", "turns"} & set(path.parts))
+    return {path: path.read_bytes() for path in found}
+
+
+def delete(world: World, *hours: datetime, partitions: bool = True) -> None:
+    for hour in hours:
+        for stream in STREAMS:
+            shutil.rmtree(world.buckets / Bucket(stream, hour).folder)
+            if partitions:
+                with duckdb.connect(world.tables) as db:
+                    db.execute(f"DELETE FROM {stream} WHERE date_trunc('hour', received_at) = ?", [hour])
+
+
+def test_a_backfill_of_complete_hours_changes_no_row_and_the_audit_goes_on_saying_complete(world: World) -> None:
+    publish(world, *traffic())
+    world.deliver()
+    before = held(world)
+    parts = {path for path in files(world) if path.suffix in (".avro", ".ids")}
+    assert run(world, BEFORE, LAST_HOUR) == 0
+    assert run(world, BEFORE, LAST_HOUR) == 0
+    assert held(world) == before
+    assert {path for path in files(world) if path.suffix in (".avro", ".ids")} == parts
+    assert world.receipts("search_made")[BEFORE]["counts"]["search_made"] == {
+        "received": 156,
+        "delivered": 51,
+        "duplicate": 105,
+    }
+    assert world.audit(f"--hours={BEFORE:%Y-%m-%dT%H}..{BEFORE:%Y-%m-%dT%H}") == 0
+    assert world.audit(f"--hours={LAST_HOUR:%Y-%m-%dT%H}..{LAST_HOUR:%Y-%m-%dT%H}") == 0
+
+
+@pytest.mark.parametrize("partitions", [True, False], ids=["partitions emptied", "partitions left"])
+def test_hours_that_were_deleted_come_back_with_the_same_ids_and_are_complete(world: World, partitions: bool) -> None:
+    publish(world, *traffic())
+    world.deliver()
+    before = ids(world)
+    closed = {kind: set(world.receipts(kind)) for kind in STREAMS}
+    delete(world, *(BEFORE + HOUR * number for number in range(5)), partitions=partitions)
+    assert ids_in_files(world) == {kind: [] for kind in STREAMS}
+    assert run(world, BEFORE, LAST_HOUR) == 0
+    assert ids(world) == before
+    assert {kind: {hour for hour, one in world.receipts(kind).items() if one["closed"]} for kind in STREAMS} == closed
+    for hour in (BEFORE, LAST_HOUR):
+        assert world.audit(f"--hours={hour:%Y-%m-%dT%H}..{hour:%Y-%m-%dT%H}") == 0
+
+
+def ids_in_files(world: World) -> dict[str, list[str]]:
+    return {kind: [row["message_id"] for row in world.rows(kind)] for kind in STREAMS}
+
+
+def test_only_the_hours_that_are_asked_for_are_rebuilt(world: World) -> None:
+    publish(world, *traffic())
+    world.deliver()
+    delete(world, BEFORE, LAST_HOUR)
+    left = files(world)
+    assert run(world, BEFORE, BEFORE) == 0
+    assert {row["received_at"] for row in world.rows("search_made")} == {BEFORE + timedelta(minutes=1)}
+    assert not (world.buckets / Bucket("search_made", LAST_HOUR).folder).exists()
+    assert {path: data for path, data in files(world).items() if path in left} == left
+
+
+def test_an_event_belongs_to_the_hour_that_deliver_put_it_into_and_no_archive_file_with_such_events_is_missed(
+    world: World,
+) -> None:
+    """Stamped long before it was published: too late, or just not. Published without a stamp. Refused for its stamp."""
+    lateness = "--allowed_lateness=2h"
+    skewed, late = LAST_HOUR - 30 * HOUR, LAST_HOUR - HOUR
+    odd = search("odd")
+    odd[1]["received_at"] = "yesterday"
+    messages = [search("skewed", skewed), search("late", late), search("plain"), odd]
+    publish(world, *messages, report=False)
+    world.deliver(lateness)
+    before = held(world)
+    now = hour_of(datetime.now(UTC))
+    assert {row["event_id"]: hour_of(row["received_at"]) for row in world.rows("search_made")} == {
+        "skewed": now,
+        "late": late,
+        "plain": now,
+    }
+    taken = {(skewed, skewed): 0, (late, late): 1, (now, now): 3, (skewed, now): 4}
+    for (first, last), number in taken.items():
+        before_it = received(world)
+        assert run(world, first, last, lateness) == 0
+        assert received(world) - before_it == number
+    assert held(world) == before
+
+
+def received(world: World) -> int:
+    receipts = [receipt for kind in STREAMS for receipt in world.receipts(kind).values()]
+    return sum(receipt["counts"].get("search_made", {}).get("received", 0) for receipt in receipts)
+
+
+def test_a_broken_block_is_named_and_all_other_blocks_and_files_are_delivered(
+    world: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    moment = LAST_HOUR + timedelta(minutes=1)
+    file = publish(world, *(search(f"event-{number:03}", moment) for number in range(100)), report=False)
+    publish(world, search("of another file", moment), report=False)
+    data = bytearray(file.read_bytes())
+    middle = len(data) // 2
+    data[middle : middle + 8] = b"\xff" * 8
+    file.write_bytes(data)
+    (world.folder / "archive" / "notes.txt").write_text("not an Avro file")
+    cut = publish(world, search("of a cut file", moment), report=False)
+    cut.write_bytes(cut.read_bytes()[:-5])
+    archive = {path: path.read_bytes() for path in (world.folder / "archive").iterdir()}
+
+    complaint = refused(world, monkeypatch, capsys)
+    assert f"{file.name}: the block at byte " in complaint
+    assert "notes.txt is no Avro file" in complaint
+    assert f"{cut.name}: the block at byte " in complaint
+    delivered = [row["event_id"] for row in world.rows("search_made")]
+    assert "of another file" in delivered
+    assert {"event-000", "event-099"} <= set(delivered)
+    assert 85 <= len(delivered) < 101
+    assert {path: path.read_bytes() for path in (world.folder / "archive").iterdir()} == archive
+    # What a backfill could not bring comes by the ordinary way.
+    world.deliver()
+    assert len(world.rows("search_made")) == 102
+
+
+def test_a_repair_delivers_the_named_events_and_touches_nothing_else(
+    world: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    moment = LAST_HOUR + timedelta(minutes=1)
+    publish(world, search("a", moment), search("b", BEFORE), *traffic())
+    world.deliver()
+    lost = publish(world, search("lost", moment), search("lost too", moment), search("lost", moment + timedelta(hours=2)))
+    assert world.left() == 3
+    # What else is not as it should be is none of a repair's business.
+    (world.buckets / Bucket(DEAD_LETTERS, BEFORE).success_name).unlink()
+    shutil.rmtree(world.buckets / Bucket("tap", LAST_HOUR).folder)
+    before, rows = files(world), world.rows("search_made")
+    (world.folder / "ids").write_text("search_made\tlost\n\n")
+    assert run(world, LAST_HOUR, LAST_HOUR, f"--ids={world.folder / 'ids'}") == 0
+    assert [row["event_id"] for row in world.rows("search_made")] == sorted([*(row["event_id"] for row in rows), "lost"])
+    assert world.query("SELECT count(*) FROM search_made WHERE event_id = 'lost'") == [(1,)]
+    folder = world.buckets / Bucket("search_made", LAST_HOUR).folder
+    changed = {path for path, data in files(world).items() if before.get(path) != data}
+    assert {path for path in changed if folder not in path.parents} == set()
+    assert {path for path in before if path not in files(world)} == set()
+    assert {path.name for path in changed if path in before} == {"_RECEIPT.json"}
+
+    (world.folder / "ids").write_text("search_made\tlost\nsearch_made\tnone such\n")
+    assert "not in the archive: search_made none such" in refused(world, monkeypatch, capsys, f"--ids={world.folder / 'ids'}")
+    assert lost.exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "told"), [("search_made lost\n", "ids, line 1"), ("a\tb\n\tx\nc\t\n", "ids, line 3"), ("\n", "names no event")]
+)
+def test_a_file_of_ids_that_cannot_be_read_is_told(world: World, text: str, told: str) -> None:
+    (world.folder / "ids").write_text(text)
+    publish(world, search("a"), report=False)
+    with pytest.raises(UserError, match=told):
+        run(world, LAST_HOUR, LAST_HOUR, f"--ids={world.folder / 'ids'}")
+
+
+def test_a_folder_without_archive_files_is_refused(world: World) -> None:
+    with pytest.raises(UserError, match="Is it the archive"):
+        run(world, LAST_HOUR, LAST_HOUR)
+    assert not list(world.buckets.glob("events/*"))

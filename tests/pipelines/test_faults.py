@@ -1,0 +1,279 @@
+"""Stores and Pub/Sub that misbehave under whole runs of deliver: nothing is lost and nothing is there twice.
+
+A run that gives up says why in one line, and leaves the rest to the next."""
+
+from __future__ import annotations
+
+import errno
+import os
+import random
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from typing import Any
+
+import pytest
+
+from local.backlog import Backlog
+from tests.support.stores import HOURS, Cloud, Delivery
+from transforms.buckets import cloud_storage
+
+pytestmark = pytest.mark.slow
+
+FOREVER = 1_000_000
+POINTS = 4
+"""Moments of a run, evenly spread over its requests, at which a fault begins."""
+
+
+def points(requests: int) -> list[int]:
+    return [requests * number // POINTS for number in range(POINTS)]
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_stores_that_fail_many_requests_are_not_noticed(cloud: Cloud, seed: int) -> None:
+    cloud.gcs.be_flaky(0.2, seed, 0, 408, 429, 500, 502, 503, 504)
+    cloud.bigquery.be_flaky(0.3, seed, 0, 429, 500, 502, 503)
+    cloud.publish(*(f"a{number}" for number in range(40)))
+    assert cloud.run() == (0, "")
+    cloud.publish(*(f"b{number}" for number in range(40)))
+    assert cloud.run() == (0, "")
+    assert cloud.gcs.met > 10
+    assert cloud.bigquery.met > 2
+    cloud.gcs.mend()
+    cloud.bigquery.mend()
+    cloud.check()
+
+
+@pytest.mark.parametrize("status", [503, 429, 0])
+def test_a_store_that_refuses_from_some_moment_on_ends_the_run_and_the_next_repairs_it(cloud: Cloud, status: int) -> None:
+    cloud.publish("first-0", "first-1")
+    assert cloud.run() == (0, "")
+    for number, point in enumerate(points(len(cloud.gcs.requests))):
+        cloud.be_patient(0.3)
+        cloud.gcs.fail_next(FOREVER, status, skip=point)
+        cloud.publish(f"{number}-0", f"{number}-1")
+        exit_status, told = cloud.run()
+        assert exit_status == 2
+        assert "gs://bucket-of-events/data" in told
+        assert "What to do: see to the network" in told
+        cloud.gcs.mend()
+        cloud.be_patient(20)
+        assert cloud.run() == (0, "")
+    cloud.check(repeated=True)
+
+
+def test_a_store_that_refuses_every_precondition_ends_the_run_and_the_next_repairs_it(
+    cloud: Cloud, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("transforms.versions.MAX_RACES", 10)
+    monkeypatch.setattr("transforms.versions.LONGEST_PAUSE", 0.01)
+    ends = []
+    cloud.publish("first-0", "first-1")
+    assert cloud.run() == (0, "")
+    conditional = [line for line in cloud.gcs.requests if "ifGenerationMatch" in line]
+    for number, point in enumerate(points(len(conditional))):
+        cloud.gcs.fail_next(FOREVER, 412, match="ifGenerationMatch", skip=point)
+        cloud.publish(f"{number}-0", f"{number}-1")
+        ends.append(cloud.run()[0])
+        cloud.gcs.mend()
+        assert cloud.run() == (0, "")
+    # To be refused at the end of a run, where only marks are left to be written, need not end it.
+    assert set(ends) <= {0, 2}
+    assert ends.count(2) >= POINTS // 2
+    cloud.check(repeated=True)
+
+
+@pytest.mark.parametrize("status", [0, 503])
+def test_answers_to_writes_that_are_lost_are_not_noticed(cloud: Cloud, status: int) -> None:
+    cloud.publish("first-0", "first-1")
+    assert cloud.run() == (0, "")
+    writes = sum(line.startswith("POST") for line in cloud.gcs.requests)
+    for number, point in enumerate(points(writes)):
+        cloud.gcs.lose_answer(1, "POST", status, skip=point)
+        cloud.publish(f"{number}-0", f"{number}-1")
+        assert cloud.run() == (0, "")
+    assert cloud.gcs.met == POINTS
+    cloud.gcs.lose_answer(FOREVER, "POST", status)
+    cloud.be_patient(0.3)
+    cloud.publish("last-0", "last-1")
+    assert cloud.run()[0] == 2
+    cloud.gcs.mend()
+    assert cloud.run() == (0, "")
+    cloud.check(repeated=True)
+
+
+def test_writes_that_take_effect_after_their_client_has_given_them_up_do_no_harm(
+    cloud: Cloud, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(cloud_storage._ONE_TRY, "timeout", 0.2)
+    for number in range(3):
+        for match in ("POST /upload", "POST /upload", "ifGenerationMatch", "ifGenerationMatch", "rewriteTo"):
+            cloud.gcs.before_next(lambda: time.sleep(0.5), match)
+        cloud.publish(f"{number}-0", f"{number}-1", f"{number}-2", f"{number}-3")
+        assert cloud.run() == (0, "")
+    cloud.check()
+
+
+def test_a_table_store_that_is_down_for_longer_than_a_run_ends_it_and_the_next_one_loads(cloud: Cloud) -> None:
+    cloud.publish("first-0", "first-1")
+    assert cloud.run() == (0, "")
+    before = len(cloud.bigquery.requests)
+    cloud.publish("second-0", "second-1")
+    assert cloud.run() == (0, "")
+    for number, point in enumerate(points(len(cloud.bigquery.requests) - before)):
+        cloud.be_patient(0.3)
+        cloud.bigquery.fail_next(FOREVER, 503, skip=point)
+        cloud.publish(f"{number}-0", f"{number}-1")
+        exit_status, told = cloud.run()
+        assert exit_status == 2
+        assert "bigquery://project-1.events" in told
+        cloud.bigquery.mend()
+        cloud.be_patient(20)
+        assert cloud.run() == (0, "")
+    cloud.check(repeated=True)
+
+
+def test_a_load_that_fails_once_is_not_noticed(cloud: Cloud) -> None:
+    cloud.bigquery.fail_loads(1)
+    cloud.publish("a", "b", "c")
+    assert cloud.run() == (0, "")
+    cloud.check()
+
+
+def test_loads_that_fail_for_good_are_named_their_files_are_safe_and_the_next_run_loads_them_under_fresh_ids(
+    cloud: Cloud,
+) -> None:
+    cloud.publish("a", "b", "c")
+    for _ in range(2):
+        cloud.bigquery.fail_loads(FOREVER)
+        exit_status, told = cloud.run()
+        assert exit_status == 2
+        lines = told.splitlines()
+        assert (
+            lines[0] == "2 partitions could not be loaded; all others were. The files are safe, and the next run tries again:"
+        )
+        assert [f"load of search_made, {hour:%Y-%m-%d %H}h" in line for hour, line in zip(HOURS, lines[1:], strict=True)]
+        assert cloud.world.left() == 0
+    cloud.bigquery.fail_loads(0)
+    assert cloud.run() == (0, "")
+    cloud.check()
+
+
+@pytest.mark.parametrize("status", [0, 503])
+def test_a_load_that_is_asked_for_twice_since_its_answer_was_lost_is_run_once(cloud: Cloud, status: int) -> None:
+    cloud.bigquery.delay = 2
+    cloud.bigquery.lose_answer(3, "/jobs", status)
+    cloud.publish("a", "b", "c")
+    assert cloud.run() == (0, "")
+    assert cloud.bigquery.met == 3
+    cloud.check()
+
+
+def test_an_old_receipts_load_that_takes_effect_after_a_newer_ones_does_not_win(cloud: Cloud) -> None:
+    """While the first run's load of an hour is on its way, a whole second run delivers to that hour and loads it."""
+    loaded: list[int] = []
+
+    def overtake() -> None:
+        cloud.publish("newer")
+        done = subprocess.run([sys.executable, "-m", "pipelines.deliver", *cloud.flags()], check=False, timeout=60)
+        loaded.append(len(cloud.store.rows("search_made", HOURS[0])))
+        assert done.returncode == 0
+
+    cloud.publish("older")
+    cloud.bigquery.before_next(overtake, "POST /bigquery/v2/projects/project-1/jobs")
+    assert cloud.run() == (0, "")
+    assert loaded == [2]
+    cloud.check()
+
+
+def test_a_file_of_tables_that_another_process_keeps_open_ends_the_run_before_anything_is_taken(local: Delivery) -> None:
+    local.publish("a", "b")
+    keep = "import duckdb, sys; db = duckdb.connect(sys.argv[1]); print('open', flush=True); sys.stdin.read()"
+    with subprocess.Popen(
+        [sys.executable, "-c", keep, str(local.world.tables)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as other:
+        assert other.stdout
+        assert other.stdout.readline() == "open\n"
+        exit_status, told = local.run()
+        assert other.stdin
+        other.stdin.close()
+    assert exit_status == 2
+    assert "is open in another process" in told
+    assert local.run() == (0, "")
+    local.check()
+
+
+@pytest.mark.parametrize("call", ["fsync", "replace", "mkdir"])
+def test_a_disk_that_is_full_from_some_moment_on_ends_the_run_and_the_next_repairs_it(
+    local: Delivery, call: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = getattr(os, call)
+    left = FOREVER
+    made = 0
+    lock = threading.Lock()
+
+    def limited(*arguments: Any, **named: Any) -> Any:
+        nonlocal left, made
+        with lock:
+            made, left = made + 1, left - 1
+            if left < 0:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return real(*arguments, **named)
+
+    local.publish("first-0", "first-1")
+    with monkeypatch.context() as patch:
+        patch.setattr(os, call, limited)
+        assert local.run() == (0, "")
+        for number, point in enumerate(points(made)):
+            local.publish(f"{number}-0", f"{number}-1")
+            left = point
+            exit_status, told = local.run()
+            if left < 0:
+                assert exit_status == 2
+                assert "No space left on device" in told
+                assert "free some space" in told.lower()
+            left = FOREVER
+            assert local.run() == (0, "")
+    local.check(repeated=True)
+
+
+def test_messages_that_pubsub_delivers_again_and_in_any_order_are_delivered_once(
+    local: Delivery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that was not acknowledged in time may come again while its first delivery is still worked on."""
+    lot = random.Random(7)
+    take = Backlog.take
+    copies: Counter[bytes] = Counter()
+
+    def again(backlog: Backlog, *arguments: Any) -> list[tuple[str, bytes]]:
+        lot.shuffle(backlog._available)
+        taken = take(backlog, *arguments)
+        for _, message in taken:
+            if copies[message] < 99:
+                copies[message] += 1
+                backlog.add([message])
+        return taken
+
+    local.publish(*(f"a{number}" for number in range(30)))
+    with monkeypatch.context() as patch:
+        patch.setattr(Backlog, "take", again)
+        assert local.run() == (0, "")
+    assert local.run() == (0, "")
+    received = sum(receipt["counts"]["search_made"]["received"] for receipt in local.receipts().values())
+    assert received >= 30 * 100
+    local.check(repeated=True)
+
+
+def test_everything_that_pubsub_delivers_again_after_each_of_many_runs_is_a_duplicate(
+    local: Delivery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    local.publish(*(f"a{number}" for number in range(10)))
+    with monkeypatch.context() as patch:
+        patch.setattr(Backlog, "ack", lambda backlog, now, ack_ids: backlog.extend(now, ack_ids, 0))
+        for _ in range(5):
+            assert local.run() == (0, "")
+    assert local.run() == (0, "")
+    local.check(repeated=True)
+    assert {receipt["counts"]["search_made"]["duplicate"] for receipt in local.receipts().values()} == {25}

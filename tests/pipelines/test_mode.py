@@ -1,0 +1,253 @@
+"""deliver --mode=stream as a user runs it: a process on Prism, ended by signals. What a stream is within is in test_stream."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from local.pubsub import Broker
+from schemas.buckets import DEAD_LETTERS, hour_of
+from tests.support.delivery import FLIGHT_TYPES, LAST_HOUR, LONG_AGO, SEARCH, World, flights, make_world, search
+from tests.support.pubsub import publisher, pull_now, subscriber
+from transforms.leases import LEASE_SECONDS
+
+pytestmark = pytest.mark.slow
+
+SECONDS = 60
+SOON, LATER = "--flush_every=1s", "--flush_every=1h"
+
+
+class Running:
+    """A stream in a process of its own."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self.process = process
+
+    def end(self, number: signal.Signals = signal.SIGTERM) -> tuple[int, str]:
+        """The exit status after a signal, and what it said."""
+        self.process.send_signal(number)
+        _, said = self.process.communicate(timeout=SECONDS)
+        return self.process.returncode, said
+
+
+@contextmanager
+def streaming(world: World, prism: str, *more: str) -> Iterator[Running]:
+    environment = {**os.environ, "PUBSUB_EMULATOR_HOST": world.address, "NO_GCE_CHECK": "true"}
+    flags = [*world.deliver_flags(), "--mode=stream", f"--prism_location={prism}", *more]
+    command = [sys.executable, "-m", "pipelines.deliver", *flags]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as process:
+        try:
+            before = ""
+            assert process.stderr
+            while "taking what comes" not in before and (line := process.stderr.readline()):
+                before += line
+            assert "taking what comes" in before, before
+            yield Running(process)
+        finally:
+            process.kill()
+
+
+def eventually(what: Callable[[], bool], seconds: float = SECONDS) -> bool:
+    until = time.monotonic() + seconds
+    while not what():
+        if time.monotonic() > until:
+            return False
+        time.sleep(0.1)
+    return True
+
+
+def delivered(world: World, stream: str = "search_made") -> list[str]:
+    return [row["event_id"] for row in world.rows(stream)]
+
+
+def in_table(world: World) -> list[str]:
+    return [row[0] for row in world.query("SELECT event_id FROM search_made ORDER BY event_id")]
+
+
+def backlog(world: World) -> list[str]:
+    """The ids of what the subscription would give at once; they are given back."""
+    with subscriber(world.address) as client:
+        found = pull_now(client, world.subscription)
+        if found:
+            client.modify_ack_deadline(
+                subscription=world.subscription, ack_ids=[one.ack_id for one in found], ack_deadline_seconds=0
+            )
+    return sorted(one.message.attributes["event_id"] for one in found)
+
+
+def feed(world: World) -> None:
+    """The flights, hour by hour, and what was published of each hour."""
+    by_hour = groupby(sorted(flights(), key=lambda event: event[1]["received_at"]), lambda event: event[1]["received_at"][:13])
+    with publisher(world.address) as client:
+        for text, found in by_hour:
+            events = list(found)
+            for future in [client.publish(world.topic, data, **attributes) for data, attributes in events]:
+                future.result(timeout=SECONDS)
+            for kind in FLIGHT_TYPES:
+                ids = [attributes["event_id"] for _, attributes in events if attributes["event_type"] == kind]
+                world.report(kind, datetime.fromisoformat(f"{text}:00+00:00"), ids)
+            time.sleep(0.1)
+
+
+def outcome(world: World) -> dict[str, Any]:
+    """What has to be the same, however the events came: in how many files, and whether late, may differ."""
+    facts = ("closed", "rows", "fingerprint", "counts")
+    streams = (*FLIGHT_TYPES, DEAD_LETTERS)
+    return {
+        "ids": {kind: delivered(world, kind) for kind in FLIGHT_TYPES},
+        "receipts": {
+            (kind, hour): [receipt[name] for name in facts]
+            for kind in streams
+            for hour, receipt in world.receipts(kind).items()
+        },
+        "table": {kind: sorted(world.query(f"SELECT event_id, received_at FROM {kind}")) for kind in FLIGHT_TYPES},
+        "verdicts": world.query("SELECT event_type, hour, status, published, in_files, in_table FROM verdicts ORDER BY ALL"),
+    }
+
+
+def test_the_flights_fed_hour_by_hour_to_a_stream_come_out_as_those_of_a_run_that_ends(
+    tmp_path: Path, broker_address: str, flights_world: World, prism_binary: str
+) -> None:
+    stopping = flights_world
+    contracts = {path.parent.name: json.loads(path.read_text()) for path in stopping.contracts.glob("*/v1.avsc")}
+    world = make_world(tmp_path / "stream", broker_address, contracts)
+    with streaming(world, prism_binary, SOON, LONG_AGO) as running:
+        feed(world)
+        hours = 77
+        assert eventually(lambda: len(list(world.buckets.rglob("_SUCCESS"))) == hours * (len(FLIGHT_TYPES) + 1))
+        assert len(list(world.buckets.rglob("_receipts/*.json"))) > hours * (len(FLIGHT_TYPES) + 1)
+        status, said = running.end()
+    assert status == 0, said
+    assert world.left() == 0
+
+    feed(stopping)
+    stopping.deliver(LONG_AGO)
+    assert world.audit() == stopping.audit() == 0
+    assert outcome(world) == outcome(stopping)
+
+
+def test_an_ack_waits_for_the_receipt_that_holds_its_event(tmp_path: Path, prism_binary: str) -> None:
+    """An event is taken, and the stream is killed before it flushes: it comes again. After a flush it does not."""
+    ahead = [0.0]
+    with Broker(clock=lambda: time.time() + ahead[0]) as broker:
+        world = make_world(tmp_path, broker.address, {"search_made": SEARCH})
+        with streaming(world, prism_binary, LATER) as running:
+            world.publish(search("a"), search("b"))
+            assert eventually(lambda: backlog(world) == [])
+            time.sleep(2)
+            assert list(world.buckets.rglob("_receipts/*.json")) == []
+            running.end(signal.SIGKILL)
+        ahead[0] += LEASE_SECONDS + 1
+        assert backlog(world) == ["a", "b"]
+
+        with streaming(world, prism_binary, SOON) as running:
+            assert eventually(lambda: delivered(world) == ["a", "b"])
+            time.sleep(2)
+            running.end(signal.SIGKILL)
+        ahead[0] += LEASE_SECONDS + 1
+        assert backlog(world) == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_a_stream_cleanly_with_all_that_it_took_delivered_and_the_hour_that_goes_on_open(
+    world: World, prism_binary: str, number: signal.Signals
+) -> None:
+    ids = sorted(f"id-{index:04}" for index in range(1500))
+    hour = hour_of(datetime.now(UTC))
+    with streaming(world, prism_binary, LATER) as running:
+        world.publish(*map(search, ids[:1000]))
+        assert eventually(lambda: backlog(world) == [])
+        assert list(world.buckets.rglob("_receipts/*.json")) == []
+        world.publish(*map(search, ids[1000:]))
+        status, said = running.end(number)
+    assert status == 0, said
+    assert "Traceback" not in said
+    # What it took is delivered, loaded and acknowledged; the rest, if there is any, comes at once.
+    taken, rest = delivered(world), backlog(world)
+    assert set(taken) >= set(ids[:1000])
+    assert sorted([*taken, *rest]) == ids
+    assert in_table(world) == taken
+    if hour_of(datetime.now(UTC)) == hour:
+        assert not world.receipts("search_made")[hour]["closed"]
+        assert not list(world.buckets.rglob(f"hour={hour:%H}/_SUCCESS"))
+
+
+def test_a_second_signal_ends_a_stream_at_once_and_gives_back_what_it_holds(world: World, prism_binary: str) -> None:
+    with streaming(world, prism_binary, LATER) as running:
+        world.publish(search("a"))
+        assert eventually(lambda: backlog(world) == [])
+        children = subprocess.run(["pgrep", "-P", str(running.process.pid)], capture_output=True, text=True, check=True)
+        engine = int(children.stdout)
+        # An engine that stands still: the drain would go on until it is given up.
+        os.kill(engine, signal.SIGSTOP)
+        running.process.send_signal(signal.SIGTERM)
+        time.sleep(2)
+        begin = time.monotonic()
+        status, said = running.end()
+        os.kill(engine, signal.SIGKILL)
+    assert status == 128 + signal.SIGTERM, said
+    assert time.monotonic() - begin < 10
+    assert backlog(world) == ["a"]
+
+
+def test_a_stream_that_is_killed_and_started_again_loses_nothing_and_delivers_nothing_twice(
+    world: World, prism_binary: str
+) -> None:
+    ids = [f"id-{index:04}" for index in range(3000)]
+    with streaming(world, prism_binary, SOON) as running:
+        for start in range(0, 1500, 100):
+            world.publish(*map(search, ids[start : start + 100]))
+        assert eventually(lambda: bool(world.receipts("search_made")))
+        world.publish(*map(search, ids[1500:]))
+        running.end(signal.SIGKILL)
+    with streaming(world, prism_binary, SOON) as running:
+        assert eventually(lambda: len(delivered(world)) >= len(ids), 120)
+        status, said = running.end()
+    assert status == 0, said
+    assert delivered(world) == in_table(world) == ids
+    assert world.left() == 0
+
+
+def test_an_hour_that_was_left_open_is_closed_by_the_stream_that_comes_next(world: World, prism_binary: str) -> None:
+    with streaming(world, prism_binary, SOON) as running:
+        world.publish(search("a", LAST_HOUR))
+        closed = lambda: {  # noqa: E731
+            stream for stream in ("search_made", "tap", DEAD_LETTERS) if world.receipts(stream).get(LAST_HOUR, {}).get("closed")
+        }
+        assert eventually(lambda: len(closed()) == 3)
+        assert running.end()[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        (["--mode=stream", "--prism_location=/nowhere/prism"], "--prism_location"),
+        (["--mode=stream", "--prism_location={folder}"], "--prism_location"),
+        (["--mode=stream", "--prism_location={text}"], "--prism_location"),
+        (["--flush_every=5s"], "--mode=stream"),
+        (["--mode=stream", "--flush_every=0s"], "at least 1s"),
+    ],
+)
+def test_a_stream_that_can_not_start_is_one_clear_error(world: World, flags: list[str], told: str, tmp_path: Path) -> None:
+    text = tmp_path / "text"
+    text.write_text("not a program")
+    environment = {**os.environ, "PUBSUB_EMULATOR_HOST": world.address, "NO_GCE_CHECK": "true"}
+    given = [flag.format(folder=tmp_path, text=text) for flag in flags]
+    command = [sys.executable, "-m", "pipelines.deliver", *world.deliver_flags(), *given]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=SECONDS, check=False)
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.strip().startswith("error: ")
+    assert told in done.stderr
+    assert "Traceback" not in done.stderr

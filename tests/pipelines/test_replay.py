@@ -1,0 +1,213 @@
+"""Replay: dead letters that go through again, and books that stay balanced."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from pipelines import replay
+from pipelines.flags import UserError
+from schemas.buckets import DEAD_LETTERS, HOUR, Bucket, hour_of
+from tests.support.delivery import LAST_HOUR, World, search
+from tests.support.pubsub import make_topic, pull_now, subscriber
+from transforms.pubsub import PubSubError
+
+pytestmark = pytest.mark.slow
+
+IN_HOUR = LAST_HOUR + timedelta(minutes=5)
+REFUSED = {"event_type": "song_liked", "received_at": IN_HOUR.isoformat(), "colour": "red"}
+"""A type that has no contract yet."""
+LIKED = b'{"song": "s"}'
+
+
+def add_contract(world: World) -> None:
+    folder = world.contracts / "song_liked"
+    folder.mkdir()
+    schema = {"type": "record", "name": "song_liked", "fields": [{"name": "song", "type": "string"}]}
+    (folder / "v1.avsc").write_text(json.dumps(schema))
+
+
+def run(world: World, *more: str, reasons: tuple[str, ...] = ("unknown_type",), hour: datetime = LAST_HOUR) -> int:
+    flags = [f"--buckets={world.buckets}", f"--topic={world.topic}", f"--hours={hour:%Y-%m-%dT%H}..{hour:%Y-%m-%dT%H}"]
+    return replay.main([*flags, *(f"--reason={reason}" for reason in reasons), *more])
+
+
+def audit_of(world: World, hour: datetime = LAST_HOUR) -> dict[str, dict[str, Any]]:
+    world.audit(f"--hours={hour:%Y-%m-%dT%H}..{hour:%Y-%m-%dT%H}")
+    return {
+        row["event_type"]: row for row in json.loads(world.verdicts.read_text()) if row["hour"][:13] == f"{hour:%Y-%m-%dT%H}"
+    }
+
+
+def dead(world: World) -> list[tuple[str, str]]:
+    """Message and event ids in the files, after a look at the table."""
+    rows = [(row["message_id"], row["event_id"]) for row in world.rows(DEAD_LETTERS)]
+    assert world.query("SELECT message_id, event_id FROM dead_letters ORDER BY message_id") == rows
+    return rows
+
+
+def report_hour(world: World, liked: list[str]) -> None:
+    world.report("song_liked", LAST_HOUR, liked)
+    world.report("search_made", LAST_HOUR, ["good", "broken"])
+    world.report("tap", LAST_HOUR, [])
+
+
+def deliver_some(world: World) -> list[str]:
+    """Three dead letters of a type without a contract, one of them without an event id, and another; returns the event ids."""
+    [_, _, plain, *_] = world.publish(
+        (LIKED, {**REFUSED, "event_id": "x"}),
+        (LIKED, {**REFUSED, "event_id": "y", "sent_at": "2026-01-31T09:30:00Z"}),
+        (LIKED, REFUSED),
+        search("good", IN_HOUR),
+        (b"{", search("broken", IN_HOUR)[1]),
+    )
+    world.deliver()
+    report_hour(world, ["x", "y", plain])
+    return ["x", "y", plain]
+
+
+def test_dead_letters_are_delivered_after_a_replay_and_the_audit_says_complete(world: World) -> None:
+    ids = deliver_some(world)
+    before = dead(world)
+    add_contract(world)
+    assert run(world) == 0
+    world.deliver()
+    rows = {row["event_id"]: row for row in world.rows("song_liked")}
+    assert set(rows) == set(ids)
+    assert {row["received_at"] for row in rows.values()} == {IN_HOUR}
+    assert rows["y"]["sent_at"] == datetime(2026, 1, 31, 9, 30, tzinfo=UTC)
+    assert world.query("SELECT event_id FROM song_liked ORDER BY 1") == [(one,) for one in sorted(ids)]
+    # They stay where they are: what was refused was refused.
+    assert dead(world) == before
+    found = audit_of(world)
+    assert {kind: (row["status"], row["findings"]) for kind, row in found.items()} == dict.fromkeys(
+        ("search_made", "song_liked", "tap"), ("COMPLETE", [])
+    )
+    numbers = ("published", "received", "in_files", "dead_letters", "duplicates")
+    assert [found["song_liked"][name] for name in numbers] == [3, 6, 3, 3, 0]
+
+
+def test_a_second_replay_publishes_nothing_that_is_delivered_and_changes_nothing(
+    world: World, capsys: pytest.CaptureFixture[str]
+) -> None:
+    deliver_some(world)
+    add_contract(world)
+    run(world)
+    # Not delivered yet: published once more.
+    run(world)
+    world.deliver()
+    rows, letters = world.rows("song_liked"), dead(world)
+    capsys.readouterr()
+    assert run(world) == 0
+    assert "0 dead letters published again; 3 more are delivered already" in capsys.readouterr().out
+    assert world.left() == 0
+    assert (world.rows("song_liked"), dead(world)) == (rows, letters)
+    assert len(rows) == 3
+    assert audit_of(world)["song_liked"]["status"] == "COMPLETE"
+    assert audit_of(world)["song_liked"]["duplicates"] == 3
+
+
+def test_what_is_refused_again_is_the_same_dead_letter_however_often(world: World) -> None:
+    deliver_some(world)
+    before = dead(world)
+    for _ in range(2):
+        run(world, reasons=("unknown_type", "not_json"))
+        world.deliver()
+    assert dead(world) == before
+    found = audit_of(world)
+    assert {row["status"] for row in found.values()} == {"COMPLETE"}
+    assert (found["song_liked"]["dead_letters"], found["song_liked"]["duplicates"]) == (3, 6)
+
+
+def test_a_stamp_that_decided_nothing_is_replaced_by_the_time_that_did(world: World) -> None:
+    """Else the message would come to the hour of the replay: in another hour it is not known."""
+    stamps = {"odd": "yesterday", "ahead": (datetime.now(UTC) + timedelta(hours=2)).isoformat(), "none": None}
+    broken = {"ahead": b'{"words": "w", "results": 1}', "odd": b'{"words": "w", "results": 1}', "none": b"{"}
+    for name, text in stamps.items():
+        attributes = {**search(name)[1], **({"received_at": text} if text else {})}
+        world.publish((broken[name], attributes))
+    world.deliver()
+    letters = {row["event_id"]: row for row in world.rows(DEAD_LETTERS)}
+    hour = hour_of(letters["odd"]["received_at"])
+    run(world, reasons=("unreadable_received_at", "future_received_at", "not_json"), hour=hour)
+    with subscriber(world.address) as client:
+        sent = {one.message.attributes["event_id"]: one.message for one in pull_now(client, world.subscription)}
+    assert {name: datetime.fromisoformat(one.attributes["received_at"]) for name, one in sent.items()} == {
+        name: row["received_at"] for name, row in letters.items()
+    }
+    assert {name: one.attributes["replay_of"] for name, one in sent.items()} == {
+        name: row["message_id"] for name, row in letters.items()
+    }
+    assert {name: one.data for name, one in sent.items()} == broken
+
+
+def test_a_dead_letter_older_than_the_allowed_lateness_is_delivered_once_to_the_hour_of_the_replay_and_counts_for_its_own(
+    world: World, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = LAST_HOUR - 30 * HOUR
+    stamp = (old + timedelta(minutes=5)).isoformat()
+    world.publish((LIKED, {**REFUSED, "event_id": "x", "received_at": stamp}), search("s", old))
+    world.deliver()
+    world.report("song_liked", old, ["x"])
+    world.report("search_made", old, ["s"])
+    world.report("tap", old, [])
+    add_contract(world)
+    run(world, "--allowed_lateness=1d", hour=old)
+    world.deliver("--allowed_lateness=1d")
+    [row] = world.rows("song_liked")
+    assert row["skewed_from"] == datetime.fromisoformat(stamp)
+    assert hour_of(row["received_at"]) > old
+    assert audit_of(world, old)["song_liked"]["status"] == "COMPLETE"
+    # Hours later, another replay knows of it.
+    monkeypatch.setattr("pipelines.replay.utc_now", lambda: datetime.now(UTC) + timedelta(hours=3))
+    capsys.readouterr()
+    run(world, "--allowed_lateness=1d", hour=old)
+    assert "0 dead letters published again; 1 more are delivered already" in capsys.readouterr().out
+
+
+def test_only_the_asked_reasons_and_hours_are_replayed(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+    deliver_some(world)
+    run(world, reasons=("not_json",))
+    assert "1 dead letters published again" in capsys.readouterr().out
+    run(world, hour=LAST_HOUR - HOUR)
+    assert "0 dead letters published again" in capsys.readouterr().out
+    assert world.left() == 1
+
+
+def test_damaged_dead_letters_are_named_and_the_others_are_replayed(world: World) -> None:
+    deliver_some(world)
+    earlier = LAST_HOUR - HOUR
+    world.publish((LIKED, {**REFUSED, "event_id": "z", "received_at": (earlier + timedelta(minutes=1)).isoformat()}))
+    world.deliver()
+    [file] = (world.buckets / Bucket(DEAD_LETTERS, LAST_HOUR).folder).glob("part-*.avro")
+    data = bytearray(file.read_bytes())
+    data[-30] ^= 0xFF
+    file.write_bytes(data)
+    span = f"--hours={earlier:%Y-%m-%dT%H}..{LAST_HOUR:%Y-%m-%dT%H}"
+    with pytest.raises(UserError, match=rf"but not these:\n  .*{file.name} is not the file"):
+        run(world, span)
+    assert world.left() == 1
+    assert file.read_bytes() == bytes(data)
+
+
+def test_what_cannot_be_published_is_named_and_the_others_are(world: World) -> None:
+    many = {f"key-{number}": "v" for number in range(96)}
+    world.publish((LIKED, {**REFUSED, "event_id": "many", **many}), (LIKED, {**REFUSED, "event_id": "x"}))
+    world.deliver()
+    with pytest.raises(UserError, match="would have more than 100 attributes"):
+        run(world)
+    assert world.left() == 1
+
+
+def test_wrong_names_are_told_before_anything_is_published(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(UserError, match="there are no dead letters here"):
+        run(world)
+    deliver_some(world)
+    with pytest.raises(PubSubError, match="does not exist"):
+        run(world, f"--topic={make_topic(world.address)}x")
+    with pytest.raises(SystemExit):
+        run(world, reasons=("bad_mood",))
+    assert "invalid choice" in capsys.readouterr().err

@@ -1,0 +1,129 @@
+"""What is taken from archive files: which files are read, and what of a damaged one."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import fastavro
+import pytest
+
+from tests.support.archive import Archived, write_archive
+from transforms import archive
+from transforms.archive import Wanted, archive_files, read_messages
+from transforms.buckets.directory import Directory
+
+HOUR = datetime(2026, 1, 31, 9, tzinfo=UTC)
+NOW = HOUR + timedelta(minutes=30)
+WANTED = Wanted(HOUR, HOUR, timedelta(days=7))
+
+
+def message(number: int, **attributes: str) -> Archived:
+    return Archived(b"%04d" % number * 25, {"event_type": "tap", **attributes}, f"m{number}", NOW)
+
+
+def read(file: Path, wanted: Wanted = WANTED) -> tuple[list[str], list[str]]:
+    """The message ids, and the problems."""
+    problems: list[str] = []
+    store = Directory(file.parent)
+    return [one.message_id for one in read_messages(store, file.name, wanted, problems)], problems
+
+
+def test_a_message_is_given_as_pubsub_gave_it(tmp_path: Path) -> None:
+    file = write_archive(tmp_path, [message(1, colour="red")])
+    [one] = read_messages(Directory(tmp_path), file.name, WANTED, [])
+    assert (one.data, one.attributes, one.message_id, one.publish_time) == (
+        b"0001" * 25,
+        {"event_type": "tap", "colour": "red"},
+        "m1",
+        NOW,
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "is_read"),
+    [
+        ("events-2026-01-31T07:30:00+00:00_0d9f.avro", False),
+        # Begun before the hour, and it goes on for a while; in another zone; published a week after, and written a month later.
+        ("events-2026-01-31T08:30:00+00:00_0d9f.avro", True),
+        ("events-2026-01-31T11:45:00+02:00_0d9f.avro", True),
+        ("events-2026-03-11T09:00:00Z_0d9f.avro", True),
+        ("events-2026-03-12T09:00:00Z_0d9f.avro", False),
+        ("2025/01/31/events_0d9f.avro", True),
+        ("2025-99-99T99:00:00Z_0d9f.avro", True),
+    ],
+)
+def test_only_a_file_whose_name_says_that_it_holds_nothing_wanted_is_left_out(tmp_path: Path, name: str, is_read: bool) -> None:
+    file = tmp_path / name
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.touch()
+    assert archive_files(Directory(tmp_path), WANTED) == ([name] if is_read else [])
+
+
+def test_only_the_wanted_ids_are_given_and_the_message_id_counts_where_there_is_none(tmp_path: Path) -> None:
+    file = write_archive(tmp_path, [message(1, event_id="a"), message(2, event_id="b"), message(3), message(4, event_type="x")])
+    wanted = Wanted(HOUR, HOUR, timedelta(days=7), frozenset({("tap", "a"), ("tap", "m3"), ("tap", "m4"), ("x", "a")}))
+    assert read(file, wanted) == (["m1", "m3"], [])
+
+
+def blocks_of(file: Path) -> list[tuple[int, int, list[str]]]:
+    """Each block's place and size, and the message ids in it."""
+    with file.open("rb") as source:
+        blocks: Any = fastavro.block_reader(source)
+        return [(block.offset, block.size, [record["message_id"] for record in block]) for block in blocks]
+
+
+@pytest.mark.parametrize("where", ["in the count", "in the data", "in the marker", "at the end"])
+def test_a_broken_block_is_named_by_its_place_and_hides_no_other(tmp_path: Path, where: str) -> None:
+    file = write_archive(tmp_path, map(message, range(100)), block_bytes=1_000)
+    blocks = blocks_of(file)
+    assert len(blocks) > 5
+    offset, size, _ = blocks[3]
+    data = bytearray(file.read_bytes())
+    lost = blocks[3][2]
+    if where == "in the count":
+        data[offset] -= 2  # one record fewer, in Avro's zigzag
+    elif where == "in the data":
+        data[offset + size // 2 : offset + size // 2 + 4] = b"\xff" * 4
+    elif where == "in the marker":
+        # It parts two blocks: where it is gone, neither is known to be whole.
+        data[offset + size - 1] ^= 1
+        lost = lost + blocks[4][2]
+    else:
+        data, (offset, _, lost) = data[:-3], blocks[-1]
+    file.write_bytes(data)
+    found, problems = read(file)
+    assert [id_ for id_ in (f"m{number}" for number in range(100)) if id_ not in found] == lost
+    assert [problem.partition(" is broken")[0] for problem in problems] == [f"{file}: the block at byte {offset}"]
+
+
+def test_what_never_ends_is_not_held_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(archive, "LARGEST_BLOCK", 3_000)
+    monkeypatch.setattr(archive, "CHUNK", 1_000)
+    file = write_archive(tmp_path, map(message, range(100)), block_bytes=1_000)
+    blocks, data = blocks_of(file), file.read_bytes()
+    at = blocks[2][0]
+    file.write_bytes(data[:at] + bytes(50_000) + data[at:])
+    found, problems = read(file)
+    assert found == [one for index, (_, _, ids) in enumerate(blocks) if index != 2 for one in ids]
+    assert len(problems) > 10
+
+
+@pytest.mark.parametrize("content", [b"", b"Obj\x01", b"text"])
+def test_what_is_no_avro_file_is_named(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "x.avro").write_bytes(content)
+    assert read(tmp_path / "x.avro")[0] == []
+    assert "x.avro is no Avro file that can be read" in read(tmp_path / "x.avro")[1][0]
+
+
+@pytest.mark.parametrize("schema", [{"type": "record", "name": "r", "fields": [{"name": "data", "type": "bytes"}]}, "bytes"])
+def test_an_archive_without_metadata_is_named(tmp_path: Path, schema: Any) -> None:
+    with (tmp_path / "x.avro").open("wb") as file:
+        fastavro.writer(file, schema, [{"data": b"x"} if isinstance(schema, dict) else b"x"])
+    [problem] = read(tmp_path / "x.avro")[1]
+    assert "x.avro" in problem
+
+
+def test_a_file_that_is_gone_is_named(tmp_path: Path) -> None:
+    assert read(tmp_path / "gone.avro") == ([], [f"{tmp_path}/gone.avro can't be read: no object gone.avro below {tmp_path}"])

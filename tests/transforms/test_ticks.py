@@ -1,0 +1,83 @@
+"""Ticks, and what a stream looks at when they come."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import cast
+
+import pytest
+from apache_beam.io.unbounded_source import UnboundedReader
+from apache_beam.utils.timestamp import MAX_TIMESTAMP, Timestamp
+from google.cloud import pubsub_v1
+
+from schemas.buckets import HOUR, Bucket
+from schemas.receipts import Receipt
+from transforms import ticks
+from transforms.buckets.directory import Directory
+from transforms.leases import Leases
+from transforms.looks import LOOK_EVERY, hours_at
+from transforms.source import BEHIND
+from transforms.ticks import Ticks
+
+NOON = datetime(2026, 1, 31, 12, tzinfo=UTC)
+MINUTE = timedelta(minutes=1)
+
+
+class Nothing:
+    """A client that is asked for nothing."""
+
+    def modify_ack_deadline(self, **_: object) -> None:
+        raise AssertionError("no message is held")
+
+
+@pytest.fixture
+def leases() -> Iterator[Leases]:
+    with Leases("subscription-of-ticks", cast(pubsub_v1.SubscriberClient, Nothing())) as leases:
+        yield leases
+
+
+def set_clock(monkeypatch: pytest.MonkeyPatch, now: datetime) -> None:
+    monkeypatch.setattr(ticks, "utc_now", lambda: now)
+
+
+def moments(reader: UnboundedReader) -> list[datetime]:
+    found = []
+    while reader.advance():
+        found.append(reader.get_current_timestamp().to_utc_datetime(has_tz=True))
+    return found
+
+
+def test_a_tick_comes_when_its_time_has_come_goes_on_from_its_mark_and_ends_with_the_leases(
+    leases: Leases, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = Ticks(leases.subscription, NOON, 5 * MINUTE)
+    set_clock(monkeypatch, NOON + 7 * MINUTE)
+    reader = source.create_reader(None, None)
+    assert moments(reader) == [NOON, NOON + 5 * MINUTE]
+    assert reader.get_watermark() == Timestamp.of((NOON + 7 * MINUTE - BEHIND).timestamp())
+
+    again = source.create_reader(None, reader.get_checkpoint_mark())
+    assert moments(again) == []
+    set_clock(monkeypatch, NOON + 10 * MINUTE)
+    assert moments(again) == [NOON + 10 * MINUTE]
+    leases.stop()
+    set_clock(monkeypatch, NOON + 30 * MINUTE)
+    assert moments(again) == []
+    assert again.get_watermark() == MAX_TIMESTAMP
+
+
+def test_an_hour_is_looked_at_as_it_begins_and_again_when_it_is_over_until_it_is_done(tmp_path: Path) -> None:
+    buckets = Directory(tmp_path)
+    bucket = Bucket("search_made", NOON)
+    buckets.create(bucket.version_name(1), Receipt(bucket, 1).to_json())
+    look = lambda tick: hours_at(tick, buckets, ["search_made", "tap"])  # noqa: E731
+    assert look(NOON) == {NOON}
+    assert look(NOON + 5 * MINUTE) == set()
+    assert look(NOON + HOUR) == {NOON + HOUR}
+    assert look(NOON + HOUR + LOOK_EVERY) == look(NOON + HOUR + 2 * LOOK_EVERY) == {NOON}
+    buckets.create(bucket.success_name, b"")
+    assert look(NOON + HOUR + LOOK_EVERY) == {NOON}
+    buckets.create(bucket.loaded_name(1), b"")
+    assert look(NOON + HOUR + LOOK_EVERY) == set()

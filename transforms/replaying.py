@@ -1,0 +1,98 @@
+"""Replaying: dead letters as messages that can be published again, and which of them need not be."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+import fastavro
+
+from schemas.buckets import DEAD_LETTERS, EVENT_TYPE_NAME, Bucket, hour_of
+from schemas.envelope import EVENT_ID, EVENT_TYPE, RECEIVED_AT, REPLAY_OF, format_time, parse_time, stamp
+from schemas.fingerprints import HASH_BYTES, id_hash
+from schemas.marks import split
+from schemas.receipts import Part
+from transforms.buckets import Buckets, Damaged
+from transforms.buckets.streams import measure
+from transforms.parts import read_marks
+from transforms.skewed import buckets_of
+from transforms.versions import newest_receipt
+
+
+@dataclass(frozen=True)
+class Letter:
+    """A dead letter as the message that repeats it. received_at: decides the hour that it lies in."""
+
+    message_id: str
+    data: bytes
+    attributes: Mapping[str, str]
+    received_at: datetime
+
+    @classmethod
+    def of(cls, row: Mapping[str, Any]) -> Letter:
+        """From a row of `schemas.rows.dead_letter_schema`.
+
+        It keeps its attributes, and is given the event id that it was known by, and received_at where its own decided nothing
+        (there is none, it can't be read, or it lies in the future): so it comes to the hour that it came to before.
+        """
+        attributes = dict(row["attributes"])
+        try:
+            counts = parse_time(attributes[RECEIVED_AT]) <= row["received_at"]
+        except (KeyError, ValueError, OverflowError):
+            counts = False
+        if not counts:
+            attributes[RECEIVED_AT] = format_time(row["received_at"])
+        attributes[EVENT_ID] = row["event_id"]
+        attributes[REPLAY_OF] = row["message_id"]
+        return cls(row["message_id"], row["data"], attributes, row["received_at"])
+
+    @property
+    def event_type(self) -> str:
+        return self.attributes.get(EVENT_TYPE, "")
+
+    @property
+    def hashed(self) -> bytes:
+        """Of the event id."""
+        return id_hash(self.attributes[EVENT_ID])
+
+    def is_late(self, now: datetime, allowed_lateness: timedelta) -> bool:
+        """Whether it comes too late for its hour if it is published now: then it is delivered to the hour of now."""
+        return stamp(self.attributes, now, allowed_lateness).skewed_from is not None
+
+
+def read_letters(buckets: Buckets, bucket: Bucket, part: Part, reasons: frozenset[str]) -> Iterator[Letter]:
+    """The dead letters of some reasons in one file. Damaged, before the first, where it is not the file that was committed."""
+    name = f"{bucket.folder}/{part.name}"
+    with buckets.open(name) as file:
+        if measure(file) != (part.size, part.crc32c):
+            raise Damaged(f"{name} is not the file that its receipt lists: size or checksum differ. Restore it from a copy.")
+        file.seek(0)
+        rows: Any = fastavro.reader(file)
+        for row in rows:
+            if row["reason"] in reasons:
+                yield Letter.of(row)
+
+
+def delivered_already(
+    buckets: Buckets, letters: Iterable[Letter], now: datetime, allowed_lateness: timedelta
+) -> set[tuple[str, bytes]]:
+    """Event types and id hashes of those letters whose events are delivered: an earlier replay, or a good message, has brought
+    them. They lie in the letter's own hour, or, if it is late by now, in any hour since. Reads indexes, never payloads.
+    """
+    spans: dict[tuple[str, datetime, datetime], set[bytes]] = {}
+    for letter in letters:
+        first = hour_of(letter.received_at)
+        last = hour_of(now) if letter.is_late(now, allowed_lateness) else first
+        spans.setdefault((letter.event_type, first, last), set()).add(letter.hashed)
+    found: set[tuple[str, bytes]] = set()
+    for (stream, first, last), wanted in spans.items():
+        if stream == DEAD_LETTERS or not EVENT_TYPE_NAME.fullmatch(stream):
+            continue  # a client may claim any type; these have no events
+        for bucket in buckets_of(buckets, stream, first, last):
+            for part in newest_receipt(buckets, bucket).parts:
+                marks = split(read_marks(buckets, bucket.folder, part))
+                there = wanted.intersection(one[:HASH_BYTES] for one in marks)
+                found.update((stream, digest) for digest in there)
+    return found
