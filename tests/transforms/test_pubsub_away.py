@@ -71,6 +71,8 @@ def test_a_run_goes_on_when_pubsub_comes_back(
     service: Service, client: pubsub_v1.SubscriberClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(leases_module, "PULL_MESSAGES", 1)
+    # What is published when the service has come back may take its time to arrive; the run is not to end in vain before.
+    monkeypatch.setattr(leases_module, "PULL_SECONDS", 10.0)
     publish(service.address, TOPIC, b"before", b"before")
     with Leases(SUBSCRIPTION, client) as leases:
         reading = batches(leases, LATER)
