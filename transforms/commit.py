@@ -13,7 +13,7 @@ from datetime import datetime
 from schemas.buckets import DEAD_LETTERS, Bucket
 from schemas.receipts import Contribution, Receipt
 from transforms.buckets import AlreadyExists, Buckets
-from transforms.conflicts import letters_part
+from transforms.conflicts import Letter, letters_part
 from transforms.delivered import Delivered, delivered_of
 from transforms.order import Turn, last_turn, take_turn
 from transforms.repeats import without_repeats
@@ -45,6 +45,7 @@ def commit(
             receipts[receipt.bucket] = receipt
 
     refused: set[str] = set()
+    inner: list[Letter] = []
     # In this process one waits for the other, rather than having to begin again.
     with delivered.turns if contribution.parts else nullcontext():
         for _ in races(bucket):
@@ -55,7 +56,7 @@ def commit(
             addition = contribution
             if contribution.parts and not receipt.has(contribution):
                 delivered.refresh(turn, receipt)
-                addition, letters = without_repeats(buckets, receipt.bucket, contribution, new_id, delivered)
+                addition, letters, inner = without_repeats(buckets, receipt.bucket, contribution, new_id, delivered)
                 found = [letter for letter in letters if letter.message_id not in refused]
                 refuse(letters_part(buckets, bucket.hour, contribution.id, found, new_id))
                 refused |= {letter.message_id for letter in found}
@@ -67,6 +68,7 @@ def commit(
             # Not before. Where a crash parts the two, messages may come again in another order: what was refused already, for
             # the sake of another that is not delivered yet, would come first and be delivered.
             refuse(contribution.conflicts)
+            refuse(letters_part(buckets, bucket.hour, f"{contribution.id}-inner", inner, new_id))
             return (following, *receipts.values())
     raise AssertionError("races end by a return or an error")
 

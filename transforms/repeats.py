@@ -28,15 +28,17 @@ from transforms.parts import PartWriter, read_marks
 
 def without_repeats(
     buckets: Buckets, bucket: Bucket, contribution: Contribution, new_id: Callable[[], str], delivered: Delivered
-) -> tuple[Contribution, list[Letter]]:
+) -> tuple[Contribution, list[Letter], list[Letter]]:
     """The contribution without rows whose ids are delivered, or are in an earlier file of its own, and what conflicts.
 
-    Such rows become duplicates; those with another payload than the delivered one are given as dead letters, and do not count
-    in this contribution at all. Its files lie in staging. One that loses rows is written anew under another name; the others
-    are only looked at, by their indexes.
+    Such rows become duplicates; those with another payload are given as dead letters, and do not count in this contribution at
+    all: first those that conflict with what is delivered, then those that only do with the contribution's own files, which may
+    not be refused before these are committed. Its files lie in staging. One that loses rows is written anew under another name;
+    the others are only looked at, by their indexes.
     """
     result = replace(contribution, parts=())
     letters: list[Letter] = []
+    inner: list[Letter] = []
     own = Known(delivered.horizon)
     for part in contribution.parts:
         marks = read_marks(buckets, STAGING, part)
@@ -46,25 +48,27 @@ def without_repeats(
             held = np.where(before.repeated, before.held, beside.held)
             found = Found(repeated, before.conflicting | beside.conflicting, held)
             result, kept, conflicts = _rewritten(buckets, bucket, result, part, marks, found, new_id())
-            letters += conflicts
+            firm = {one[:HASH_BYTES] for one, known in zip(split(marks), before.repeated, strict=True) if known}
+            letters += [letter for digest, letter in conflicts if digest in firm]
+            inner += [letter for digest, letter in conflicts if digest not in firm]
         else:
             kept = part
         if kept:
             result = replace(result, parts=(*result.parts, kept))
         # Not what was taken out: it is nowhere, and so nothing repeats it.
         own.add(bucket.hour, np.frombuffer(marks, MARK)[~repeated].tobytes())
-    return result, letters
+    return result, letters, inner
 
 
 def _rewritten(
     buckets: Buckets, bucket: Bucket, result: Contribution, part: Part, marks: bytes, found: Found, unique: str
-) -> tuple[Contribution, Part | None, list[Letter]]:
+) -> tuple[Contribution, Part | None, list[tuple[bytes, Letter]]]:
     dead = bucket.stream == DEAD_LETTERS
     way = Exit.DEAD_LETTER if dead else Exit.DELIVERED
     by_id = {one[:HASH_BYTES]: at for at, one in enumerate(split(marks))}
     books: Books = result.books
     reasons: Reasons = result.reasons
-    letters: list[Letter] = []
+    letters: list[tuple[bytes, Letter]] = []
     elsewhere: set[bytes] = set()
     with ExitStack() as stack:
         records: Any = fastavro.reader(stack.enter_context(buckets.open(f"{STAGING}/{part.name}")))
@@ -78,7 +82,7 @@ def _rewritten(
                 continue
             kind, one = record["event_type"] or "", Tally.of_hashes(digest)
             if found.conflicting[at] and not dead:
-                letters.append(letter_of(record))
+                letters.append((digest, letter_of(record)))
                 books = add_books(books, {kind: {way: Tally() - one, Exit.RECEIVED: Tally() - one}})
                 continue
             books = add_books(books, {kind: {way: Tally() - one, Exit.DUPLICATE: one}})
