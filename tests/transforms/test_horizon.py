@@ -305,4 +305,7 @@ def test_memory_is_bounded_by_the_window(buckets, new_id) -> None:
     for hour in range(30):
         process.deliver(NOON + hour * HOUR, (f"e{hour}", 1), blind=False)
     [loaded] = process.delivered._loaded.values()
-    assert len(loaded.names) <= 9
+    assert len(loaded.names) <= 3 + 9
+    assert len(process.delivered._receipts) <= 3 + 9
+    # What was forgotten is learned again when somebody asks.
+    assert balance(process.deliver(NOON, ("e0", 1), ("new", 1), blind=False)) == (3, 2, 1)

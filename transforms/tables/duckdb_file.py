@@ -8,8 +8,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import BinaryIO
 
 import duckdb
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from schemas.buckets import HOUR, hour_of
@@ -27,6 +29,9 @@ CREATE TABLE IF NOT EXISTS load_jobs.jobs (
 )
 """
 """`loaded`: the rows of a job that succeeded; `failure`: why the other kind did not. Written with the rows themselves."""
+
+MEMORY = "512MB"
+"""What DuckDB may keep in memory: more is on disk. Its own default is most of the machine's, which it would fill in time."""
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 """Moments leave DuckDB as microseconds: for a TIMESTAMPTZ its Python client wants one more package."""
@@ -152,6 +157,7 @@ class DuckDBFile:
             Path(self.path).parent.mkdir(parents=True, exist_ok=True)
             connection = duckdb.connect(self.path)
             connection.execute("SET TimeZone = 'UTC'")
+            connection.execute(f"SET memory_limit = '{MEMORY}'")
             connection.execute(_JOBS)
         except (duckdb.Error, OSError) as error:
             if "Conflicting lock" in str(error):
@@ -188,26 +194,54 @@ def _replace(db: duckdb.DuckDBPyConnection, table: Table, hour: datetime, bucket
         raise TablesError(f"there is no table {table.name} to load into: `ensure` makes it")
     columns = db.sql(f"SELECT * FROM {name} LIMIT 0").to_arrow_table().schema
     db.execute(f"DELETE FROM {name} WHERE {when} >= ? AND {when} < ?", [hour, hour + HOUR])
-    rows = 0
-    for file in files:
+    rows = _Rows(buckets, files, columns, table.partition_by, hour)
+    # One statement for all files: each INSERT of its own would keep some memory until the transaction ends.
+    db.register("rows", pa.RecordBatchReader.from_batches(columns, rows.batches()))
+    try:
+        db.execute(f"INSERT INTO {name} BY NAME SELECT * FROM rows")
+    except duckdb.Error as error:
+        if rows.error:
+            raise rows.error from None
+        if isinstance(error, duckdb.ConstraintException | duckdb.ConversionException):
+            raise Unloadable(f"a row of {rows.file}, or of one before it: {_first_line(error)}") from error
+        raise
+    db.unregister("rows")
+    return rows.count
+
+
+class _Rows:
+    """The rows of an hour's files, for DuckDB to fetch. What goes wrong there reaches it as a text only, so it is kept."""
+
+    def __init__(self, buckets: Buckets, files: Sequence[str], columns: pa.Schema, when: str, hour: datetime) -> None:
+        self._buckets, self._files, self._columns, self._when, self._hour = buckets, files, columns, when, hour
+        self.file = ""
+        self.count = 0
+        self.error: Exception | None = None
+
+    def batches(self) -> Iterator[pa.RecordBatch]:
         try:
-            stream = buckets.open(file)
+            for file in self._files:
+                self.file = file
+                with self._open(file) as stream:
+                    for batch in read_batches(stream, file, self._columns):
+                        self._check(batch)
+                        self.count += batch.num_rows
+                        yield from batch.to_batches()
+        except Exception as error:
+            self.error = error
+            raise
+
+    def _open(self, file: str) -> BinaryIO:
+        try:
+            return self._buckets.open(file)
         except NotFound as error:
             raise Unloadable(f"{file}: {error}") from error
-        with stream:
-            for batch in read_batches(stream, file, columns):
-                moments = batch.column(table.partition_by)
-                span = pc.min_max(moments).as_py()
-                if moments.null_count or span["min"] < hour or span["max"] >= hour + HOUR:
-                    raise Unloadable(f"{file}: a row whose {table.partition_by} is not in the hour {hour:%Y-%m-%d %H}")
-                db.register("batch", batch)
-                try:
-                    db.execute(f"INSERT INTO {name} BY NAME SELECT * FROM batch")
-                except (duckdb.ConstraintException, duckdb.ConversionException) as error:
-                    raise Unloadable(f"{file}: {_first_line(error)}") from error
-                db.unregister("batch")
-                rows += batch.num_rows
-    return rows
+
+    def _check(self, batch: pa.Table) -> None:
+        moments = batch.column(self._when)
+        span = pc.min_max(moments).as_py()
+        if moments.null_count or span["min"] < self._hour or span["max"] >= self._hour + HOUR:
+            raise Unloadable(f"{self.file}: a row whose {self._when} is not in the hour {self._hour:%Y-%m-%d %H}")
 
 
 def _first_line(error: Exception) -> str:
