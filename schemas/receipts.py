@@ -86,8 +86,8 @@ class Contribution:
     """What one attempt at some work adds to a bucket: counts, files, or nothing but the wish to be looked at.
 
     id: made before the contribution crosses a shuffle, so that a repeat is known as one; packs: the names of the packs whose
-    messages may be acknowledged once it is committed; conflicts: what it adds to the hour's dead letters; trouble: why other
-    packs could not be written, empty where all were. No receipt keeps these three.
+    messages may be acknowledged once it is committed; trouble: why other packs could not be written, empty where all were. No
+    receipt keeps these two. conflicts: what it adds to the hour's dead letters, after it is in the receipt itself.
     elsewhere: files that name the ids it dropped because another hour holds them.
     """
 
@@ -101,15 +101,13 @@ class Contribution:
     elsewhere: tuple[Elsewhere, ...] = ()
 
     def to_json(self) -> bytes:
-        conflicts = self.conflicts.to_json().decode() if self.conflicts else None
-        more = {"packs": self.packs, "conflicts": conflicts, "trouble": self.trouble}
+        more = {"packs": self.packs, "trouble": self.trouble}
         return json.dumps({**_work_to_json(self), **more}, sort_keys=True).encode()
 
     @classmethod
     def from_json(cls, data: bytes | str) -> Contribution:
         value = json.loads(data)
-        conflicts = cls.from_json(value["conflicts"]) if value["conflicts"] else None
-        return replace(_work_from_json(value), packs=tuple(value["packs"]), conflicts=conflicts, trouble=value["trouble"])
+        return replace(_work_from_json(value), packs=tuple(value["packs"]), trouble=value["trouble"])
 
     @property
     def is_empty(self) -> bool:
@@ -199,7 +197,11 @@ class Receipt:
 
     def has(self, contribution: Contribution) -> bool:
         """Whether the contribution is in already, or has nothing to add."""
-        return contribution.is_empty or any(commit.work.id == contribution.id for commit in self.commits)
+        return contribution.is_empty or self.commit_of(contribution) is not None
+
+    def commit_of(self, contribution: Contribution) -> Commit | None:
+        """The one that has brought the contribution."""
+        return next((commit for commit in self.commits if commit.work.id == contribution.id), None)
 
     def next(self, contribution: Contribution, now: datetime, close: bool) -> Receipt:
         """The receipt with the contribution in it, and closed if asked for: one version up, or itself where nothing changes.
@@ -209,7 +211,7 @@ class Receipt:
         commits, closed_at = self.commits, self.closed_at
         if not self.has(contribution):
             rows = sum(part.ids.count for part in contribution.parts)
-            commits += (Commit(replace(contribution, packs=()), now, late=rows if self.closed else 0),)
+            commits += (Commit(replace(contribution, packs=(), trouble=""), now, late=rows if self.closed else 0),)
         if close and closed_at is None:
             closed_at = now
         if commits == self.commits and closed_at == self.closed_at:
@@ -266,11 +268,16 @@ class Receipt:
 def _work_to_json(work: Contribution) -> dict[str, object]:
     parts = [part.to_json() for part in work.parts]
     value: dict[str, object] = {"id": work.id, "books": books_to_json(work.books), "reasons": work.reasons, "parts": parts}
-    return {**value, "elsewhere": [file.to_json() for file in work.elsewhere]} if work.elsewhere else value
+    if work.elsewhere:
+        value["elsewhere"] = [file.to_json() for file in work.elsewhere]
+    if work.conflicts:
+        value["conflicts"] = _work_to_json(work.conflicts)
+    return value
 
 
 def _work_from_json(value: Mapping[str, Any]) -> Contribution:
     parts = tuple(Part.from_json(part) for part in value["parts"])
     elsewhere = tuple(Elsewhere.from_json(file) for file in value.get("elsewhere", ()))
     books, reasons = read_books(value["books"]), read_reasons(value["reasons"])
-    return Contribution(read_text(value["id"]), books, reasons, parts, elsewhere=elsewhere)
+    conflicts = _work_from_json(value["conflicts"]) if "conflicts" in value else None
+    return Contribution(read_text(value["id"]), books, reasons, parts, conflicts=conflicts, elsewhere=elsewhere)

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import replace
 from datetime import datetime
 
 from schemas.buckets import DEAD_LETTERS, Bucket
-from schemas.receipts import Contribution, Receipt
+from schemas.receipts import Contribution, Receipt, combine
 from transforms.buckets import AlreadyExists, Buckets
-from transforms.conflicts import Letter, letters_part
+from transforms.conflicts import letters_part
 from transforms.delivered import Delivered, delivered_of
 from transforms.order import Turn, last_turn, take_turn
 from transforms.repeats import without_repeats
@@ -32,9 +33,9 @@ def commit(
     """Adds the contribution, closes the bucket if asked for, and returns the newest receipt, whose files are all in place.
 
     Ids that are `delivered` are taken out of the contribution's files and counted as duplicates. Those that came with another
-    payload become dead letters, whose receipt is returned as well: those that are found now are committed first, those that
-    the contribution brings last. Repeating a commit changes nothing. Raises BucketsError or ReceiptError; a repeat then takes
-    up where this one ended.
+    payload become dead letters, whose receipt is returned as well: those that conflict with what is delivered are committed
+    first; those that do with the contribution itself last, and the receipt keeps them. Repeating a commit changes nothing.
+    Raises BucketsError or ReceiptError; a repeat then takes up where this one ended.
     """
     receipts: dict[Bucket, Receipt] = {}
 
@@ -45,7 +46,6 @@ def commit(
             receipts[receipt.bucket] = receipt
 
     refused: set[str] = set()
-    inner: list[Letter] = []
     # In this process one waits for the other, rather than having to begin again.
     with delivered.turns if contribution.parts else nullcontext():
         for _ in races(bucket):
@@ -60,6 +60,8 @@ def commit(
                 found = [letter for letter in letters if letter.message_id not in refused]
                 refuse(letters_part(buckets, bucket.hour, contribution.id, found, new_id))
                 refused |= {letter.message_id for letter in found}
+                own = letters_part(buckets, bucket.hour, f"{contribution.id}-inner", inner, new_id)
+                addition = replace(addition, conflicts=_joined(contribution.conflicts, own))
             following = receipt.next(addition, clock(), close)
             if following is not receipt:
                 if not _created(buckets, turn, following, ordered=bool(addition.parts) and delivered.is_ordered):
@@ -67,8 +69,8 @@ def commit(
                 show(buckets, following)
             # Not before. Where a crash parts the two, messages may come again in another order: what was refused already, for
             # the sake of another that is not delivered yet, would come first and be delivered.
-            refuse(contribution.conflicts)
-            refuse(letters_part(buckets, bucket.hour, f"{contribution.id}-inner", inner, new_id))
+            committed = following.commit_of(contribution)
+            refuse(committed.work.conflicts if committed else contribution.conflicts)
             return (following, *receipts.values())
     raise AssertionError("races end by a return or an error")
 
@@ -81,3 +83,8 @@ def _created(buckets: Buckets, turn: Turn, receipt: Receipt, ordered: bool) -> b
     except AlreadyExists:
         return False
     return True
+
+
+def _joined(*conflicts: Contribution | None) -> Contribution | None:
+    given = [one for one in conflicts if one]
+    return combine(given) if given else None

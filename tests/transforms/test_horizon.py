@@ -271,6 +271,32 @@ def test_wherever_a_process_is_killed_no_message_is_both_delivered_and_refused_t
         assert exits == ["m-a-1", "m-a-2"], step
 
 
+def test_wherever_a_worker_is_killed_and_its_commit_tried_again_each_message_is_in_one_exit(tmp_path, new_id) -> None:
+    """As on Dataflow, which fixes a contribution and gives it to another worker: the messages themselves do not come again."""
+    killed = 0
+    for step in range(30):
+        buckets, dying = Directory(tmp_path / str(step)), Stops(tmp_path / str(step))
+        Process(buckets, new_id).deliver(NOON - HOUR, ("c", 1))
+        process = Process(dying, new_id)
+        found_by_the_writer = process.write(NOON, ("a", 1), ("a", 2))
+        found_at_the_commit = [
+            process.write(NOON, ("a", 3)),
+            process.write(NOON, ("b", 1)),
+            process.write(NOON, ("b", 2), ("c", 2)),
+        ]
+        contribution = combine([found_by_the_writer, *found_at_the_commit])
+        dying.left = step
+        try:
+            process.commit(NOON, contribution)
+        except BucketsError:
+            killed += 1
+        for _ in range(2):
+            Process(buckets, new_id).commit(NOON, contribution)
+        exits = sorted(row["message_id"][:5] for row in [*rows(buckets), *rows(buckets, DEAD_LETTERS)])
+        assert exits == ["m-a-1", "m-a-2", "m-a-3", "m-b-1", "m-b-2", "m-c-1", "m-c-2"], step
+    assert 12 <= killed < 30
+
+
 def test_a_bucket_that_was_deleted_does_not_come_back_by_itself_and_can_be_delivered_again(buckets, new_id) -> None:
     Process(buckets, new_id).deliver(NOON, ("a", 1))
     for path in sorted(Path(buckets.uri, "events").rglob("*"), reverse=True):
