@@ -29,6 +29,7 @@ from pipelines.prism import running_prism, what_failed
 from pipelines.progress import each
 from pipelines.runners import DATAFLOW, LOCAL, PRISM, add_runner, beam_options, is_dry_run, parse
 from schemas.contracts import DEFAULT_FOLDER, load_contracts
+from schemas.envelope import DEDUP_KEY
 from schemas.tables import tables_of
 from transforms.buckets import Buckets
 from transforms.buckets.opening import open_buckets
@@ -107,7 +108,7 @@ def main(argv: Sequence[str]) -> int:
         check(buckets, tables, flags.subscription, flags.audit_topic)
         each("tables checked", tables.ensure, list(tables_of(contracts).values()))
     plan = Plan(
-        source=ReadFromPubSub(subscription=flags.subscription, with_attributes=True)
+        source=ReadFromPubSub(subscription=flags.subscription, id_label=DEDUP_KEY, with_attributes=True)
         if runner == DATAFLOW
         else beam.io.Read(PubSubSource(flags.subscription, started if runner == LOCAL else None)),
         ends=runner == LOCAL,

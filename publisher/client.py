@@ -18,7 +18,17 @@ from google.cloud.pubsub_v1 import PublisherClient
 from publisher.errors import Failure, Outgoing, PublisherError, Unreported, one_line
 from publisher.ledger import Acknowledged, Ledger, claimed_hour
 from publisher.settings import ANSWER_SECONDS, check_name, check_topic, make_client, refusal
-from schemas.envelope import CONTENT_TYPE, EVENT_ID, EVENT_TYPE, RECEIVED_AT, SCHEMA_VERSION, SENT_AT, format_time
+from schemas.envelope import (
+    CONTENT_TYPE,
+    DEDUP_KEY,
+    EVENT_ID,
+    EVENT_TYPE,
+    RECEIVED_AT,
+    SCHEMA_VERSION,
+    SENT_AT,
+    dedup_key,
+    format_time,
+)
 from schemas.reports import Published
 
 _COLLECT_EVERY = 2_000
@@ -135,7 +145,10 @@ class EventPublisher:
             own[CONTENT_TYPE] = content_type
         if sent_at is not None:
             own[SENT_AT] = _time(sent_at)
-        self.publish_raw(payload if isinstance(payload, bytes) else orjson.dumps(payload), own, source)
+        data = payload if isinstance(payload, bytes) else orjson.dumps(payload)
+        if event_type is not None:
+            own[DEDUP_KEY] = dedup_key(event_type, own[EVENT_ID], data)
+        self.publish_raw(data, own, source)
 
     def publish_raw(self, data: bytes, attributes: Mapping[str, str], source: object = None) -> None:
         """Publishes a message as it is, however broken, and counts it under the type and hour that it claims.

@@ -10,7 +10,7 @@ from typing import Any
 import fastavro
 
 from schemas.buckets import DEAD_LETTERS, EVENT_TYPE_NAME, Bucket, hour_of
-from schemas.envelope import EVENT_ID, EVENT_TYPE, RECEIVED_AT, REPLAY_OF, format_time, parse_time, stamp
+from schemas.envelope import DEDUP_KEY, EVENT_ID, EVENT_TYPE, RECEIVED_AT, REPLAY_OF, format_time, parse_time, stamp
 from schemas.fingerprints import HASH_BYTES, id_hash
 from schemas.marks import split
 from schemas.receipts import Part
@@ -46,6 +46,8 @@ class Letter:
             attributes[RECEIVED_AT] = format_time(row["received_at"])
         attributes[EVENT_ID] = row["event_id"]
         attributes[REPLAY_OF] = row["message_id"]
+        # It comes again on purpose.
+        attributes.pop(DEDUP_KEY, None)
         return cls(row["message_id"], row["data"], attributes, row["received_at"])
 
     @property

@@ -6,9 +6,11 @@ import json
 import os
 import subprocess
 import sys
+from base64 import b64decode
 from pathlib import Path
 
 import pytest
+from apache_beam.portability.api import beam_runner_api_pb2
 
 pytestmark = pytest.mark.slow
 
@@ -52,6 +54,8 @@ def test_the_job_is_built_and_said_and_its_graph_can_be_read(tmp_path: Path) -> 
     assert done.stdout.count("\n") == 1
     transforms = json.loads((tmp_path / "job.json").read_text())["components"]["transforms"].values()
     labels = {transform["uniqueName"] for transform in transforms if transform.get("uniqueName")}
+    [payload] = [one["spec"]["payload"] for one in transforms if "pubsub_read" in one.get("spec", {}).get("urn", "")]
+    assert beam_runner_api_pb2.PubSubReadPayload.FromString(b64decode(payload)).id_attribute == "dedup_key"
     assert set(LABELS.read_text().splitlines()) <= labels
 
 

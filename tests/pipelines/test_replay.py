@@ -58,7 +58,7 @@ def report_hour(world: World, liked: list[str]) -> None:
 def deliver_some(world: World) -> list[str]:
     """Three dead letters of a type without a contract, one of them without an event id, and another; returns the event ids."""
     [_, _, plain, *_] = world.publish(
-        (LIKED, {**REFUSED, "event_id": "x"}),
+        (LIKED, {**REFUSED, "event_id": "x", "dedup_key": "of x"}),
         (LIKED, {**REFUSED, "event_id": "y", "sent_at": "2026-01-31T09:30:00Z"}),
         (LIKED, REFUSED),
         search("good", IN_HOUR),

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from hashlib import sha256
 from itertools import count
 
 import pytest
@@ -86,7 +87,8 @@ def test_a_mapping_is_published_as_json_with_an_id_and_the_clocks_time(events: C
         made.publish("click", {"x": 1, "text": "ü"})
     (message,) = events.messages(1)
     assert json.loads(message.data) == {"x": 1, "text": "ü"}
-    assert dict(message.attributes) == {"event_type": "click", "event_id": "id-1", "received_at": "2026-01-31T09:30:00Z"}
+    own = {"event_type": "click", "event_id": "id-1", "received_at": "2026-01-31T09:30:00Z"}
+    assert dict(message.attributes) == own | {"dedup_key": sha256(b"click\0id-1\0" + message.data).hexdigest()[:32]}
 
 
 def test_all_that_the_caller_says_of_an_event_goes_into_its_attributes(events: Channel) -> None:
@@ -112,7 +114,20 @@ def test_all_that_the_caller_says_of_an_event_goes_into_its_attributes(events: C
         "content_type": "application/avro",
         "sent_at": "2026-01-30T22:14:59.250000Z",
         "region": "north",
+        "dedup_key": sha256(b"click\0e1\0\x00\xff").hexdigest()[:32],
     }
+
+
+def test_only_what_is_the_same_event_with_the_same_payload_has_the_same_dedup_key(events: Channel) -> None:
+    said = [("click", "a", 1), ("click", "a", 2), ("click", "b", 1), ("tap", "a", 1), ("click", "a", 1)]
+    with EventPublisher(events.topic) as made:
+        for event_type, event_id, x in said:
+            made.publish(event_type, {"x": x}, event_id=event_id)
+    keys = {
+        (message.attributes["event_type"], message.attributes["event_id"], message.data): message.attributes["dedup_key"]
+        for message in events.messages(len(said))
+    }
+    assert len(keys) == len(set(keys.values())) == 4
 
 
 def test_the_reports_say_per_type_and_hour_what_a_subscriber_finds(events: Channel, audit: Channel) -> None:
