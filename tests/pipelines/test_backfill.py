@@ -49,7 +49,7 @@ def publish(world: World, *messages: tuple[bytes, dict[str, str]], report: bool 
     now = datetime.now(UTC)
     file = write_archive(
         world.folder / "archive",
-        [Archived(*message, own, now) for message, own in zip(messages, ids, strict=True)],
+        [Archived(*message, own, now, ordering_key="a key") for message, own in zip(messages, ids, strict=True)],
         block_bytes=500,
     )
     if report:
