@@ -19,13 +19,15 @@ from pipelines.flags import UserError, hours, run_main
 from pipelines.graph import LOCAL_SHARDS, Looks, Plan
 from pipelines.progress import each
 from pipelines.runners import LOCAL, beam_options
+from schemas.buckets import FIRST_HOUR
 from schemas.contracts import load_contracts
 from schemas.tables import tables_of
 from transforms.archive import Wanted, archive_files
-from transforms.archive_source import ReadArchive, Reading
+from transforms.archive_source import ReadBatch, Reading
 from transforms.buckets.opening import open_buckets
 from transforms.clocks import utc_now
 from transforms.pubsub import check_topic
+from transforms.tables import TablesError
 from transforms.tables.opening import open_tables
 
 NAMED = 5
@@ -60,11 +62,15 @@ def main(argv: Sequence[str]) -> int:
     if not files:
         raise UserError(f"{archive.uri}: there is no file that can hold events of these hours. Is it the archive?")
     each("tables checked", tables.ensure, list(tables_of(contracts).values()))
-    with Reading(archive, files, wanted) as reading:
+    reading = Reading(archive, files, wanted)
+    problems: list[str] = []
+    for batch, is_last in reading.batches():
+        # More may come for any hour until the last batch, so only that one closes buckets; a repair's are closed already.
+        closes = is_last or wanted.ids is not None
         plan = Plan(
-            source=ReadArchive(reading),
+            source=ReadBatch(batch),
             ends=True,
-            started=started,
+            started=started if closes else FIRST_HOUR,
             contracts=contracts,
             buckets=buckets,
             tables=tables,
@@ -72,12 +78,16 @@ def main(argv: Sequence[str]) -> int:
             allowed_lateness=flags.allowed_lateness,
             horizon=flags.dedup_horizon,
             shards=LOCAL_SHARDS,
-            looks=Looks.MET if wanted.ids is None else Looks.NONE,
+            looks=Looks.MET if is_last and wanted.ids is None else Looks.NONE,
+            met=tuple(reading.hours) if is_last and wanted.ids is None else (),
         )
-        launch(options, plan).wait_until_finish()
+        try:
+            launch(options, plan).wait_until_finish()
+        except TablesError as error:
+            problems.append(str(error))
     print(f"{reading.messages} messages taken from {len(files)} archive files")
     absent = [f"not in the archive: {kind} {event_id}" for kind, event_id in sorted(set(wanted.ids or ()) - reading.found)]
-    if problems := [*reading.problems, *absent]:
+    if problems := [*reading.problems, *absent, *dict.fromkeys(problems)]:
         more = [f"and {len(problems) - NAMED} more"] if len(problems) > NAMED else []
         raise UserError("\n  ".join(["all was delivered but for this:", *problems[:NAMED], *more]))
     return 0

@@ -48,14 +48,16 @@ class Wanted:
     allowed_lateness: timedelta
     ids: Collection[tuple[str, str]] | None = None
 
-    def has(self, message: PubsubMessage) -> bool:
+    def hour_of(self, message: PubsubMessage) -> datetime | None:
+        """The hour that its event belongs to; None where it is not wanted."""
         if self.ids is not None and key_of(message) not in self.ids:
-            return False
+            return None
         try:
             received_at = stamp(message.attributes, message.publish_time, self.allowed_lateness).received_at
         except Rejected:
             received_at = message.publish_time
-        return self.first <= hour_of(received_at) <= self.last
+        hour = hour_of(received_at)
+        return hour if self.first <= hour <= self.last else None
 
     def may_be_in(self, name: str) -> bool:
         """Whether a file of this name can hold such a message. A name that shows no time can.
@@ -89,15 +91,16 @@ def archive_files(archive: Buckets, wanted: Wanted) -> list[str]:
     return [name for name in archive.list("") if wanted.may_be_in(name)]
 
 
-def read_messages(archive: Buckets, name: str, wanted: Wanted, problems: list[str]) -> Iterator[PubsubMessage]:
-    """The wanted messages of a file. What can't be read is added to `problems`, and does not keep the rest from being read."""
+def read_messages(archive: Buckets, name: str, wanted: Wanted, problems: list[str]) -> Iterator[tuple[datetime, PubsubMessage]]:
+    """The wanted messages of a file, with their events' hours. Holds a block at a time. What can't be read is added to
+    `problems`, and does not keep the rest from being read."""
     try:
         yield from _messages(archive, name, wanted, problems)
     except (BucketsError, OSError) as error:
         problems.append(f"{archive.uri}/{name} can't be read: {error}")
 
 
-def _messages(archive: Buckets, name: str, wanted: Wanted, problems: list[str]) -> Iterator[PubsubMessage]:
+def _messages(archive: Buckets, name: str, wanted: Wanted, problems: list[str]) -> Iterator[tuple[datetime, PubsubMessage]]:
     with archive.open(name) as file:
         try:
             reader: Any = fastavro.block_reader(file)
@@ -127,7 +130,7 @@ def _messages(archive: Buckets, name: str, wanted: Wanted, problems: list[str]) 
             except Exception as error:  # noqa: BLE001 - as above
                 problems.append(f"{archive.uri}/{name}: the block at byte {at} is broken ({type(error).__name__})")
                 continue
-            yield from filter(wanted.has, messages)
+            yield from ((hour, message) for message in messages if (hour := wanted.hour_of(message)))
 
 
 def _blocks(file: Any, at: int, sync: bytes) -> Iterator[tuple[int, bytes]]:

@@ -10,7 +10,7 @@ import fastavro
 import pytest
 
 from tests.support.archive import SCHEMA, Archived, archive_bytes, write_archive
-from transforms import archive
+from transforms import archive, archive_source
 from transforms.archive import Wanted, archive_files, read_messages
 from transforms.buckets.directory import Directory
 
@@ -27,12 +27,12 @@ def read(file: Path, wanted: Wanted = WANTED) -> tuple[list[str], list[str]]:
     """The message ids, and the problems."""
     problems: list[str] = []
     store = Directory(file.parent)
-    return [one.message_id for one in read_messages(store, file.name, wanted, problems)], problems
+    return [one.message_id for _, one in read_messages(store, file.name, wanted, problems)], problems
 
 
 def test_a_message_is_given_as_pubsub_gave_it(tmp_path: Path) -> None:
     file = write_archive(tmp_path, [message(1, colour="red")])
-    [one] = read_messages(Directory(tmp_path), file.name, WANTED, [])
+    [(_, one)] = read_messages(Directory(tmp_path), file.name, WANTED, [])
     assert (one.data, one.attributes, one.message_id, one.publish_time) == (
         b"0001" * 25,
         {"event_type": "tap", "colour": "red"},
@@ -160,3 +160,18 @@ def test_an_archive_without_metadata_is_named(tmp_path: Path, schema: Any) -> No
 
 def test_a_file_that_is_gone_is_named(tmp_path: Path) -> None:
     assert read(tmp_path / "gone.avro") == ([], [f"{tmp_path}/gone.avro can't be read: no object gone.avro below {tmp_path}"])
+
+
+@pytest.mark.parametrize(("limits", "sizes"), [((7, 10**9), [7, 7, 6]), ((10**9, 1_000), [10, 10]), ((20, 10**9), [20])])
+def test_messages_come_in_batches_of_a_bounded_size(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limits: tuple[int, int], sizes: list[int]
+) -> None:
+    monkeypatch.setattr(archive_source, "BATCH_MESSAGES", limits[0])
+    monkeypatch.setattr(archive_source, "BATCH_BYTES", limits[1])
+    files = [write_archive(tmp_path, map(message, range(start, start + 10))).name for start in (0, 10)]
+    reading = archive_source.Reading(Directory(tmp_path), files, WANTED)
+    batches = list(reading.batches())
+    assert [len(batch) for batch, _ in batches] == sizes
+    assert [is_last for _, is_last in batches] == [False] * (len(sizes) - 1) + [True]
+    assert [one.message_id for batch, _ in batches for one in batch] == [f"m{number}" for number in range(20)]
+    assert (reading.messages, reading.hours) == (20, {HOUR})
