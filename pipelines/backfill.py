@@ -96,7 +96,7 @@ def main(argv: Sequence[str]) -> int:
 def read_ids(file: Path) -> frozenset[tuple[str, str]]:
     """Event types and ids from a file. Raises UserError, naming the line that is wrong."""
     try:
-        lines = file.read_text().splitlines()
+        lines = file.read_bytes().decode().split("\n")  # an id may hold what else ends a line for Python
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"--ids={file} can't be read: {error}") from None
     ids = set()

@@ -17,7 +17,7 @@ from pipelines.flags import UserError
 from schemas.buckets import DEAD_LETTERS, HOUR, Bucket, hour_of
 from tests.support.delivery import LAST_HOUR, World, search
 from tests.support.pubsub import make_topic, publisher, pull_now, subscriber
-from transforms.pubsub import PubSubError
+from transforms.pubsub import PubSubError, patiently
 
 pytestmark = pytest.mark.slow
 
@@ -210,7 +210,7 @@ def test_whatever_a_client_has_sent_is_sent_again_as_it_was(world: World) -> Non
     """No attributes; any bytes; attributes that are called as a client library calls its own arguments, or Pub/Sub its own."""
     odd = {"topic": "t", "data": "d", "ordering_key": "o", "retry": "r", "timeout": "1", "messages": "m", "self": "s"}
     sent: list[tuple[bytes, dict[str, str]]] = [(bytes(range(256)), {}), (b"\xff\x00", {**REFUSED, **odd, "event_id": "odd"})]
-    ids = []
+    ids: list[str] = []
     with publisher(world.address) as client:
         for data, attributes in sent:
             message = PubsubMessage(data=data, attributes={**attributes, "googclient_schemaencoding": "BINARY"})
@@ -252,16 +252,16 @@ def test_a_replay_that_is_killed_in_the_middle_is_simply_run_again(
     world.deliver()
     add_contract(world)
     monkeypatch.setattr(replay, "MOST_MESSAGES", 4)
-    taken, real = [], replay.patiently
+    taken: list[str] = []
 
-    def patiently(call: Callable[[], object], name: str) -> object:
+    def publish_once(call: Callable[[], object], name: str) -> object:
         if taken:
             raise KeyboardInterrupt
-        taken.append(1)
-        return real(call, name)
+        taken.append(name)
+        return patiently(call, name)
 
     with monkeypatch.context() as patch:
-        patch.setattr(replay, "patiently", patiently)
+        patch.setattr(replay, "patiently", publish_once)
         with pytest.raises(KeyboardInterrupt):
             run(world)
     world.deliver()
