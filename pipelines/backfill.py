@@ -1,14 +1,15 @@
 """backfill: rebuilds the buckets of some hours from what a Cloud Storage subscription has archived.
 
 Goes the way of every event: what a bucket holds already is a duplicate, so hours that are complete keep their rows, and hours
-that were deleted get theirs back. With --ids it is a repair: delivers these events alone, and looks at no other bucket; `python -m
-pipelines.missing` names them. May be repeated. Exit status 2 when something in the archive could not be read, or was not there;
-all else is delivered then.
+that were deleted get theirs back. With --ids it is a repair: delivers these events alone, and looks at no other bucket;
+`python -m pipelines.missing` names them. May be repeated. Exit status 2 when something in the archive could not be read, or was
+not there; all else is delivered then.
 
 It works in this process, and holds a batch of 100,000 messages or 64 MiB of data at a time. By the time in their names it reads
 the files from an hour before the first of the hours until the allowed lateness and 32 days after the last, since an event may
 be published late, and written later still; so give --allowed_lateness as deliver has it. For messages of 300 bytes over six
-hours the peak was 660 MB for 300,000 and 960 MB for a million, what grows being indexes and what the table store takes.
+hours the peak was 660 MB for 300,000 and 960 MB for a million, what grows being indexes and what the table store takes;
+the million took 57 s of a core.
 """
 
 from __future__ import annotations
