@@ -75,6 +75,11 @@ def add_stores(flags: argparse.ArgumentParser) -> None:
     flags.add_argument(
         "--contracts", type=Path, default=DEFAULT_FOLDER, help="contracts that this run serves (default: the shipped)"
     )
+    add_settings(flags)
+
+
+def add_settings(flags: argparse.ArgumentParser) -> None:
+    """The flags that decide which hour an event belongs to, and whether it is delivered already."""
     flags.add_argument(
         "--allowed_lateness",
         type=duration,

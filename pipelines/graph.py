@@ -12,6 +12,7 @@ import apache_beam as beam
 from pipelines.clients import publisher
 from schemas.buckets import DEAD_LETTERS
 from schemas.contracts import Contracts
+from schemas.envelope import format_time
 from schemas.rows import dead_letter_schema, row_schema
 from schemas.tables import tables_of
 from transforms.buckets import Buckets
@@ -62,7 +63,8 @@ class Plan:
     """What is plugged into the graph.
 
     source: gives PubsubMessages; ends: whether it does so by itself, with what was there when the run started; leased: the
-    subscription whose messages this process holds, to be acknowledged by the graph; pace: how often a stream does what.
+    subscription whose messages this process holds, to be acknowledged by the graph; met: hours that runs before this one have
+    met, and left to it to look at; pace: how often a stream does what.
     """
 
     source: beam.PTransform
@@ -77,6 +79,7 @@ class Plan:
     shards: int
     leased: str | None = None
     looks: Looks = Looks.ALL
+    met: Sequence[datetime] = ()
     pace: Pace = DATAFLOW_PACE
 
 
@@ -113,6 +116,8 @@ def look(pipeline: beam.Pipeline, plan: Plan, streams: Sequence[str], met: beam.
     # As far back as any run can have written: what is in a receipt is not delivered again, so nobody else would look there.
     oldest = plan.started - plan.allowed_lateness - LONGEST_LIFE
     hours = [met]
+    if plan.met:
+        hours.append(pipeline | "Met before" >> beam.Create([format_time(hour) for hour in plan.met], reshuffle=False))
     if plan.leased and not plan.ends:
         hours.append(pipeline | "Watch hours" >> WatchHours(plan.buckets, streams, oldest, plan.started, plan.leased))
     else:

@@ -1,23 +1,24 @@
 """replay: publishes dead letters again, for deliver to take them once more: after a contract or a program was mended.
 
 They keep their attributes and their event ids, and come to the hour that they belong to. What is delivered already is not
-published, and what is refused again is the same dead letter as before; so a replay may be repeated. A dead letter that is older
-than the allowed lateness is delivered to the hour of the replay, with its own time beside it. Exit status 2 when some dead
-letter could not be read or published; all others are then.
+published, and what is refused again is the same dead letter as before; so a replay may be repeated, also one that was
+interrupted. A dead letter that is older than the allowed lateness is delivered to the hour of the replay, with its own time
+beside it; refused again, it lies in that hour too, and is replayed from there. Exit status 2 when some dead letter could not be
+read or published; all others are then.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
+from functools import partial
 
-from google.api_core.exceptions import GoogleAPIError
-from google.api_core.retry import Retry, if_exception_type
+import google.pubsub_v1
 from google.cloud import pubsub_v1
-from google.cloud.pubsub_v1.publisher.exceptions import MessageTooLargeError
+from google.pubsub_v1.types import PublishRequest, PubsubMessage
 from rich.console import Console
 from rich.progress import Progress
 
@@ -28,24 +29,24 @@ from schemas.outcomes import Reason
 from transforms.buckets import Buckets
 from transforms.buckets.opening import open_buckets
 from transforms.clocks import utc_now
-from transforms.pubsub import AWAY_SECONDS, PASSING, REQUEST_SECONDS, PubSubError, check_topic, told
-from transforms.replaying import Letter, delivered_already, read_letters
+from transforms.pubsub import REQUEST_SECONDS, PubSubError, check_topic, patiently
+from transforms.replaying import Letter, known_since, read_letters
 from transforms.skewed import buckets_of
 from transforms.versions import DAMAGE, shown_receipt
 
-MOST_UNANSWERED, MOST_UNANSWERED_BYTES = 1_000, 32 * 1024 * 1024
-"""Messages under way, and their data: what is held in memory at a time."""
+MOST_MESSAGES, MOST_BYTES = 1_000, 10_000_000
+"""Pub/Sub takes no request with more."""
 MOST_ATTRIBUTES = 100
 """Pub/Sub takes no message with more."""
 NAMED = 5
 """So many problems are named where there are more."""
-
-_RETRY = Retry(if_exception_type(*PASSING), initial=0.2, maximum=5.0, multiplier=2.0, timeout=AWAY_SECONDS)
+EXAMPLE = """mend the contract or the program first; run deliver afterwards. For example: python -m pipelines.replay --buckets
+out/buckets --topic projects/my-project/topics/events --hours 2026-01-31T00..2026-01-31T23 --reason unknown_type"""
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    flags = argparse.ArgumentParser(prog="python -m pipelines.replay", description=__doc__, allow_abbrev=False)
+    flags = argparse.ArgumentParser(prog="python -m pipelines.replay", description=__doc__, epilog=EXAMPLE, allow_abbrev=False)
     flags.add_argument("--buckets", required=True, help="the folder or gs://bucket[/prefix] that deliver writes to")
     flags.add_argument(
         "--reason",
@@ -71,84 +72,112 @@ def main(argv: Sequence[str]) -> int:
     if next(buckets.list(f"{DEAD_LETTERS}/"), None) is None:
         raise UserError(f"{buckets.uri}: there are no dead letters here. Give the --buckets that deliver writes to.")
     asked = list(buckets_of(buckets, DEAD_LETTERS, first, last))
-    problems: list[str] = []
+    replay = Replay(buckets, frozenset(flags.reason), now, flags.allowed_lateness)
     with publisher() as client, Progress(console=Console(stderr=True), transient=True) as progress:
         check_topic(client, flags.topic)
         outbox = Outbox(client, flags.topic)
         task = progress.add_task("hours replayed", total=len(asked))
-        known = 0
         for bucket in asked:
-            for letter in undelivered(buckets, bucket, frozenset(flags.reason), now, flags.allowed_lateness, problems):
-                if letter is None:
-                    known += 1
-                elif problem := outbox.add(letter):
-                    problems.append(f"{bucket.folder}: {problem}")
+            for letter in replay.due(bucket):
+                if problem := outbox.add(letter):
+                    replay.problems.append(f"{bucket.folder}: {problem}")
             progress.advance(task)
         outbox.flush()
-    print(f"{outbox.published} dead letters published again; {known} more are delivered already")
-    if problems:
-        more = [f"and {len(problems) - NAMED} more"] if len(problems) > NAMED else []
-        raise UserError("\n  ".join(["all others were replayed, but not these:", *problems[:NAMED], *more]))
+    print(f"{outbox.published} dead letters published again; {replay.delivered} more are delivered already")
+    if not replay.read and not replay.problems:
+        print(f"These hours have no dead letter of the reason {' or '.join(flags.reason)}")
+    if replay.refused:
+        told = ", ".join(f"{hour:%Y-%m-%dT%H}" for hour in sorted(replay.refused)[:NAMED])
+        print(
+            f"{sum(replay.refused.values())} were replayed too late for their hour and refused again: replay them from {told}"
+        )
+    if replay.problems:
+        more = [f"and {len(replay.problems) - NAMED} more"] if len(replay.problems) > NAMED else []
+        raise UserError("\n  ".join(["all others were replayed, but not these:", *replay.problems[:NAMED], *more]))
     return 0
 
 
-def undelivered(
-    buckets: Buckets, bucket: Bucket, reasons: frozenset[str], now: datetime, allowed_lateness: timedelta, problems: list[str]
-) -> Iterator[Letter | None]:
-    """The bucket's dead letters of these reasons, None in place of each whose event is delivered. What is damaged is added to
-    `problems`, and does not keep the rest from being read."""
-    try:
-        parts = shown_receipt(buckets, bucket).parts
-    except DAMAGE as error:
-        problems.append(str(error))
-        return
-    for part in parts:
+class Replay:
+    """Finds the dead letters that are due, and counts the others. read: all of the reasons that were asked for; delivered:
+    those whose events are; refused: those that were refused again, too late for their hour, by the hour where they lie since.
+    """
+
+    def __init__(self, buckets: Buckets, reasons: frozenset[str], now: datetime, allowed_lateness: timedelta) -> None:
+        self.read = self.delivered = 0
+        self.refused: Counter[datetime] = Counter()
+        self.problems: list[str] = []
+        self._buckets = buckets
+        self._reasons = reasons
+        self._now = now
+        self._allowed_lateness = allowed_lateness
+
+    def due(self, bucket: Bucket) -> Iterator[Letter]:
+        """Those of a bucket. What is damaged is added to the problems, and does not keep the rest from being read."""
         try:
-            known = delivered_already(buckets, read_letters(buckets, bucket, part, reasons), now, allowed_lateness)
-            for letter in read_letters(buckets, bucket, part, reasons):
-                yield None if (letter.event_type, letter.hashed) in known else letter
+            parts = shown_receipt(self._buckets, bucket).parts
         except DAMAGE as error:
-            problems.append(str(error))
+            self.problems.append(str(error))
+            return
+        for part in parts:
+            try:
+                letters = read_letters(self._buckets, bucket, part, self._reasons)
+                known = known_since(self._buckets, letters, self._now, self._allowed_lateness)
+                for letter in read_letters(self._buckets, bucket, part, self._reasons):
+                    self.read += 1
+                    if (letter.event_type, letter.hashed) in known.delivered:
+                        self.delivered += 1
+                    elif letter.own_hash in known.refused:
+                        self.refused[known.refused[letter.own_hash]] += 1
+                    else:
+                        yield letter
+            except DAMAGE as error:
+                self.problems.append(str(error))
 
 
 class Outbox:
-    """Publishes letters, and waits for the answers before there are too many. published: how many Pub/Sub has taken."""
+    """Publishes letters, as many at a time as Pub/Sub takes. published: how many it has taken."""
 
     def __init__(self, client: pubsub_v1.PublisherClient, topic: str) -> None:
         self.published = 0
-        self._client = client
+        # Not its own `publish`, which takes attributes as arguments: not those that are called `topic` or `data`.
+        self._publish = partial(google.pubsub_v1.PublisherClient.publish, client)
         self._topic = topic
-        self._answers: list[pubsub_v1.publisher.futures.Future] = []
+        self._messages: list[PubsubMessage] = []
         self._bytes = 0
 
     def add(self, letter: Letter) -> str | None:
         """Why the letter can't be published, if it can't. Raises PubSubError as `flush` does."""
         if len(letter.attributes) > MOST_ATTRIBUTES:
             return f"message {letter.message_id} would have more than {MOST_ATTRIBUTES} attributes, which Pub/Sub does not take"
-        try:
-            answer = self._client.publish(self._topic, letter.data, retry=_RETRY, timeout=REQUEST_SECONDS, **letter.attributes)
-        except MessageTooLargeError:
+        message = PubsubMessage(data=letter.data, attributes=letter.attributes)
+        size = _size(self._topic, message)
+        if size > MOST_BYTES:
             return f"message {letter.message_id} would be larger than Pub/Sub takes"
-        self._answers.append(answer)
-        self._bytes += len(letter.data)
-        if len(self._answers) >= MOST_UNANSWERED or self._bytes >= MOST_UNANSWERED_BYTES:
+        if len(self._messages) == MOST_MESSAGES or self._bytes + size > MOST_BYTES:
             self.flush()
+        self._messages.append(message)
+        self._bytes += size
         return None
 
     def flush(self) -> None:
-        """Waits until all is published. Raises PubSubError where Pub/Sub refuses, or is away for longer than AWAY_SECONDS."""
-        until = time.monotonic() + AWAY_SECONDS + REQUEST_SECONDS
-        for answer in self._answers:
-            try:
-                answer.result(timeout=max(0.0, until - time.monotonic()))
-            except (GoogleAPIError, TimeoutError) as error:
-                why = told(error) if isinstance(error, GoogleAPIError) else "no answer"
-                raise PubSubError(
-                    f"{self._topic}: Pub/Sub took {self.published} dead letters, and then no more: {why}. "
-                    "Mend that, and run it again: what is delivered by then is not published again."
-                ) from None
-            self.published += 1
-        self._answers, self._bytes = [], 0
+        """Publishes what is left. Raises PubSubError where Pub/Sub refuses, or is away for longer than AWAY_SECONDS."""
+        if not self._messages:
+            return
+        request = PublishRequest(topic=self._topic, messages=self._messages)
+        try:
+            patiently(lambda: self._publish(request, timeout=REQUEST_SECONDS, retry=None), self._topic)
+        except PubSubError as error:
+            raise PubSubError(
+                f"{self.published} dead letters were published, and then no more: {error} "
+                "What is delivered by then is not published again."
+            ) from None
+        self.published += len(self._messages)
+        self._messages, self._bytes = [], 0
+
+
+def _size(topic: str, message: PubsubMessage) -> int:
+    """Bytes of a request that publishes the message alone."""
+    return int(PublishRequest.pb(PublishRequest(topic=topic, messages=[message])).ByteSize())
 
 
 if __name__ == "__main__":

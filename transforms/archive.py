@@ -1,8 +1,10 @@
 """The archive: what a Cloud Storage subscription on the events' topic has written, in Avro with metadata.
 
-Its files are named <prefix><time>_<UUID><suffix>; the form of the time is a setting of the subscription. A record is a
-message: subscription_name, message_id, publish_time, attributes (with the ordering key, where there is one) and data. A file
-holds up to ten minutes of messages, in no order. See cloud.google.com/pubsub/docs/cloudstorage.
+As docs.cloud.google.com/pubsub/docs/create-cloudstorage-subscription says, an object is named <prefix><UTC time when it was
+created>_<UUID><suffix>, where the form of the time is a setting of the subscription. It is written for ten minutes at most, in
+no order, and beside others. A record is a message: subscription_name, message_id, publish_time, attributes (with an entry for
+the ordering key, where there is one) and data. Where the subscription does not write metadata there is data alone, and where it
+uses the topic's schema the payload's own fields stand in its place: from neither can messages be taken.
 """
 
 from __future__ import annotations
@@ -28,9 +30,12 @@ LARGEST_BLOCK = 64 * 1024 * 1024
 """Bytes. A message has 10 MB at most; what is longer without an end is not a block, and is not held in memory."""
 
 _FIELDS = {"message_id", "publish_time", "attributes", "data"}
-_TIME_IN_NAME = re.compile(r"\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}(?:Z|[+-]\d{2}:\d{2})")
-"""The form that times have in names if the subscription sets no other."""
+_TIME_IN_NAME = re.compile(r"(?<!\d)(\d{4})[-_:/](\d\d)[-_:/](\d\d)[-_:/T](\d\d)[-_:/](\d\d)[-_:/](\d\d)(?!\d)([+-]\d\d:\d\d)?")
+"""The form that times have in names if the subscription sets no other, and those that only part year, month, day, hour, minute
+and second by other signs, as YYYY-MM-DD/hh_mm_ssZ. They are in UTC."""
 _SYNC_BYTES = 16
+_CODECS = {"null", "deflate", "bzip2", "xz"}
+"""Which one is used is not documented. Avro knows others, for which fastavro asks for more libraries."""
 
 
 @dataclass(frozen=True)
@@ -43,23 +48,25 @@ class Wanted:
     allowed_lateness: timedelta
     ids: Collection[tuple[str, str]] | None = None
 
-    def has(self, message: PubsubMessage) -> bool:
+    def hour_of(self, message: PubsubMessage) -> datetime | None:
+        """The hour that its event belongs to; None where it is not wanted."""
         if self.ids is not None and key_of(message) not in self.ids:
-            return False
+            return None
         try:
             received_at = stamp(message.attributes, message.publish_time, self.allowed_lateness).received_at
         except Rejected:
             received_at = message.publish_time
-        return self.first <= hour_of(received_at) <= self.last
+        hour = hour_of(received_at)
+        return hour if self.first <= hour <= self.last else None
 
     def may_be_in(self, name: str) -> bool:
         """Whether a file of this name can hold such a message. A name that shows no time can.
 
         An event of an hour is published from a little before it until the allowed lateness after it, and written within
-        Pub/Sub's longest life of a message.
+        Pub/Sub's longest life of a message: so files are read that are as much younger as the two together.
         """
         try:
-            moments = [parse_time(text) for text in _TIME_IN_NAME.findall(name)]
+            moments = [_moment(*parts) for parts in _TIME_IN_NAME.findall(name)]
         except ValueError:
             return True
         if not moments:
@@ -67,6 +74,11 @@ class Wanted:
         # An hour more at the beginning: a file is named when it is begun, and goes on for ten minutes.
         begin, end = self.first - MAX_CLOCK_SKEW - HOUR, self.last + HOUR
         return any(begin <= moment and moment - end <= self.allowed_lateness + LONGEST_LIFE for moment in moments)
+
+
+def _moment(*parts: str) -> datetime:
+    year, month, day, hour, minute, second, offset = parts
+    return parse_time(f"{year}-{month}-{day}T{hour}:{minute}:{second}{offset or 'Z'}")
 
 
 def key_of(message: PubsubMessage) -> tuple[str, str]:
@@ -79,27 +91,35 @@ def archive_files(archive: Buckets, wanted: Wanted) -> list[str]:
     return [name for name in archive.list("") if wanted.may_be_in(name)]
 
 
-def read_messages(archive: Buckets, name: str, wanted: Wanted, problems: list[str]) -> Iterator[PubsubMessage]:
-    """The wanted messages of a file. What can't be read is added to `problems`, and does not keep the rest from being read."""
+def read_messages(archive: Buckets, name: str, wanted: Wanted, problems: list[str]) -> Iterator[tuple[datetime, PubsubMessage]]:
+    """The wanted messages of a file, with their events' hours. Holds a block at a time. What can't be read is added to
+    `problems`, and does not keep the rest from being read."""
     try:
         yield from _messages(archive, name, wanted, problems)
     except (BucketsError, OSError) as error:
         problems.append(f"{archive.uri}/{name} can't be read: {error}")
 
 
-def _messages(archive: Buckets, name: str, wanted: Wanted, problems: list[str]) -> Iterator[PubsubMessage]:
+def _messages(archive: Buckets, name: str, wanted: Wanted, problems: list[str]) -> Iterator[tuple[datetime, PubsubMessage]]:
     with archive.open(name) as file:
         try:
             reader: Any = fastavro.block_reader(file)
-            fields = {field["name"] for field in reader.writer_schema["fields"]}
+            fields = {field["name"]: field["type"] for field in reader.writer_schema["fields"]}
         except (BucketsError, OSError):
             raise
         except Exception as error:  # noqa: BLE001 - what a damaged file makes the reader raise has no end
             problems.append(f"{archive.uri}/{name} is no Avro file that can be read ({type(error).__name__})")
             return
-        if not fields >= _FIELDS:
-            missing = ", ".join(sorted(_FIELDS - fields))
-            problems.append(f"{archive.uri}/{name} has no {missing}: was the subscription set to write metadata?")
+        if missing := ", ".join(sorted(_FIELDS - fields.keys())):
+            problems.append(
+                f"{archive.uri}/{name} has no {missing}: the subscription has to write metadata, and no topic schema"
+            )
+            return
+        if fields["data"] != "bytes":
+            problems.append(f"{archive.uri}/{name}: data is no bytes: the subscription must not use the topic's schema")
+            return
+        if reader.codec not in _CODECS:
+            problems.append(f"{archive.uri}/{name} is compressed with {reader.codec}, which can't be read")
             return
         begin = file.tell()
         file.seek(0)
@@ -110,7 +130,7 @@ def _messages(archive: Buckets, name: str, wanted: Wanted, problems: list[str]) 
             except Exception as error:  # noqa: BLE001 - as above
                 problems.append(f"{archive.uri}/{name}: the block at byte {at} is broken ({type(error).__name__})")
                 continue
-            yield from filter(wanted.has, messages)
+            yield from ((hour, message) for message in messages if (hour := wanted.hour_of(message)))
 
 
 def _blocks(file: Any, at: int, sync: bytes) -> Iterator[tuple[int, bytes]]:

@@ -1,11 +1,12 @@
-"""A source that gives what is wanted from the archive, to an engine that works in this process."""
+"""A source that gives what is wanted from the archive, batch by batch, to an engine that works in this process."""
 
 from __future__ import annotations
 
 import logging
 import uuid
+from collections import deque
 from collections.abc import Iterator, Sequence
-from typing import Self
+from datetime import datetime
 
 import apache_beam as beam
 from apache_beam.io.gcp.pubsub import PubsubMessage
@@ -13,69 +14,73 @@ from apache_beam.io.gcp.pubsub import PubsubMessage
 from transforms.archive import Wanted, key_of, read_messages
 from transforms.buckets import Buckets
 
+BATCH_MESSAGES, BATCH_BYTES = 100_000, 64 * 1024 * 1024
+"""A batch ends with the message that brings it to one of them. Bytes are those of the data."""
 PROGRESS_EVERY = 100
 """Files between two lines that say how far the reading is."""
 
 _log = logging.getLogger(__name__)
 
-_readings: dict[str, Reading] = {}
+_batches: dict[str, deque[PubsubMessage]] = {}
 
 
 class Reading:
-    """One reading of archive files, as a block: what was found, and what could not be read.
+    """One reading of archive files: what was found, and what could not be read.
 
-    found: event types and ids, where only some are wanted; messages: how many were given.
+    found: event types and ids, where only some are wanted; hours: those of the messages' events; messages: how many were given.
     """
 
     def __init__(self, archive: Buckets, files: Sequence[str], wanted: Wanted) -> None:
-        self.name = uuid.uuid4().hex
-        self.files = list(files)
         self.problems: list[str] = []
         self.found: set[tuple[str, str]] = set()
+        self.hours: set[datetime] = set()
         self.messages = 0
         self._archive = archive
+        self._files = files
         self._wanted = wanted
-        self._read = 0
 
-    def __enter__(self) -> Self:
-        _readings[self.name] = self
-        return self
+    def batches(self) -> Iterator[tuple[deque[PubsubMessage], bool]]:
+        """The wanted messages, in batches that fit into memory, and whether it is the last one; at least one, maybe empty."""
+        batch: deque[PubsubMessage] = deque()
+        size = 0
+        for message in self._read():
+            if len(batch) >= BATCH_MESSAGES or size >= BATCH_BYTES:
+                yield batch, False
+                batch, size = deque(), 0
+            batch.append(message)
+            size += len(message.data)
+        yield batch, True
 
-    def __exit__(self, *_: object) -> None:
-        _readings.pop(self.name)
-
-    def read(self, file: str) -> Iterator[PubsubMessage]:
-        """The wanted messages of one of the files."""
-        known = len(self.problems)
-        for message in read_messages(self._archive, file, self._wanted, self.problems):
-            if self._wanted.ids is not None:
-                self.found.add(key_of(message))
-            self.messages += 1
-            yield message
-        for problem in self.problems[known:]:
-            _log.error("%s", problem)
-        self._read += 1
-        if self._read % PROGRESS_EVERY == 0:
-            _log.info("%d of %d archive files read, %d messages taken", self._read, len(self.files), self.messages)
+    def _read(self) -> Iterator[PubsubMessage]:
+        for number, file in enumerate(self._files, 1):
+            known = len(self.problems)
+            for hour, message in read_messages(self._archive, file, self._wanted, self.problems):
+                if self._wanted.ids is not None:
+                    self.found.add(key_of(message))
+                self.hours.add(hour)
+                self.messages += 1
+                yield message
+            for problem in self.problems[known:]:
+                _log.error("%s", problem)
+            if number % PROGRESS_EVERY == 0:
+                _log.info("%d of %d archive files read, %d messages taken", number, len(self._files), self.messages)
 
 
-class ReadArchive(beam.PTransform):  # type: ignore[misc]
-    """Gives the messages of a reading whose block this process is in."""
+class ReadBatch(beam.PTransform):  # type: ignore[misc]
+    """Gives the messages of a batch, once, and lets go of each."""
 
-    def __init__(self, reading: Reading) -> None:
+    def __init__(self, batch: deque[PubsubMessage]) -> None:
         super().__init__()
-        self._files = reading.files
-        self._fn = _Read(reading.name)
+        # By name: Beam works with a copy of what it is given.
+        self._name = uuid.uuid4().hex
+        _batches[self._name] = batch
 
     def expand(self, begin: beam.Pipeline) -> beam.PCollection:
-        files = begin | "Files" >> beam.Create(self._files, reshuffle=False)
-        return files | "Messages" >> beam.ParDo(self._fn).with_output_types(PubsubMessage)
+        name = begin | "Batch" >> beam.Create([self._name], reshuffle=False)
+        return name | "Messages" >> beam.FlatMap(_drain).with_output_types(PubsubMessage)
 
 
-class _Read(beam.DoFn):  # type: ignore[misc]
-    # By name: Beam works with a copy of this object.
-    def __init__(self, reading: str) -> None:
-        self._reading = reading
-
-    def process(self, element: str) -> Iterator[PubsubMessage]:
-        return _readings[self._reading].read(element)
+def _drain(name: str) -> Iterator[PubsubMessage]:
+    batch = _batches.pop(name)
+    while batch:
+        yield batch.popleft()

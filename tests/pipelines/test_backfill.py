@@ -17,6 +17,7 @@ from pipelines.flags import UserError, run_main
 from schemas.buckets import DEAD_LETTERS, HOUR, Bucket, hour_of
 from tests.support.archive import Archived, write_archive
 from tests.support.delivery import LAST_HOUR, World, search
+from transforms import archive_source
 from transforms.tables.duckdb_file import DuckDBFile
 
 pytestmark = pytest.mark.slow
@@ -49,7 +50,7 @@ def publish(world: World, *messages: tuple[bytes, dict[str, str]], report: bool 
     now = datetime.now(UTC)
     file = write_archive(
         world.folder / "archive",
-        [Archived(*message, own, now) for message, own in zip(messages, ids, strict=True)],
+        [Archived(*message, own, now, ordering_key="a key") for message, own in zip(messages, ids, strict=True)],
         block_bytes=500,
     )
     if report:
@@ -135,8 +136,12 @@ def test_a_backfill_of_complete_hours_changes_no_row_and_the_audit_goes_on_sayin
     assert world.audit(f"--hours={LAST_HOUR:%Y-%m-%dT%H}..{LAST_HOUR:%Y-%m-%dT%H}") == 0
 
 
+@pytest.mark.parametrize("batch", [100_000, 40], ids=["one batch", "three"])
 @pytest.mark.parametrize("partitions", [True, False], ids=["partitions emptied", "partitions left"])
-def test_hours_that_were_deleted_come_back_with_the_same_ids_and_are_complete(world: World, partitions: bool) -> None:
+def test_hours_that_were_deleted_come_back_with_the_same_ids_and_are_complete(
+    world: World, partitions: bool, batch: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(archive_source, "BATCH_MESSAGES", batch)
     publish(world, *traffic())
     world.deliver()
     before = ids(world)
@@ -146,12 +151,32 @@ def test_hours_that_were_deleted_come_back_with_the_same_ids_and_are_complete(wo
     assert run(world, BEFORE, LAST_HOUR) == 0
     assert ids(world) == before
     assert {kind: {hour for hour, one in world.receipts(kind).items() if one["closed"]} for kind in STREAMS} == closed
+    # What a bucket got came before it was closed, though not all came in one batch.
+    assert {one["late"] for kind in STREAMS for one in world.receipts(kind).values()} == {0}
     for hour in (BEFORE, LAST_HOUR):
         assert world.audit(f"--hours={hour:%Y-%m-%dT%H}..{hour:%Y-%m-%dT%H}") == 0
 
 
 def ids_in_files(world: World) -> dict[str, list[str]]:
     return {kind: [row["message_id"] for row in world.rows(kind)] for kind in STREAMS}
+
+
+def test_a_bucket_that_is_damaged_stops_no_batch(
+    world: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(archive_source, "BATCH_MESSAGES", 10)
+    publish(world, *traffic())
+    world.deliver()
+    before = ids(world)
+    delete(world, LAST_HOUR)
+    receipt = world.buckets / Bucket(DEAD_LETTERS, BEFORE).folder / "_RECEIPT.json"
+    whole = receipt.read_bytes()
+    receipt.write_bytes(whole[:-20])
+    complaint = refused(world, monkeypatch, capsys)
+    assert str(receipt) in complaint or receipt.parent.name in complaint
+    assert receipt.read_bytes() == whole[:-20]
+    receipt.write_bytes(whole)
+    assert ids(world) == before
 
 
 def test_only_the_hours_that_are_asked_for_are_rebuilt(world: World) -> None:

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from google.pubsub_v1 import PublisherClient
+from google.pubsub_v1.types import PublishRequest, PubsubMessage
 
 from pipelines import replay
 from pipelines.flags import UserError
 from schemas.buckets import DEAD_LETTERS, HOUR, Bucket, hour_of
 from tests.support.delivery import LAST_HOUR, World, search
-from tests.support.pubsub import make_topic, pull_now, subscriber
-from transforms.pubsub import PubSubError
+from tests.support.pubsub import make_topic, publisher, pull_now, subscriber
+from transforms.pubsub import PubSubError, patiently
 
 pytestmark = pytest.mark.slow
 
@@ -202,12 +206,126 @@ def test_what_cannot_be_published_is_named_and_the_others_are(world: World) -> N
     assert world.left() == 1
 
 
+def test_whatever_a_client_has_sent_is_sent_again_as_it_was(world: World) -> None:
+    """No attributes; any bytes; attributes that are called as a client library calls its own arguments, or Pub/Sub its own."""
+    odd = {"topic": "t", "data": "d", "ordering_key": "o", "retry": "r", "timeout": "1", "messages": "m", "self": "s"}
+    sent: list[tuple[bytes, dict[str, str]]] = [(bytes(range(256)), {}), (b"\xff\x00", {**REFUSED, **odd, "event_id": "odd"})]
+    ids: list[str] = []
+    with publisher(world.address) as client:
+        for data, attributes in sent:
+            message = PubsubMessage(data=data, attributes={**attributes, "googclient_schemaencoding": "BINARY"})
+            ids += PublisherClient.publish(client, topic=world.topic, messages=[message]).message_ids
+    world.deliver()
+    hours = {hour_of(row["received_at"]) for row in world.rows(DEAD_LETTERS)}
+    span = f"--hours={min(hours):%Y-%m-%dT%H}..{max(hours):%Y-%m-%dT%H}"
+    assert run(world, span, reasons=("no_type", "unknown_type")) == 0
+    ours = ("event_id", "received_at", "replay_of")
+    with subscriber(world.address) as client:
+        found = {one.message.attributes["replay_of"]: one.message for one in pull_now(client, world.subscription)}
+    assert {own: message.data for own, message in found.items()} == dict(zip(ids, (data for data, _ in sent), strict=True))
+    left = [{key: value for key, value in found[own].attributes.items() if key not in ours} for own in ids]
+    assert left == [{}, {key: value for key, value in sent[1][1].items() if key not in ours}]
+    assert [found[own].attributes["event_id"] for own in ids] == [ids[0], "odd"]
+
+
+def test_a_letter_that_has_no_room_for_its_new_attributes_is_named_and_the_others_are_published(world: World) -> None:
+    attributes = {**REFUSED, "event_id": "x"}
+    with publisher(world.address) as client:
+        for short, own in ((150, "large"), (400, "fits")):
+            message = PubsubMessage(data=bytes(10_000_000 - short), attributes={**attributes, "event_id": own})
+            room = PublishRequest.pb(PublishRequest(topic=world.topic, messages=[message])).ByteSize() - 10_000_000
+            message.data = message.data[: -room - (10 if own == "large" else 200)]
+            PublisherClient.publish(client, topic=world.topic, messages=[message])
+    world.publish((LIKED, attributes))
+    world.deliver()
+    with pytest.raises(UserError, match=r"but not these:\n  .*: message .* would be larger than Pub/Sub takes"):
+        run(world)
+    with subscriber(world.address) as client:
+        sent = {one.message.attributes["event_id"]: one.message for one in pull_now(client, world.subscription)}
+    assert set(sent) == {"x", "fits"}
+
+
+def test_a_replay_that_is_killed_in_the_middle_is_simply_run_again(
+    world: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    world.publish(*((LIKED, {**REFUSED, "event_id": f"event-{number}"}) for number in range(10)))
+    world.deliver()
+    add_contract(world)
+    monkeypatch.setattr(replay, "MOST_MESSAGES", 4)
+    taken: list[str] = []
+
+    def publish_once(call: Callable[[], object], name: str) -> object:
+        if taken:
+            raise KeyboardInterrupt
+        taken.append(name)
+        return patiently(call, name)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(replay, "patiently", publish_once)
+        with pytest.raises(KeyboardInterrupt):
+            run(world)
+    world.deliver()
+    assert len(world.rows("song_liked")) == 4
+    capsys.readouterr()
+    assert run(world) == 0
+    assert "6 dead letters published again; 4 more are delivered already" in capsys.readouterr().out
+    world.deliver()
+    world.report("song_liked", LAST_HOUR, [f"event-{number}" for number in range(10)])
+    assert len(world.rows("song_liked")) == 10
+    assert audit_of(world)["song_liked"]["status"] == "COMPLETE"
+
+
+def test_what_is_refused_again_too_late_for_its_hour_is_kept_once_more_and_then_no_more(
+    world: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    old = LAST_HOUR - 30 * HOUR
+    world.publish((LIKED, {**REFUSED, "event_id": "x", "received_at": (old + timedelta(minutes=5)).isoformat()}))
+    world.deliver()
+    late = "--allowed_lateness=1d"
+    run(world, late, hour=old)
+    world.deliver(late)
+    before = dead(world)
+    assert len(before) == 2
+    now = max(hour_of(row["received_at"]) for row in world.rows(DEAD_LETTERS))
+    # Hours later it would come to another hour again.
+    monkeypatch.setattr("pipelines.replay.utc_now", lambda: datetime.now(UTC) + timedelta(hours=3))
+    capsys.readouterr()
+    assert run(world, late, hour=old) == 0
+    told = capsys.readouterr().out
+    assert "0 dead letters published again" in told
+    assert f"refused again: replay them from {now:%Y-%m-%dT%H}" in told
+    assert world.left() == 0
+    # From there it goes through, once the contract is mended.
+    add_contract(world)
+    run(world, late, hour=now)
+    world.deliver(late)
+    assert [row["event_id"] for row in world.rows("song_liked")] == ["x"]
+    assert dead(world) == before
+    for hour in (old, now):
+        run(world, late, hour=hour)
+    assert world.left() == 0
+
+
+def test_hours_without_such_letters_are_told(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+    deliver_some(world)
+    capsys.readouterr()
+    assert run(world, reasons=("broken_avro", "not_json"), hour=LAST_HOUR - HOUR) == 0
+    assert "These hours have no dead letter of the reason broken_avro or not_json" in capsys.readouterr().out
+
+
 def test_wrong_names_are_told_before_anything_is_published(world: World, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(UserError, match="there are no dead letters here"):
         run(world)
     deliver_some(world)
     with pytest.raises(PubSubError, match="does not exist"):
         run(world, f"--topic={make_topic(world.address)}x")
-    with pytest.raises(SystemExit):
-        run(world, reasons=("bad_mood",))
-    assert "invalid choice" in capsys.readouterr().err
+    capsys.readouterr()
+    for wrong, told in (
+        ("--reason=bad_mood", "choose from .*bad_attribute.*wrong_type"),
+        ("--hours=2026-01-31T09..2026-01-31T08", "ends before it begins"),
+        ("--topic=events", "not of the form projects/PROJECT/topics/NAME"),
+    ):
+        with pytest.raises(SystemExit) as end:
+            run(world, wrong)
+        assert end.value.code == 2
+        assert re.search(told, capsys.readouterr().err)

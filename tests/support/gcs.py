@@ -48,6 +48,11 @@ class GcsServer(Faults):
         with self._lock:
             return sorted(name for name in self._api.objects(bucket) if name.startswith(prefix))
 
+    def generations(self, bucket: str) -> dict[str, int]:
+        """The generation of every object: it changes whenever one is written, even with the same bytes."""
+        with self._lock:
+            return {name: one.generation for name, one in self._api.objects(bucket).items()}
+
     def put(self, bucket: str, name: str, data: bytes) -> Object:
         """Writes an object, as somebody else does."""
         with self._lock:

@@ -9,8 +9,8 @@ from typing import Any
 import fastavro
 import pytest
 
-from tests.support.archive import Archived, write_archive
-from transforms import archive
+from tests.support.archive import SCHEMA, Archived, archive_bytes, write_archive
+from transforms import archive, archive_source
 from transforms.archive import Wanted, archive_files, read_messages
 from transforms.buckets.directory import Directory
 
@@ -27,12 +27,12 @@ def read(file: Path, wanted: Wanted = WANTED) -> tuple[list[str], list[str]]:
     """The message ids, and the problems."""
     problems: list[str] = []
     store = Directory(file.parent)
-    return [one.message_id for one in read_messages(store, file.name, wanted, problems)], problems
+    return [one.message_id for _, one in read_messages(store, file.name, wanted, problems)], problems
 
 
 def test_a_message_is_given_as_pubsub_gave_it(tmp_path: Path) -> None:
     file = write_archive(tmp_path, [message(1, colour="red")])
-    [one] = read_messages(Directory(tmp_path), file.name, WANTED, [])
+    [(_, one)] = read_messages(Directory(tmp_path), file.name, WANTED, [])
     assert (one.data, one.attributes, one.message_id, one.publish_time) == (
         b"0001" * 25,
         {"event_type": "tap", "colour": "red"},
@@ -51,6 +51,13 @@ def test_a_message_is_given_as_pubsub_gave_it(tmp_path: Path) -> None:
         ("events-2026-03-11T09:00:00Z_0d9f.avro", True),
         ("events-2026-03-12T09:00:00Z_0d9f.avro", False),
         ("2025/01/31/events_0d9f.avro", True),
+        # Other forms that a subscription can be set to; what can't be told for sure is read.
+        ("prod_2026-01-31/07_30_00Z_0d9f.avro", False),
+        ("prod_2026-01-31/09_30_00Z_0d9f.avro", True),
+        ("prod_2026-01-31T07_30_00-0d9f.avro", False),
+        ("prod_2026/01/31/07/30/00+00:00_0d9f.avro", False),
+        ("prod_26-01-31T07:30:00Z_0d9f.avro", True),
+        ("prod_20260131073000_0d9f.avro", True),
         ("2025-99-99T99:00:00Z_0d9f.avro", True),
     ],
 )
@@ -117,6 +124,32 @@ def test_what_is_no_avro_file_is_named(tmp_path: Path, content: bytes) -> None:
     assert "x.avro is no Avro file that can be read" in read(tmp_path / "x.avro")[1][0]
 
 
+@pytest.mark.parametrize("codec", ["null", "deflate", "bzip2"])
+def test_any_codec_is_read_and_an_empty_file_is_one_without_messages(tmp_path: Path, codec: str) -> None:
+    (tmp_path / "x.avro").write_bytes(archive_bytes(map(message, range(50)), 1_000, codec))
+    (tmp_path / "empty.avro").write_bytes(archive_bytes([], codec=codec))
+    assert read(tmp_path / "x.avro") == ([f"m{number}" for number in range(50)], [])
+    assert read(tmp_path / "empty.avro") == ([], [])
+
+
+def test_a_codec_that_cannot_be_read_is_named_once(tmp_path: Path) -> None:
+    data = archive_bytes(map(message, range(50)), 1_000).replace(b"\x0edeflate", b"\x0csnappy")
+    (tmp_path / "x.avro").write_bytes(data)
+    assert read(tmp_path / "x.avro") == ([], [f"{tmp_path}/x.avro is compressed with snappy, which can't be read"])
+
+
+def test_payloads_in_the_topics_own_schema_are_named(tmp_path: Path) -> None:
+    """Its fields then stand where the data would, and one of them may be called so."""
+    fields = [field for field in SCHEMA["fields"] if field["name"] != "data"] + [{"name": "data", "type": "string"}]
+    record = {"subscription_name": "s", "message_id": "m", "publish_time": NOW, "attributes": {}, "data": "text"}
+    with (tmp_path / "x.avro").open("wb") as file:
+        fastavro.writer(file, {**SCHEMA, "fields": fields}, [record])
+    assert read(tmp_path / "x.avro") == (
+        [],
+        [f"{tmp_path}/x.avro: data is no bytes: the subscription must not use the topic's schema"],
+    )
+
+
 @pytest.mark.parametrize("schema", [{"type": "record", "name": "r", "fields": [{"name": "data", "type": "bytes"}]}, "bytes"])
 def test_an_archive_without_metadata_is_named(tmp_path: Path, schema: Any) -> None:
     with (tmp_path / "x.avro").open("wb") as file:
@@ -127,3 +160,18 @@ def test_an_archive_without_metadata_is_named(tmp_path: Path, schema: Any) -> No
 
 def test_a_file_that_is_gone_is_named(tmp_path: Path) -> None:
     assert read(tmp_path / "gone.avro") == ([], [f"{tmp_path}/gone.avro can't be read: no object gone.avro below {tmp_path}"])
+
+
+@pytest.mark.parametrize(("limits", "sizes"), [((7, 10**9), [7, 7, 6]), ((10**9, 1_000), [10, 10]), ((20, 10**9), [20])])
+def test_messages_come_in_batches_of_a_bounded_size(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limits: tuple[int, int], sizes: list[int]
+) -> None:
+    monkeypatch.setattr(archive_source, "BATCH_MESSAGES", limits[0])
+    monkeypatch.setattr(archive_source, "BATCH_BYTES", limits[1])
+    files = [write_archive(tmp_path, map(message, range(start, start + 10))).name for start in (0, 10)]
+    reading = archive_source.Reading(Directory(tmp_path), files, WANTED)
+    batches = list(reading.batches())
+    assert [len(batch) for batch, _ in batches] == sizes
+    assert [is_last for _, is_last in batches] == [False] * (len(sizes) - 1) + [True]
+    assert [one.message_id for batch, _ in batches for one in batch] == [f"m{number}" for number in range(20)]
+    assert (reading.messages, reading.hours) == (20, {HOUR})

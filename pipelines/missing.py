@@ -1,0 +1,62 @@
+"""missing: names the events that the archive has, and that deliver has neither delivered nor refused: what a repair brings.
+
+On the standard output, an event type, a tab and an event id a line, as `python -m pipelines.backfill --ids` reads them. Reads
+the archive and the buckets' indexes, and writes nothing. Exit status 2 when not all of the archive could be read or named.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from pipelines.deliver import add_settings
+from pipelines.flags import UserError, hours, run_main
+from transforms.archive import Wanted, archive_files
+from transforms.archive_source import Reading
+from transforms.buckets.opening import open_buckets
+from transforms.delivered import forget
+from transforms.missing import missing
+
+NAMED = 5
+"""So many problems are named where there are more."""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    flags = argparse.ArgumentParser(prog="python -m pipelines.missing", description=__doc__, allow_abbrev=False)
+    flags.add_argument("--archive", required=True, help="the folder or gs://bucket[/prefix] that the subscription writes to")
+    flags.add_argument("--buckets", required=True, help="the folder or gs://bucket[/prefix] that deliver writes to")
+    flags.add_argument(
+        "--hours", required=True, type=hours, help="events of which hours, FROM..TO as 2026-01-31T00..2026-01-31T23"
+    )
+    add_settings(flags)
+    return flags
+
+
+def main(argv: Sequence[str]) -> int:
+    """Prints them, in order. Raises what `run_main` tells the user."""
+    flags = parser().parse_args(argv)
+    archive, buckets = open_buckets(flags.archive), open_buckets(flags.buckets)
+    first, last = flags.hours
+    wanted = Wanted(first, last, flags.allowed_lateness)
+    files = archive_files(archive, wanted)
+    if not files:
+        raise UserError(f"{archive.uri}: there is no file that can hold events of these hours. Is it the archive?")
+    forget(buckets)
+    reading = Reading(archive, files, wanted)
+    found = {one for batch, _ in reading.batches() for one in missing(buckets, batch, wanted, flags.dedup_horizon)}
+    plain = sorted((kind, event_id) for kind, event_id in found if not {"\t", "\n"} & {*kind} and "\n" not in event_id)
+    for kind, event_id in plain:
+        print(f"{kind}\t{event_id}")
+    problems = reading.problems
+    if len(plain) < len(found):
+        problems.append(f"{len(found) - len(plain)} ids have line breaks: backfill their hours without --ids")
+    if problems:
+        more = [f"and {len(problems) - NAMED} more"] if len(problems) > NAMED else []
+        raise UserError("\n  ".join(["there may be more, because of this:", *problems[:NAMED], *more]))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run_main(main))
