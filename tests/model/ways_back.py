@@ -77,14 +77,12 @@ class DeliveryAndWaysBack(Delivery):
             same = [row for row in self.held.rows[bucket] if row in rows or row.event not in free]
             assert sorted(same) == sorted(rows), f"a backfill has changed {bucket}"
 
-    @precondition(lambda self: self.held.receipts)
-    @rule(
-        order=ORDERS, at=st.none() | st.integers(1, MOST_WRITES), after=st.booleans(), emptied=st.booleans()
-    )
+    @precondition(lambda self: self.busy_hours)
+    @rule(order=ORDERS, at=st.none() | st.integers(1, MOST_WRITES), after=st.booleans(), emptied=st.booleans())
     def rebuild(self, order: random.Random, at: int | None, after: bool, emptied: bool) -> None:
         """An hour's buckets are deleted, and its partitions emptied or left; and a backfill brings them back, perhaps after one that
         was stopped."""
-        hour = order.choice(sorted({bucket.hour for bucket in self.held.receipts}))
+        hour = order.choice(self.busy_hours)
         before, closed = self.held.ids, {bucket for bucket, one in self.held.receipts.items() if one.closed}
         for stream in STREAMS:
             shutil.rmtree(self.folder / "buckets" / Bucket(stream, hour).folder, ignore_errors=True)
@@ -99,6 +97,12 @@ class DeliveryAndWaysBack(Delivery):
         self.look(deleted=hour)
         assert before <= self.held.ids, "a rebuilt hour has lost an event"
         assert closed <= {bucket for bucket, one in self.held.receipts.items() if one.closed}
+
+    @property
+    def busy_hours(self) -> list[datetime]:
+        """Those that have buckets, and a message: one without any does not come back."""
+        met = {hour_of(said.received_at) for said in self.sets.said.values()}
+        return sorted({bucket.hour for bucket in self.held.receipts} & met)
 
     @precondition(lambda self: self.messages)
     @rule(order=ORDERS)
