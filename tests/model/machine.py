@@ -50,7 +50,7 @@ class Delivery(RuleBasedStateMachine):
         self.messages: dict[str, Message] = {}
         self.waiting: dict[str, Message] = {}
         self.held = Held({}, {})
-        self.settled = False
+        self.settled = self.crashed = False
         self.write_contracts(1, "int")
 
     def teardown(self) -> None:
@@ -147,7 +147,7 @@ class Delivery(RuleBasedStateMachine):
     def crash(self, order: random.Random, at: int, after: bool) -> None:
         """A run that is stopped at some write, and the process that comes after. What was not acknowledged comes again."""
         self.stopped(self.buckets, at, after, lambda: self.acknowledge(self.process.run(self.taken(order, 1.0), self.now)))
-        self.settled = False
+        self.settled, self.crashed = False, True
         self.start(1)
         self.look()
 
