@@ -83,7 +83,7 @@ class Delivery(RuleBasedStateMachine):
         minutes=st.sampled_from([None, 0, 5, 30]),
     )
     def publish(self, kind: str, event_id: str, payload: bytes, minutes: int | None) -> None:
-        """A new event, or another payload under its id; with the stamp of an edge that received it so long before, or without."""
+        """A new event, or another payload under its id; with the stamp of an edge that received it before, or without."""
         edge = None if minutes is None else self.now - timedelta(minutes=minutes)
         self.put(Event(kind, event_id), payload, edge, {})
 
@@ -154,8 +154,8 @@ class Delivery(RuleBasedStateMachine):
     @precondition(lambda self: self.waiting)
     @rule(order=ORDERS, part=PARTS, also=PARTS, committed=st.booleans())
     def two_at_once(self, order: random.Random, part: float, also: float, committed: bool) -> None:
-        """A process has written its files, or has committed them and not loaded them yet, while another one takes some of the same
-        messages all the way."""
+        """A process has written its files, or has committed them and not loaded them yet, while another one takes some of the
+        same messages all the way."""
         mine, others = self.taken(order, part), self.taken(order, also)
         written = self.process.write(mine)
         receipts, durable = self.process.commit(written, self.now) if committed else ([], [])

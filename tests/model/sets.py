@@ -27,8 +27,8 @@ class Event(NamedTuple):
 
 @dataclass(frozen=True)
 class Said:
-    """What a message says. claimed: the time that it was published for; received_at: the one that decides its hour; identity: what
-    it is known by, its own message id or that of the dead letter that it repeats."""
+    """What a message says. claimed: the time that it was published for; received_at: the one that decides its hour; identity:
+    what it is known by, its own message id or that of the dead letter that it repeats."""
 
     event: Event
     payload: bytes
@@ -53,8 +53,8 @@ class Row(NamedTuple):
 
 @dataclass
 class Sets:
-    """said: every message by its id; mended: whether LARGE is good by now; loose: events of which several messages lay in an hour
-    that was rebuilt. There another of them may have become the row, up to an hour away from what was dropped for its sake."""
+    """said: every message by its id; mended: whether LARGE is good by now; loose: events of which several messages lay in an
+    hour that was rebuilt. There another of them may have become the row, up to an hour away from what was dropped for its sake."""
 
     said: dict[str, Said] = field(default_factory=dict)
     mended: bool = False

@@ -39,8 +39,8 @@ class Held:
         return {row.event for rows in self.rows.values() for row in rows}
 
     def check_books(self, now: datetime) -> None:
-        """received = delivered + duplicate + dead letter, the files hold what was counted, and nothing closes before its hour is
-        over."""
+        """received = delivered + duplicate + dead letter, the files hold what was counted, and nothing closes before its hour
+        is over."""
         for bucket, receipt in self.receipts.items():
             for ways in receipt.books.values():
                 parts = [tally for way, tally in ways.items() if way != Exit.RECEIVED]

@@ -21,5 +21,5 @@ def fast_disk(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_promises_hold_in_whatever_order_things_happen() -> None:
     run_state_machine_as_test(
         DeliveryAndWaysBack,
-        settings=settings(max_examples=40, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck)),
+        settings=settings(max_examples=80, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck)),
     )
