@@ -54,7 +54,7 @@ class Row(NamedTuple):
 @dataclass
 class Sets:
     """said: every message by its id; mended: whether LARGE is good by now; loose: events of which several messages lay in an
-    hour that was rebuilt. There another of them may have become the row, up to an hour away from what was dropped for its sake."""
+    hour that was rebuilt. There another of them may have become the row, up to an hour from what was dropped for its sake."""
 
     said: dict[str, Said] = field(default_factory=dict)
     mended: bool = False
