@@ -83,7 +83,8 @@ class DeliveryAndWaysBack(Delivery):
         before, closed = self.held.ids, {bucket for bucket, one in self.held.receipts.items() if one.closed}
         for stream in STREAMS:
             shutil.rmtree(self.folder / "buckets" / Bucket(stream, hour).folder, ignore_errors=True)
-            if emptied:
+            # A bucket that comes back empty is not loaded: what its partition held stays there.
+            if emptied or self.sets.mended:
                 self.store.empty_partition(Bucket(stream, hour))
         self.sets.rebuilt(hour)
         self.start(1)
