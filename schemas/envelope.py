@@ -51,7 +51,11 @@ ENVELOPE_FIELDS: tuple[dict[str, object], ...] = (
         "default": None,
         "doc": "When the client sent it, by the client's clock.",
     },
-    {"name": "message_id", "type": "string", "doc": "Pub/Sub's id of the message that brought it."},
+    {
+        "name": "message_id",
+        "type": "string",
+        "doc": "Pub/Sub's id of the message that brought it, or of the dead letter that it repeats.",
+    },
     {
         "name": "unknown_fields",
         "type": ["null", "string"],

@@ -37,10 +37,10 @@ class Evidence:
     published: the publishers' reports, one of each id; delivered, dead_letters: the newest report of the type's bucket and
     of the hour's dead letters, None where there is none; files, table: what was counted there; refused: every dead letter
     in the files, by event id; arrived: the distinct ids that the files hold, delivered or refused, of what was published
-    for this hour, or dropped since another hour holds them, as it does; elsewhere: how many of those only a later hour's
-    files tell of, as they came too late for this one; unheld: how many ids the bucket dropped since another hour holds them,
-    and that hour does not; dead_files, dead_table: the hour's dead letters of all types, by message id; unreadable: what a
-    witness could not see or can't trust; foreign: files in the bucket that no receipt lists.
+    for this hour, or dropped since another hour holds them, as it does; elsewhere: how many of those a later hour's files
+    tell of, as they came, or came again, too late for this one; unheld: how many ids the bucket dropped since another hour
+    holds them, and that hour does not; dead_files, dead_table: the hour's dead letters of all types, by message id;
+    unreadable: what a witness could not see or can't trust; foreign: files in the bucket that no receipt lists.
     """
 
     event_type: str

@@ -8,6 +8,7 @@ from datetime import datetime
 
 from schemas.buckets import DEAD_LETTERS, FIRST_HOUR, Bucket
 from schemas.fingerprints import Tally
+from schemas.outcomes import Exit
 from schemas.receipts import Receipt, ReceiptError
 from schemas.reports import Delivered, Published
 from schemas.tables import Table, dead_letters_table
@@ -120,7 +121,13 @@ class _Judging:
         refused = refusals.ids.get(kind, {})
         here = seen.ids.get(hour, set()) | refused.get(hour, set())
         unreadable = self._unreported(kind, hour, seen, refusals)
-        if sum(report.distinct.count for report in told.published.get(kind, ())) > len(here | self._skewed.of(kind, hour)):
+        published = told.published.get(kind, ())
+        told_of = [report.books.get(kind, {}) for one in (bucket, dead) if one and (report := told.delivered.get(one))]
+        received = sum(ways[Exit.RECEIVED].count for ways in told_of if Exit.RECEIVED in ways)
+        lacks_ids = sum(report.distinct.count for report in published) > len(here | self._skewed.of(kind, hour))
+        # Those may be here, and have come again too late.
+        lacks_messages = sum(report.messages.count for report in published) > received
+        if lacks_ids or lacks_messages:
             unreadable += self._skewed.look_after({kind, DEAD_LETTERS} & (self._streams | {DEAD_LETTERS}), hour)
         later = self._skewed.of(kind, hour)
         has_table = bucket is not None and (bucket in told.delivered or kind in self._streams)
@@ -128,14 +135,14 @@ class _Judging:
         return Evidence(
             event_type=kind,
             hour=hour,
-            published=tuple(told.published.get(kind, ())),
+            published=tuple(published),
             delivered=told.delivered.get(bucket) if bucket else None,
             dead_letters=told.delivered.get(dead),
             files=seen.held,
             table=table.held(hour),
             refused=refusals.events.get(kind, Tally()),
             arrived=Tally.of_hashes(b"".join(here | later)),
-            elsewhere=len(later - here),
+            elsewhere=len(later),
             unheld=seen.unheld,
             dead_files=refusals.seen.held,
             dead_table=dead_table.held(hour),

@@ -105,7 +105,10 @@ class Receiver:
         except Rejected as refusal:
             return self._refuse(message, received_at, claimed, event_id, refusal)
         moment, skewed = micros(received_at), None if skewed_from is None else micros(skewed_from)
-        row = route.encode_envelope(event_id, moment, sent_at, message.message_id, unknown, skewed) + record
+        # A dead letter that was replayed is known by its first message: should it be refused for its payload now, where there
+        # is only its row, it is still the same one.
+        identity = said(REPLAY_OF) or message.message_id
+        row = route.encode_envelope(event_id, moment, sent_at, identity, unknown, skewed) + record
         return self._put(message, claimed, moment, route.label, id_hash(event_id), row)
 
     def finish(self) -> list[Packed]:

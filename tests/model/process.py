@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any, BinaryIO
 
+from pipelines.graph import Looks
+from schemas import envelope
 from schemas.buckets import DEAD_LETTERS, Bucket
 from schemas.contracts import Contracts
-from schemas.receipts import LOOK, combine
+from schemas.receipts import LOOK, Contribution, Receipt, combine
 from schemas.rows import dead_letter_schema, row_schema
 from schemas.shards import Shard
 from schemas.tables import tables_of
@@ -19,13 +21,14 @@ from transforms.clocks import Fixed, new_id
 from transforms.closing import _Commit
 from transforms.contributing import contribute
 from transforms.delivered import delivered_of, forget
-from transforms.hours import open_hours
+from transforms.hours import hours_between, open_hours
 from transforms.load import load
 from transforms.receive import Packed, Receiver
 from transforms.tables.duckdb_file import DuckDBFile
 
 LATENESS = timedelta(hours=3)
 HORIZON = timedelta(hours=2)
+OLDEST = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,14 @@ class Message:
     attributes: dict[str, str]
     message_id: str
     publish_time: datetime
+
+
+@dataclass(frozen=True)
+class Written:
+    """What lies in staging, to be committed. ids: by pack, whose messages are in it."""
+
+    work: dict[Bucket, list[Contribution]]
+    ids: dict[str, list[str]]
 
 
 class Stopped(Exception):
@@ -76,7 +87,8 @@ class Stopping(Directory):
 
 
 class Process:
-    """Knows what it has committed. Another one on the same folder knows nothing."""
+    """Knows what it has committed. One that is made on the same path anew knows nothing; one on another path to the same folder
+    has a memory of its own."""
 
     def __init__(self, buckets: Stopping, tables: DuckDBFile, contracts: Contracts, shards: int) -> None:
         self._buckets, self._tables, self._contracts, self._shards = buckets, tables, contracts, shards
@@ -88,32 +100,45 @@ class Process:
         for table in self._by_stream.values():
             tables.ensure(table)
 
-    def run(self, messages: Iterable[Message], now: datetime) -> list[str]:
-        """Delivers the messages, as if nothing more were to come, and returns the ids of those that may be acknowledged."""
+    def run(
+        self, messages: Iterable[envelope.Message], now: datetime, *, looks: Looks = Looks.ALL, last: bool = True
+    ) -> list[str]:
+        """All steps. Returns the ids of the messages that may be acknowledged."""
+        receipts, durable = self.commit(self.write(messages, looks), now, last=last)
+        self.load(receipts)
+        return durable
+
+    def write(self, messages: Iterable[envelope.Message], looks: Looks = Looks.ALL) -> Written:
+        """Receives the messages and writes what is new in them to staging; and asks for what is to be looked at."""
         receiver = Receiver(self._contracts, LATENESS, self._shards, new_id)
         packs = [packed for message in messages if (packed := receiver.add(message))] + receiver.finish()
         by_shard: dict[tuple[Bucket, Shard], list[Packed]] = {}
         for packed in packs:
             by_shard.setdefault((packed.bucket, packed.shard), []).append(packed)
-        work = {
-            Bucket(stream, hour): [LOOK]
-            for hour in open_hours(self._buckets, list(self._by_stream), datetime(2026, 1, 1, tzinfo=now.tzinfo))
-            for stream in self._by_stream
-        }
+        met = {packed.bucket.hour for packed in packs}
+        if looks is Looks.ALL:
+            met |= open_hours(self._buckets, list(self._by_stream), OLDEST)
+        hours = [] if looks is Looks.NONE else hours_between(met)
+        work = {Bucket(stream, hour): [LOOK] for hour in hours for stream in self._by_stream}
         for (bucket, shard), some in by_shard.items():
             delivered = delivered_of(self._buckets, bucket.stream, HORIZON)
             data = [packed.data for packed in some]
             contribution = contribute(self._buckets, bucket, shard, data, self._schemas[bucket.stream], delivered)
             work.setdefault(bucket, []).append(contribution)
+        return Written(work, {packed.name: packed.message_ids for packed in packs})
+
+    def commit(self, written: Written, now: datetime, *, last: bool = True) -> tuple[list[Receipt], list[str]]:
+        """last: as if nothing more were to come for any hour, as a drain and the end of a run say; False: an early pane."""
         step = _Commit(self._buckets, Fixed(now), HORIZON, None, ends=True)
         step.start_bundle()
-        receipts = [
-            given.value
-            for bucket, contributions in work.items()
-            for given in step.act((bucket.key, (combine(contributions).to_json(), True)))
+        given = [
+            one.value
+            for bucket, contributions in written.work.items()
+            for one in step.act((bucket.key, (combine(contributions).to_json(), last)))
         ]
-        ids = {packed.name: packed.message_ids for packed in packs}
-        durable = [one for name in step._committed for one in ids[name]]
+        assert all(isinstance(one, Receipt) for one in given), given
+        return given, [one for name in step._committed for one in written.ids[name]]
+
+    def load(self, receipts: Iterable[Receipt]) -> None:
         for receipt in receipts:
             load(self._tables, self._by_stream[receipt.bucket.stream], self._buckets, receipt)
-        return durable

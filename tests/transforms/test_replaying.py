@@ -1,0 +1,84 @@
+"""Replaying, without an engine: what is refused again is the same dead letter, whatever it is refused for."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from pipelines.replay import undelivered
+from schemas.buckets import DEAD_LETTERS, HOUR, Bucket
+from schemas.contracts import Contracts, load_contracts
+from schemas.outcomes import Reason
+from tests.model.process import LATENESS, Message, Process, Stopping
+from tests.model.sets import Row
+from tests.model.store import Store
+from transforms.replaying import Letter
+from transforms.tables.duckdb_file import DuckDBFile
+
+NINE = datetime(2026, 1, 31, 9, 50, tzinfo=UTC)
+TEN = NINE + timedelta(minutes=20)
+
+
+@pytest.fixture
+def tables(tmp_path: Path) -> Iterator[DuckDBFile]:
+    tables = DuckDBFile(tmp_path / "tables.duckdb")
+    yield tables
+    tables.close()
+
+
+def contracts(folder: Path, *types: str) -> Contracts:
+    """A version of the type `thing` with its only field of each of these types."""
+    for version, type_ in enumerate(types, 1):
+        path = folder / "contracts" / "thing" / f"v{version}.avsc"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps({"type": "record", "name": "thing", "fields": [{"name": "x", "type": type_}]}))
+    return load_contracts(folder / "contracts")
+
+
+def thing(name: str, x: int, moment: datetime) -> Message:
+    return Message(b'{"x": %d}' % x, {"event_type": "thing", "event_id": "a"}, name, moment)
+
+
+def again(name: str, letter: Letter) -> Message:
+    return Message(letter.data, dict(letter.attributes), name, TEN)
+
+
+def letters(buckets: Stopping) -> list[Letter]:
+    found = undelivered(buckets, Bucket(DEAD_LETTERS, TEN.replace(minute=0)), frozenset(Reason), TEN, LATENESS, [])
+    return [letter for letter in found if letter]
+
+
+def identities(rows: list[Row]) -> list[str]:
+    return [row.identity for row in rows]
+
+
+@pytest.mark.parametrize("x", [2, 3_000_000_000], ids=["refused for its payload", "refused by its contract at first"])
+def test_what_is_refused_for_another_hours_event_is_the_same_letter_however_often(
+    tmp_path: Path, tables: DuckDBFile, x: int
+) -> None:
+    buckets = Stopping(tmp_path / "buckets")
+    process = Process(buckets, tables, contracts(tmp_path, "int"), 1)
+    process.run([thing("first", 1, NINE), thing("second", x, TEN)], TEN)
+    held = Store(buckets, tables).held()
+    assert (identities(held.events), identities(held.letters)) == (["first"], ["second"])
+    # By the second version both numbers are good; the id is delivered all the same, with another payload.
+    mended = Process(buckets, tables, contracts(tmp_path, "int", "long"), 1)
+    for number in range(2):
+        [letter] = letters(buckets)
+        mended.run([again(f"replay-{number}", letter)], TEN + HOUR)
+    held = Store(buckets, tables).held()
+    assert (identities(held.events), identities(held.letters)) == (["first"], ["second"])
+
+
+def test_a_replayed_event_is_known_by_its_dead_letter(tmp_path: Path, tables: DuckDBFile) -> None:
+    buckets = Stopping(tmp_path / "buckets")
+    Process(buckets, tables, contracts(tmp_path, "int"), 1).run([thing("first", 3_000_000_000, TEN)], TEN)
+    [letter] = letters(buckets)
+    durable = Process(buckets, tables, contracts(tmp_path, "int", "long"), 1).run([again("replay", letter)], TEN)
+    assert durable == ["replay"]
+    assert identities(Store(buckets, tables).held().events) == ["first"]
+    assert letters(buckets) == []
