@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import precondition, rule
 
 from pipelines.graph import Looks
-from pipelines.replay import undelivered
+from pipelines.replay import Replay
 from schemas.buckets import DEAD_LETTERS, HOUR, Bucket, hour_of
 from schemas.envelope import RECEIVED_AT, REPLAY_OF, parse_time
 from schemas.outcomes import Reason
@@ -38,13 +38,12 @@ class DeliveryAndWaysBack(Delivery):
     @rule(times=st.integers(1, 2), reasons=st.sampled_from([set(Reason), {Reason.OUT_OF_RANGE}, {Reason.CONFLICTING_PAYLOAD}]))
     def replay(self, times: int, reasons: set[Reason]) -> None:
         """Dead letters are published again, twice perhaps before any is delivered."""
-        problems: list[str] = []
         for _ in range(times):
+            replay = Replay(self.buckets, frozenset(reasons), self.now, LATENESS)
             for bucket in sorted(bucket for bucket in self.held.receipts if bucket.stream == DEAD_LETTERS):
-                for letter in undelivered(self.buckets, bucket, frozenset(reasons), self.now, LATENESS, problems):
-                    if letter:
-                        self.put_again(bucket, letter)
-        assert not problems
+                for letter in replay.due(bucket):
+                    self.put_again(bucket, letter)
+            assert not replay.problems
 
     def put_again(self, bucket: Bucket, letter: Letter) -> None:
         """Publishes a letter: under its own event id, for the hour that it was published for, and told to be a replay."""
@@ -128,7 +127,7 @@ class DeliveryAndWaysBack(Delivery):
         for hour, some in by_hour.items():
             write_archive(folder, some, hour)
         archive, problems = Directory(folder), list[str]()
-        found = [one for name in archive_files(archive, wanted) for one in read_messages(archive, name, wanted, problems)]
+        found = [one for name in archive_files(archive, wanted) for _, one in read_messages(archive, name, wanted, problems)]
         assert not problems
         order.shuffle(found)
         Process(self.same, self.tables, self.contracts, 1).run(found, self.now, looks=looks)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.replay import undelivered
+from pipelines.replay import Replay
 from schemas.buckets import DEAD_LETTERS, HOUR, Bucket
 from schemas.contracts import Contracts, load_contracts
 from schemas.outcomes import Reason
@@ -48,8 +48,7 @@ def again(name: str, letter: Letter) -> Message:
 
 
 def letters(buckets: Stopping) -> list[Letter]:
-    found = undelivered(buckets, Bucket(DEAD_LETTERS, TEN.replace(minute=0)), frozenset(Reason), TEN, LATENESS, [])
-    return [letter for letter in found if letter]
+    return list(Replay(buckets, frozenset(Reason), TEN, LATENESS).due(Bucket(DEAD_LETTERS, TEN.replace(minute=0))))
 
 
 def identities(rows: list[Row]) -> list[str]:
