@@ -34,7 +34,8 @@ from schemas.tables import tables_of
 from transforms.buckets import Buckets
 from transforms.buckets.opening import open_buckets
 from transforms.clocks import utc_now
-from transforms.leases import LEASE_SECONDS, Leases
+from transforms.leases import LEASE_SECONDS, PUT_OFF_SECONDS, Leases
+from transforms.load import NAMED
 from transforms.pubsub import check_subscription, check_topic
 from transforms.source import PubSubSource
 from transforms.tables import Tables
@@ -205,8 +206,16 @@ def take(options: PipelineOptions, plan: Plan, subscription: str) -> int:
     return taken
 
 
+def in_trouble(left: Sequence[str]) -> str:
+    """What a stream tells at its end of what it has gone on without."""
+    more = [f"and {len(left) - NAMED} more"] if len(left) > NAMED else []
+    head = f"{len(left)} of the buckets could not be delivered to or loaded when last tried; all else was. Nothing is lost, "
+    tail = f"the next run tries again, and what was put off comes again within {PUT_OFF_SECONDS} s:"
+    return "\n  ".join([head + tail, *left[:NAMED], *more])
+
+
 def stream(options: PipelineOptions, plan: Plan, subscription: str) -> None:
-    """Runs until a signal ends it, and has then delivered all that it has taken.
+    """Runs until a signal ends it, and has then delivered all that it has taken. UserError for what it has gone on without.
 
     If the run fails, those messages whose events are in no receipt yet go back to Pub/Sub.
     """
@@ -226,6 +235,8 @@ def stream(options: PipelineOptions, plan: Plan, subscription: str) -> None:
         finally:
             # A failed job's threads go on until they ask for more.
             leases.stop()
+    if left := leases.troubles.left():
+        raise UserError(in_trouble(left))
     _log.info("%s: %d messages delivered and acknowledged", subscription, leases.acknowledged)
 
 

@@ -97,7 +97,7 @@ def build(pipeline: beam.Pipeline, plan: Plan) -> None:
     row_schemas = {kind: row_schema(contracts.newest(kind)) for kind in contracts.types} | {DEAD_LETTERS: dead_letter_schema()}
 
     received = pipeline | "Read" >> plan.source | "Receive" >> Receive(contracts, lateness, plan.shards, plan.leased)
-    parts = received[PACKS] | "Write parts" >> WriteParts(buckets, row_schemas, to_write, plan.horizon, plan.ends)
+    parts = received[PACKS] | "Write parts" >> WriteParts(buckets, row_schemas, to_write, plan.horizon, plan.ends, plan.leased)
 
     contributions = {"Parts": parts}
     if plan.looks is not Looks.NONE:
@@ -106,7 +106,7 @@ def build(pipeline: beam.Pipeline, plan: Plan) -> None:
     _ = (
         contributions
         | "Commit buckets" >> CommitBuckets(buckets, closable, to_commit, plan.horizon, plan.leased, plan.ends)
-        | "Load tables" >> LoadTables(plan.tables, tables, buckets, plan.ends, to_load)
+        | "Load tables" >> LoadTables(plan.tables, tables, buckets, plan.ends, to_load, plan.leased)
         | "Report counts" >> Report(plan.audit_topic, publisher)
     )
 

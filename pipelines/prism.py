@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import subprocess
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr
@@ -62,6 +63,8 @@ def _quiet() -> Iterator[None]:
     root = logging.getLogger()
     before = root.level
     root.setLevel(logging.CRITICAL)
+    # For good: threads that miss their engine end when the block has ended.
+    threading.excepthook = lambda _: None
     try:
         with redirect_stderr(_Nowhere()):
             yield

@@ -31,7 +31,8 @@ class CommitBuckets(beam.PTransform):  # type: ignore[misc]
     closable: a bucket closes when its hour's last pane has come and this clock has passed its end. A drain moves the watermark,
     not the clock; a run that takes what was there when it began must not close what came after.
     subscription: the one whose messages this process has leased (`transforms.leases`): they are acknowledged here.
-    In a run that ends, a bucket whose own objects are damaged stops no other: a text that says so comes in its receipt's place.
+    A bucket whose own objects are damaged stops no other. In a run that ends, a text that says so comes in its receipt's place;
+    in a stream whose messages this process has leased they are put off. Another engine tries it again.
     """
 
     def __init__(
@@ -101,14 +102,22 @@ class _Commit(SideBySide):
         close = is_last and bucket.end <= self._closable()
         contribution = Contribution.from_json(data)
         delivered = delivered_of(self._buckets, bucket.stream, self._horizon)
+        leases = None if self._ends else lent(self._subscription)
+        brings = bool(contribution.packs)
+        # Not closed while something that belongs to it could not be written.
+        kept_back = contribution.trouble or (leases and leases.troubles.keeps_back(bucket.folder, brings))
         try:
-            # Not closed while something that belongs to it could not be written.
-            close = close and not contribution.trouble
-            receipts = commit(self._buckets, bucket, contribution, close, utc_now, new_id, delivered)
+            receipts = commit(self._buckets, bucket, contribution, close and not kept_back, utc_now, new_id, delivered)
         except DAMAGE as error:
-            if not self._ends:
+            if self._ends:
+                return [at(bucket.hour, f"{bucket.folder}: {error}")]
+            if not leases:
                 raise
-            return [at(bucket.hour, f"{bucket.folder}: {error}")]
+            leases.troubles.met(bucket.folder, f"{bucket.folder}: {error}", keeps_back=brings)
+            leases.put_off(contribution.packs)
+            return []
+        if leases:
+            leases.troubles.over(bucket.folder, brings)
         self._committed.extend(contribution.packs)
         trouble = [at(bucket.hour, f"{bucket.folder}: {contribution.trouble}")] if contribution.trouble else []
         return trouble + [at(receipt.bucket.hour, receipt) for receipt in receipts if receipt.version]
@@ -118,6 +127,5 @@ class _Commit(SideBySide):
             return super().finish_bundle()
         finally:
             # All in one go: where Pub/Sub is away, it is waited for once, and not once for each bucket.
-            leases = lent(self._subscription) if self._subscription else None
-            if leases:
+            if leases := lent(self._subscription):
                 leases.settle(self._committed)

@@ -22,6 +22,7 @@ from transforms.clocks import new_id
 from transforms.contributing import contribute
 from transforms.delivered import delivered_of
 from transforms.leases import lent
+from transforms.packs import name_of
 from transforms.receive import Packed, Receiver
 from transforms.versions import DAMAGE
 from transforms.windows import Hourly, at
@@ -52,7 +53,7 @@ class _Receive(beam.DoFn):  # type: ignore[misc]
         self._subscription = subscription
 
     def setup(self) -> None:
-        self._leases = lent(self._subscription) if self._subscription else None
+        self._leases = lent(self._subscription)
         self._met: set[datetime] = set()
 
     def start_bundle(self) -> None:
@@ -81,15 +82,22 @@ class WriteParts(beam.PTransform):  # type: ignore[misc]
 
     row_schemas: stream -> Avro schema of its rows; horizon: how far back and ahead an id is the same event. A bucket whose own
     objects are damaged, or those of the hours around it, stops no other: in a run that ends its packs contribute what is wrong,
-    and their messages are not acknowledged; another engine tries them again.
+    and their messages are not acknowledged; where this process has leased the messages of a stream (`leased`: from which
+    subscription), they are put off; another engine tries its packs again.
     """
 
     def __init__(
-        self, buckets: Buckets, row_schemas: Mapping[str, dict[str, Any]], hourly: Hourly, horizon: timedelta, ends: bool
+        self,
+        buckets: Buckets,
+        row_schemas: Mapping[str, dict[str, Any]],
+        hourly: Hourly,
+        horizon: timedelta,
+        ends: bool,
+        leased: str | None = None,
     ) -> None:
         super().__init__()
         self._hourly = hourly
-        self._fn = _WriteParts(buckets, row_schemas, horizon, ends)
+        self._fn = _WriteParts(buckets, row_schemas, horizon, ends, leased)
 
     def expand(self, packs: beam.PCollection) -> beam.PCollection:
         return (
@@ -101,11 +109,19 @@ class WriteParts(beam.PTransform):  # type: ignore[misc]
 
 
 class _WriteParts(beam.DoFn):  # type: ignore[misc]
-    def __init__(self, buckets: Buckets, row_schemas: Mapping[str, dict[str, Any]], horizon: timedelta, ends: bool) -> None:
+    def __init__(
+        self,
+        buckets: Buckets,
+        row_schemas: Mapping[str, dict[str, Any]],
+        horizon: timedelta,
+        ends: bool,
+        leased: str | None,
+    ) -> None:
         self._buckets = buckets
         self._row_schemas = row_schemas
         self._horizon = horizon
         self._ends = ends
+        self._leased = leased
 
     def process(self, element: tuple[str, Iterable[bytes]]) -> Iterator[tuple[str, bytes]]:
         key, _, shard_text = element[0].rpartition("#")
@@ -115,6 +131,10 @@ class _WriteParts(beam.DoFn):  # type: ignore[misc]
             contribution = contribute(self._buckets, bucket, shard, element[1], self._row_schemas[bucket.stream], delivered)
         except DAMAGE as error:
             if not self._ends:
-                raise
+                if not (leases := lent(self._leased)):
+                    raise
+                leases.troubles.met(bucket.folder, f"{bucket.folder}: {error}", keeps_back=True)
+                leases.put_off(map(name_of, element[1]))
+                return
             contribution = Contribution("", trouble=str(error))
         yield key, contribution.to_json()

@@ -17,6 +17,7 @@ from google.api_core.exceptions import DeadlineExceeded, GoogleAPIError
 from google.cloud import pubsub_v1
 
 from transforms.pubsub import REQUEST_SECONDS, patiently, told
+from transforms.troubles import Troubles
 
 LEASE_SECONDS = 60
 EXTEND_EVERY_SECONDS = 20
@@ -33,6 +34,8 @@ PULLS_OF_NEWER = 10
 PROGRESS_EVERY = 10_000
 MOST_HELD = 100_000
 """A stream pulls no more while it holds so many messages: what is not acknowledged yet is in this machine's memory."""
+PUT_OFF_SECONDS = 60
+"""How long a stream leaves a message alone that it could not deliver, because of what is damaged in a store."""
 
 _log = logging.getLogger(__name__)
 
@@ -49,6 +52,8 @@ class Leases:
         self.client = client
         self.acknowledged = 0
         """How many messages were acknowledged so far."""
+        self.troubles = Troubles(lambda: PUT_OFF_SECONDS)
+        """What a stream goes on without."""
         self._held: dict[str, str] = {}
         self._packs: dict[str, list[str]] = {}
         self._lock = threading.Lock()
@@ -111,6 +116,19 @@ class Leases:
         with self._lock:
             self.acknowledged += len(ack_ids)
 
+    def put_off(self, tokens: Iterable[str]) -> None:
+        """What the packs bring can't be delivered now: their messages are not held any more, and come again in PUT_OFF_SECONDS;
+        at once where the stream is ending, to whoever comes next.
+        """
+        with self._lock:
+            message_ids = [one for token in tokens for one in self._packs.pop(token, ())]
+            ack_ids = [ack_id for one in message_ids if (ack_id := self._held.pop(one, None))]
+        try:
+            self._modify(ack_ids, 0 if self.stopped else PUT_OFF_SECONDS)
+        except GoogleAPIError as error:
+            # They are not extended any more: their leases run out.
+            _log.warning("%s: could not put messages off: %s", self.subscription, told(error))
+
     def give_back(self) -> None:
         """Ends all leases. May be called from any thread, and again."""
         self._done.set()
@@ -152,9 +170,9 @@ class Leases:
 _lent: dict[str, Leases] = {}
 
 
-def lent(subscription: str) -> Leases | None:
+def lent(subscription: str | None) -> Leases | None:
     """The leases that a block of this process holds on the subscription, for the steps of a run whose engine works in it."""
-    return _lent.get(subscription)
+    return _lent.get(subscription) if subscription else None
 
 
 def give_all_back() -> None:

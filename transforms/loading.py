@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Iterable, Mapping
-from enum import Enum, auto
 from typing import Any
 
 import apache_beam as beam
@@ -16,10 +14,11 @@ from schemas.receipts import Receipt
 from schemas.tables import Table
 from transforms.beside import SideBySide
 from transforms.buckets import Buckets
+from transforms.leases import lent
 from transforms.load import load, not_loaded
 from transforms.looks import Gather
-from transforms.tables import NotLoaded, Tables
-from transforms.versions import finished_receipt
+from transforms.tables import NotLoaded, Tables, TablesError
+from transforms.versions import DAMAGE, finished_receipt
 from transforms.windows import Hourly, at
 
 PAUSE_SECONDS = 300.0
@@ -27,8 +26,6 @@ PAUSE_SECONDS = 300.0
 jobs that fail among a table's 1,500 a day."""
 
 _LOADED, _FAILED = "loaded", "failed"
-
-_log = logging.getLogger(__name__)
 
 
 class LoadTables(beam.PTransform):  # type: ignore[misc]
@@ -39,18 +36,25 @@ class LoadTables(beam.PTransform):  # type: ignore[misc]
     for all of them. Another engine tries each again for as long as it runs, and meanwhile goes on with the others.
 
     open_hourly: how often a bucket that is open is loaded, where that is less often than it gets receipts: a load takes all of
-    its files again. Who gives it looks again at what is not loaded (`transforms.looks.WatchHours`): a failure is only told.
+    its files again. leased: the subscription of a stream whose messages this process has leased. It looks again at what is not
+    loaded (`transforms.looks.WatchHours`), so whatever keeps a partition from being loaded is a trouble that it goes on with.
     """
 
     def __init__(
-        self, tables: Tables, by_stream: Mapping[str, Table], buckets: Buckets, ends: bool, open_hourly: Hourly | None = None
+        self,
+        tables: Tables,
+        by_stream: Mapping[str, Table],
+        buckets: Buckets,
+        ends: bool,
+        open_hourly: Hourly | None = None,
+        leased: str | None = None,
     ) -> None:
         super().__init__()
         self._ends = ends
         self._buckets = buckets
         self._open_hourly = open_hourly
-        failing = _Failing.COLLECTED if ends else _Failing.TOLD if open_hourly else _Failing.RAISED
-        self._fn = _Load(tables, by_stream, buckets, failing)
+        self._leased = leased
+        self._fn = _Load(tables, by_stream, buckets, ends, leased)
 
     def expand(self, receipts: beam.PCollection) -> beam.PCollection:
         if self._open_hourly:
@@ -64,7 +68,9 @@ class LoadTables(beam.PTransform):  # type: ignore[misc]
                 | "Open by hour" >> self._open_hourly
                 | "Group open" >> beam.GroupByKey()
                 | "Newest"
-                >> beam.Map(lambda one: finished_receipt(self._buckets, Bucket.from_key(one[0]))).with_output_types(Receipt)
+                >> beam.FlatMap(lambda one: _newest(self._buckets, Bucket.from_key(one[0]), self._leased)).with_output_types(
+                    Receipt
+                )
                 | "Out of hours" >> beam.WindowInto(GlobalWindows())
             )
             receipts = (closed, newest) | "Open and closed" >> beam.Flatten()
@@ -77,20 +83,29 @@ class LoadTables(beam.PTransform):  # type: ignore[misc]
         return loaded[_LOADED]
 
 
-class _Failing(Enum):
-    """What becomes of a failure to load: it is collected until the run ends, raised to an engine that tries again, or told."""
+def _newest(buckets: Buckets, bucket: Bucket, leased: str | None) -> list[Receipt]:
+    try:
+        return [finished_receipt(buckets, bucket)]
+    except DAMAGE as error:
+        if not (leases := lent(leased)):
+            raise
+        leases.troubles.met(_load_of(bucket), f"{bucket.folder}: {error}")
+        return []
 
-    COLLECTED = auto()
-    RAISED = auto()
-    TOLD = auto()
+
+def _load_of(bucket: Bucket) -> str:
+    return f"load of {bucket.folder}"
 
 
 class _Load(SideBySide):
-    def __init__(self, tables: Tables, by_stream: Mapping[str, Table], buckets: Buckets, failing: _Failing) -> None:
+    def __init__(
+        self, tables: Tables, by_stream: Mapping[str, Table], buckets: Buckets, ends: bool, leased: str | None
+    ) -> None:
         self._tables = tables
         self._by_stream = by_stream
         self._buckets = buckets
-        self._failing = failing
+        self._ends = ends
+        self._leased = leased
 
     def bucket_of(self, element: Receipt | str) -> Bucket | None:
         return None if isinstance(element, str) else element.bucket
@@ -98,17 +113,21 @@ class _Load(SideBySide):
     def act(self, element: Receipt | str) -> list[Any]:
         if isinstance(element, str):
             return [beam.pvalue.TaggedOutput(_FAILED, at(FIRST_HOUR, element))]
-        hour = element.bucket.hour
+        bucket = element.bucket
+        leases = None if self._ends else lent(self._leased)
         try:
-            load(self._tables, self._by_stream[element.bucket.stream], self._buckets, element)
-        except NotLoaded as failure:
-            if self._failing is _Failing.RAISED:
-                raise
-            if self._failing is _Failing.TOLD:
-                _log.warning("%s. The files are safe, and it is tried again within an hour", failure)
+            load(self._tables, self._by_stream[bucket.stream], self._buckets, element)
+        except (TablesError, *DAMAGE) as failure:
+            if leases:
+                why = failure if isinstance(failure, TablesError) else f"{bucket.folder}: {failure}"
+                leases.troubles.met(_load_of(bucket), str(why))
                 return []
-            return [beam.pvalue.TaggedOutput(_FAILED, at(hour, str(failure)))]
-        return [at(hour, element)]
+            if self._ends and isinstance(failure, NotLoaded):
+                return [beam.pvalue.TaggedOutput(_FAILED, at(bucket.hour, str(failure)))]
+            raise
+        if leases:
+            leases.troubles.over(_load_of(bucket))
+        return [at(bucket.hour, element)]
 
     def finish_bundle(self) -> list[Any]:
         try:

@@ -69,6 +69,11 @@ class Pack:
             at += size
 
 
+def name_of(pack: bytes) -> str:
+    """The name of a pack, from its bytes."""
+    return pack[:16].hex()
+
+
 def label_of(event_type: str, reason: str = "") -> str:
     """The books' line for delivered events of a type, or for its dead letters of one reason."""
     return f"{event_type}\t{reason}"

@@ -8,8 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from itertools import groupby
 from pathlib import Path
@@ -21,51 +19,12 @@ from local.pubsub import Broker
 from schemas.buckets import DEAD_LETTERS, hour_of
 from tests.support.delivery import FLIGHT_TYPES, LAST_HOUR, LONG_AGO, SEARCH, World, flights, make_world, search
 from tests.support.pubsub import publisher, pull_now, subscriber
+from tests.support.streams import SECONDS, eventually, streaming
 from transforms.leases import LEASE_SECONDS
 
 pytestmark = pytest.mark.slow
 
-SECONDS = 60
 SOON, LATER = "--flush_every=1s", "--flush_every=1h"
-
-
-class Running:
-    """A stream in a process of its own."""
-
-    def __init__(self, process: subprocess.Popen[str]) -> None:
-        self.process = process
-
-    def end(self, number: signal.Signals = signal.SIGTERM) -> tuple[int, str]:
-        """The exit status after a signal, and what it said."""
-        self.process.send_signal(number)
-        _, said = self.process.communicate(timeout=SECONDS)
-        return self.process.returncode, said
-
-
-@contextmanager
-def streaming(world: World, prism: str, *more: str) -> Iterator[Running]:
-    environment = {**os.environ, "PUBSUB_EMULATOR_HOST": world.address, "NO_GCE_CHECK": "true"}
-    flags = [*world.deliver_flags(), "--mode=stream", f"--prism_location={prism}", *more]
-    command = [sys.executable, "-m", "pipelines.deliver", *flags]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as process:
-        try:
-            before = ""
-            assert process.stderr
-            while "taking what comes" not in before and (line := process.stderr.readline()):
-                before += line
-            assert "taking what comes" in before, before
-            yield Running(process)
-        finally:
-            process.kill()
-
-
-def eventually(what: Callable[[], bool], seconds: float = SECONDS) -> bool:
-    until = time.monotonic() + seconds
-    while not what():
-        if time.monotonic() > until:
-            return False
-        time.sleep(0.1)
-    return True
 
 
 def delivered(world: World, stream: str = "search_made") -> list[str]:

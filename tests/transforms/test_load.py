@@ -18,7 +18,7 @@ from schemas.tables import Table
 from transforms.buckets import Buckets
 from transforms.buckets.directory import Directory
 from transforms.load import ATTEMPTS, LONGEST_PAUSE, load, not_loaded
-from transforms.loading import PAUSE_SECONDS, _Failing, _Load
+from transforms.loading import PAUSE_SECONDS, _Load
 from transforms.tables import Facts, LoadFailed, NotLoaded
 
 HOUR = datetime(2026, 1, 31, 9, tzinfo=UTC)
@@ -236,7 +236,7 @@ def test_an_engine_without_an_end_is_told_of_a_failure_but_not_at_once(tmp_path:
     buckets, jobs = Directory(tmp_path), Jobs()
     pauses: list[float] = []
     monkeypatch.setattr("transforms.loading.time.sleep", pauses.append)
-    step = _Load(jobs, {"thing": TABLE}, buckets, failing=_Failing.RAISED)
+    step = _Load(jobs, {"thing": TABLE}, buckets, ends=False, leased=None)
     receipt = receipt_of(buckets, "a")
     jobs.fail_next, jobs.passing = 1, False
     with pytest.raises(LoadFailed):

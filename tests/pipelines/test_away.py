@@ -1,0 +1,176 @@
+"""Pub/Sub that goes away under whole runs, or whose answers are lost: the real client, over a way that can be cut."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from google.api_core.exceptions import ServiceUnavailable
+
+from local.pubsub import Broker
+from pipelines import clients
+from tests.support.delivery import SEARCH, TAP, World, at_once, make_world
+from tests.support.proxy import Proxy
+from tests.support.pubsub import pull_now, subscriber
+from tests.support.stores import Delivery
+from tests.support.streams import eventually, streaming
+from tests.support.tables import duckdb_store
+from transforms import pubsub, reporting
+from transforms.leases import LEASE_SECONDS, Leases
+from transforms.reporting import _Report
+
+pytestmark = pytest.mark.slow
+
+MOMENTS: dict[str, tuple[type, str]] = {
+    "when messages were taken": (Leases, "pack"),
+    "before they are acknowledged": (Leases, "settle"),
+    "before the report": (_Report, "finish_bundle"),
+}
+
+
+class Away(Delivery):
+    """A delivery over a way to Pub/Sub that can be cut, by a broker whose leases can be made to run out."""
+
+    way: Proxy
+    ahead: list[float]
+
+    def leases_run_out(self) -> None:
+        """What is leased can be had again, as if a lease's time had passed; the clock is right again then."""
+        self.ahead[0] = LEASE_SECONDS + 1
+        with subscriber(self.world.address) as client:
+            for subscription in (self.world.subscription, self.world.audit_subscription):
+                if ack_ids := [one.ack_id for one in pull_now(client, subscription)]:
+                    client.modify_ack_deadline(subscription=subscription, ack_ids=ack_ids, ack_deadline_seconds=0)
+        self.ahead[0] = 0
+
+    def come_back(self) -> None:
+        """Pub/Sub is back, for clients of this process too: they share their pauses before they connect again."""
+        self.way.mend()
+        with clients.publisher() as client:
+            assert eventually(lambda: _answers(lambda: client.get_topic(topic=self.world.topic, retry=None, timeout=5)))
+
+    def do_once(self, moment: str, act: Callable[[], object]) -> None:
+        """Does it at that moment of a run, the first time that it comes."""
+        kind, name = MOMENTS[moment]
+        real, todo = getattr(kind, name), [act]
+
+        def acting(*arguments: Any) -> Any:
+            # Not before, but for the steps that speak to Pub/Sub themselves.
+            given = real(*arguments) if name == "pack" else None
+            if todo:
+                todo.pop()()
+            return given if name == "pack" else real(*arguments)
+
+        self.monkeypatch.setattr(kind, name, acting)
+
+
+def _answers(call: Callable[[], object]) -> bool:
+    try:
+        call()
+    except ServiceUnavailable:
+        return False
+    return True
+
+
+@pytest.fixture
+def away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Away]:
+    ahead = [0.0]
+    with (
+        Broker(clock=lambda: time.time() + ahead[0]) as broker,
+        Proxy(broker.address) as way,
+        duckdb_store(tmp_path) as store,
+    ):
+        at_once(monkeypatch, way.address)
+        world = make_world(tmp_path, broker.address, {"search_made": SEARCH, "tap": TAP})
+        delivery = Away(world, store, monkeypatch, capsys)
+        delivery.way, delivery.ahead = way, ahead
+        yield delivery
+
+
+@pytest.mark.parametrize("moment", list(MOMENTS))
+def test_a_run_goes_on_when_pubsub_comes_back(away: Away, moment: str) -> None:
+    away.publish("a", "b", "c")
+    back = threading.Timer(1.5, away.way.mend)
+
+    def go() -> None:
+        away.way.cut()
+        back.start()
+
+    away.do_once(moment, go)
+    assert away.run() == (0, "")
+    back.join()
+    away.check()
+
+
+@pytest.mark.parametrize(
+    ("moment", "told"),
+    list(
+        zip(MOMENTS, ["Pub/Sub has been away for 2 s", "Pub/Sub has been away for 2 s", "took no report for 2 s"], strict=True)
+    ),
+)
+def test_a_run_ends_with_a_clear_error_when_pubsub_stays_away_and_the_next_one_delivers_all(
+    away: Away, moment: str, told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pubsub, "AWAY_SECONDS", 2.0)
+    monkeypatch.setattr(reporting, "REPORT_SECONDS", 2.0)
+    away.publish("a", "b", "c")
+    away.do_once(moment, away.way.cut)
+    status, said = away.run()
+    assert status == 2
+    assert told in said
+    assert "it again" in said
+
+    away.come_back()
+    away.leases_run_out()
+    away.publish("d")
+    assert away.run() == (0, "")
+    away.check(repeated=True)
+
+
+@pytest.mark.parametrize("method", ["Pull", "ModifyAckDeadline", "Acknowledge", "Publish"])
+def test_answers_of_pubsub_that_are_lost_lose_nothing(away: Away, method: str) -> None:
+    away.publish("a", "b", "c")
+    away.way.lose_answer(f"/{method}".encode(), 2)
+    assert away.run() == (0, "")
+    assert away.way.lost == 2
+    # What a lost answer would have brought comes again when its lease has run out.
+    away.leases_run_out()
+    assert away.run() == (0, "")
+    away.check(repeated=method == "ModifyAckDeadline")
+
+
+def test_a_stream_goes_on_when_pubsub_comes_back_and_ends_with_a_clear_error_when_it_stays_away(
+    away: Away, prism_binary: str
+) -> None:
+    world = away.world
+    settings = "from transforms import pubsub; pubsub.AWAY_SECONDS = 10.0"
+    with streaming(world, prism_binary, "--flush_every=1s", settings=settings, address=away.way.address) as running:
+        away.publish("a", "b")
+        assert eventually(lambda: delivered(world) == ["a", "b"]), running.end()
+        away.way.cut()
+        away.publish("c", "d")
+        time.sleep(2)
+        away.way.mend()
+        assert eventually(lambda: delivered(world) == ["a", "b", "c", "d"]), running.end()
+        away.way.cut()
+        away.publish("e", "f")
+        status, said = running.wait()
+    assert status == 2, said
+    assert "Pub/Sub does not answer, trying again for 10 s" in said
+    assert said.count("\nerror: ") == 1
+    assert "Pub/Sub has been away for 10 s" in said.splitlines()[-1]
+    assert "Run it again when it is back" in said.splitlines()[-1]
+    assert "Traceback" not in said
+
+    away.come_back()
+    away.leases_run_out()
+    assert away.run() == (0, "")
+    away.check(repeated=True)
+
+
+def delivered(world: World) -> list[str]:
+    return [row["event_id"] for row in world.rows("search_made")]

@@ -1,0 +1,146 @@
+"""Stores under a stream: what is damaged, or can't be loaded, is named and in nobody else's way; away for good, it ends."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from schemas.buckets import HOUR, Bucket, hour_of
+from tests.support.delivery import LAST_HOUR, World, search
+from tests.support.stores import Cloud
+from tests.support.streams import eventually, streaming
+
+pytestmark = pytest.mark.slow
+
+IN_HOUR = LAST_HOUR + timedelta(minutes=5)
+FAR = IN_HOUR - 30 * HOUR
+"""Out of the horizon."""
+FOLDER = Bucket("search_made", LAST_HOUR).folder
+TAP = b'{"x": 1}', {"event_type": "tap", "event_id": "t", "received_at": IN_HOUR.isoformat()}
+SOON = "from transforms import leases; leases.PUT_OFF_SECONDS = 3"
+
+IMPATIENT = """
+from transforms.buckets.cloud_storage import RETRY, CloudStorage
+CloudStorage.__init__.__defaults__ = (None, RETRY.with_timeout(3.0))
+"""
+SPOIL_TAPS = """
+from transforms.tables import TablesError
+from transforms.tables.duckdb_file import DuckDBFile
+load = DuckDBFile.load
+def refuse(self, job_id, table, *more):
+    if table.name == "tap":
+        raise TablesError("the table store is away")
+    return load(self, job_id, table, *more)
+DuckDBFile.load = refuse
+"""
+
+
+def delivered(world: World, stream: str = "search_made") -> list[str]:
+    return [row["event_id"] for row in world.rows(stream)]
+
+
+def in_table(world: World, table: str = "search_made") -> list[tuple[str]]:
+    return world.query(f"SELECT event_id FROM {table} ORDER BY received_at, event_id")
+
+
+def the_index(folder: Path) -> Path:
+    [file] = folder.glob("part-*.ids")
+    return file
+
+
+def cut(file: Path) -> bytes:
+    whole = file.read_bytes()
+    file.write_bytes(whole[:-20])
+    return whole
+
+
+@pytest.mark.parametrize(
+    ("find", "told"),
+    [
+        (the_index, "is not the index that its receipt lists"),
+        (lambda folder: folder / "_RECEIPT.json", "_RECEIPT.json can't be read"),
+    ],
+    ids=["corrupted index", "cut receipt"],
+)
+def test_a_damaged_bucket_keeps_its_messages_until_it_is_restored_and_the_stream_goes_on(
+    world: World, prism_binary: str, find: Callable[[Path], Path], told: str
+) -> None:
+    world.publish(search("old", IN_HOUR))
+    world.deliver()
+    file = find(world.buckets / FOLDER)
+    whole = cut(file)
+    damaged = file.read_bytes()
+    with streaming(world, prism_binary, "--flush_every=1s", settings=SOON) as running:
+        world.publish(search("new", IN_HOUR), TAP)
+        assert eventually(lambda: delivered(world, "tap") == ["t"]), running.end()
+        world.publish(search("far", FAR))
+        assert eventually((world.buckets / Bucket("search_made", hour_of(FAR)).folder / "_RECEIPT.json").exists)
+        time.sleep(7)  # it is tried again
+        assert file.read_bytes() == damaged
+        file.write_bytes(whole)
+        assert eventually(lambda: delivered(world) == ["far", "new", "old"]), running.end()
+        status, said = running.end()
+    assert status == 0, said
+    assert said.count(told) == 1
+    assert f"{FOLDER}: " in said
+    assert "The rest goes on, and this is tried again" in said
+    assert f"{FOLDER}: all goes well again" in said
+    assert "Traceback" not in said
+    assert [event_id for (event_id,) in in_table(world)] == ["far", "new", "old"]
+    assert world.left() == 0
+
+
+def test_a_stream_that_is_ended_while_something_is_damaged_says_so_and_the_next_run_delivers_the_rest(
+    world: World, prism_binary: str
+) -> None:
+    world.publish(search("old", IN_HOUR), search("old", FAR))
+    world.deliver()
+    index = the_index(world.buckets / FOLDER)
+    whole = cut(index)
+    # A table that can't take its rows: the files are delivered all the same.
+    with streaming(world, prism_binary, "--flush_every=1s", settings=SOON + SPOIL_TAPS) as running:
+        world.publish(search("new", IN_HOUR), TAP)
+        assert eventually(lambda: delivered(world, "tap") == ["t"]), running.end()
+        time.sleep(3)
+        status, said = running.end()
+    assert status == 2, said
+    error = said.split("error: ")[1]
+    assert error.startswith("2 of the buckets could not be delivered to or loaded when last tried; all else was")
+    assert "is not the index that its receipt lists" in error
+    assert "the table store is away" in error
+    assert "Traceback" not in said
+
+    index.write_bytes(whole)
+    time.sleep(3)  # until what was put off comes again
+    assert world.deliver() == 0
+    assert delivered(world) == ["new", "old", "old"]
+    assert in_table(world) == [("old",), ("new",), ("old",)]
+    assert in_table(world, "tap") == [("t",)]
+    assert world.left() == 0
+
+
+def test_an_object_store_that_stays_away_ends_a_stream_with_a_clear_error_and_the_next_run_delivers_all(
+    cloud: Cloud, prism_binary: str
+) -> None:
+    stores = [flag for flag in cloud.flags() if flag.startswith(("--buckets", "--tables"))]
+    with streaming(cloud.world, prism_binary, "--flush_every=1s", *stores, settings=IMPATIENT) as running:
+        cloud.publish("a", "b")
+        assert eventually(lambda: len(cloud.receipts()) == 2), running.end()
+        cloud.gcs.fail_next(1_000_000, 503)
+        cloud.publish("c", "d")
+        status, said = running.wait()
+    assert status == 2, said
+    assert said.count("error: ") == 1
+    assert "gs://bucket-of-events/data" in said
+    assert "What to do: see to the network" in said
+    assert "Traceback" not in said
+    cloud.gcs.mend()
+    assert cloud.run() == (0, "")
+    receipts = cloud.receipts()
+    for hour, ids in cloud.published.items():
+        assert cloud.ids_in_files(receipts[hour]) == [row["event_id"] for row in cloud.store.rows("search_made", hour)] == ids
+    assert cloud.world.left() == 0
