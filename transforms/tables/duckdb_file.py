@@ -30,7 +30,7 @@ CREATE TABLE IF NOT EXISTS load_jobs.jobs (
 """
 """`loaded`: the rows of a job that succeeded; `failure`: why the other kind did not. Written with the rows themselves."""
 
-MEMORY = "512MB"
+MEMORY = "256MB"
 """What DuckDB may keep in memory: more is on disk. Its own default is most of the machine's, which it would fill in time."""
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
