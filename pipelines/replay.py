@@ -51,7 +51,8 @@ def parser() -> argparse.ArgumentParser:
         "--reason",
         required=True,
         action="append",
-        choices=sorted(Reason),
+        # What conflicts with a delivered event does so for ever, and would be refused as another letter each time.
+        choices=sorted(set(Reason) - {Reason.CONFLICTING_PAYLOAD}),
         help="why they were refused; may be given again. One of %(choices)s",
         metavar="REASON",
     )

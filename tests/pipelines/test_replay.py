@@ -208,6 +208,8 @@ def test_wrong_names_are_told_before_anything_is_published(world: World, capsys:
     deliver_some(world)
     with pytest.raises(PubSubError, match="does not exist"):
         run(world, f"--topic={make_topic(world.address)}x")
-    with pytest.raises(SystemExit):
-        run(world, reasons=("bad_mood",))
-    assert "invalid choice" in capsys.readouterr().err
+    # The second one would be refused again, as another letter.
+    for reason in ("bad_mood", "conflicting_payload"):
+        with pytest.raises(SystemExit):
+            run(world, reasons=(reason,))
+        assert "invalid choice" in capsys.readouterr().err
