@@ -1,15 +1,25 @@
-"""Tells at the end how many kills fell into each stage."""
+"""The field that all of these tests share, and at the end how many kills fell into each stage."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 
+from tests.crash.field import LANES, Field, places
 from tests.crash.kills import kills_of
+from tests.crash.points import STAGES
+
+
+@pytest.fixture(scope="module")
+def field(request: pytest.FixtureRequest) -> Iterator[Field]:
+    with places(LANES) as made:
+        yield Field(made, kills_of(request.config))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    kills = kills_of(config)
-    if kills.by_stage:
-        terminalreporter.section(f"{kills.by_stage.total()} kills of deliver, by the stage that they fell into")
-        for line in kills.told():
-            terminalreporter.write_line(line)
+    for command in STAGES:
+        if told := kills_of(config).told(command):
+            terminalreporter.section(told[0])
+            for line in told[1:]:
+                terminalreporter.write_line(line)

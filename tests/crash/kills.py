@@ -1,4 +1,4 @@
-"""Kills: how many fell into each stage, told at the end of the tests."""
+"""Kills: how many fell into each stage of each command, told at the end of the tests."""
 
 from __future__ import annotations
 
@@ -15,23 +15,27 @@ KILLED = -signal.SIGKILL
 
 
 class Kills:
-    """A count for each stage. For many threads."""
+    """A count for each command and stage. For many threads."""
 
     def __init__(self) -> None:
-        self.by_stage: Counter[str] = Counter()
+        self._numbers: Counter[tuple[str, str]] = Counter()
         self._lock = threading.Lock()
 
-    def count(self, ended: Ended, *, by_chance: bool) -> None:
-        """Counts how a run ended, which must be well or by a kill."""
+    def count(self, command: str, ended: Ended) -> None:
+        """Counts how a run ended, which must be well or by a kill. Who was killed from outside could not tell where it was."""
         assert ended.status in (0, KILLED), ended.log
-        stage = ELSEWHERE if by_chance else ended.told.get("killed")
         if ended.status == KILLED:
             with self._lock:
-                self.by_stage[str(stage)] += 1
+                self._numbers[command, str(ended.told.get("killed", ELSEWHERE))] += 1
 
-    def told(self) -> list[str]:
-        """A line for each stage."""
-        return [f"{self.by_stage[stage]:5} {stage}" for stage in (*STAGES, ELSEWHERE)]
+    def hit(self, command: str, stage: str) -> bool:
+        return self._numbers[command, stage] > 0
+
+    def told(self, command: str) -> list[str]:
+        """A head and a line for each stage; nothing for a command that was never killed."""
+        numbers = {stage: self._numbers[command, stage] for stage in (*STAGES[command], ELSEWHERE)}
+        head = f"{sum(numbers.values())} kills of {command}, by the stage that they fell into"
+        return [head, *(f"{number:5} {stage}" for stage, number in numbers.items())] if any(numbers.values()) else []
 
 
 _KILLS = pytest.StashKey[Kills]()

@@ -1,4 +1,4 @@
-"""A lane: a process that has imported all that deliver and audit need, and forks a child for each run of them.
+"""A lane: a process that has imported all that the pipelines need, and forks a child for each run of them.
 
 To import Beam takes seconds, which a hundred runs can't each afford. A process that has spoken gRPC can't fork, so a lane never
 does: it reads a line of JSON for each run, and writes the child's process id, then its wait status.
@@ -17,9 +17,13 @@ import traceback
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import timedelta
 from functools import wraps
 from pathlib import Path
 from typing import Any, Self
+
+AUDIT, BACKFILL, DELIVER, REPLAY, STREAM = "audit", "backfill", "deliver", "replay", "stream"
+"""The commands. A stream is deliver's, on Prism."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +54,7 @@ class Lane:
 
     def run(
         self,
-        module: str,
+        command: str,
         flags: Sequence[str],
         folder: Path,
         address: str,
@@ -59,10 +63,10 @@ class Lane:
         shared: bool = False,
         started: Callable[[int], object] = lambda _: None,
     ) -> Ended:
-        """Runs `pipelines.<module>`; started: is told the process id. shared: its DuckDB file is another process's as well."""
+        """Runs a pipeline; started: is told the process id. shared: its DuckDB file is another process's as well."""
         told, log = folder / f"told-{id(self)}.json", folder / f"log-{id(self)}.txt"
         told.unlink(missing_ok=True)
-        request: dict[str, Any] = {"module": module, "flags": flags, "told": str(told), "log": str(log)}
+        request: dict[str, Any] = {"command": command, "flags": flags, "told": str(told), "log": str(log)}
         request |= {"address": address, "stage": stage, "nth": nth, "shared": shared}
         assert self._process.stdin
         assert self._process.stdout
@@ -73,17 +77,22 @@ class Lane:
 
 
 def main() -> None:
-    from pipelines import audit, deliver  # noqa: F401 - here, for the test itself not to wait for it
+    from pipelines import audit, backfill, deliver, replay  # noqa: F401 - here, for the test itself not to wait for it
 
     assert threading.active_count() == 1, "a process with threads can't be forked"
     gc.freeze()
     for line in sys.stdin:
         request = json.loads(line)
-        child = os.fork()
+        # Prism speaks gRPC to this process and not only for it, which a forked one does not survive.
+        child = _start(line) if request["command"] == STREAM else os.fork()
         if not child:
             _work(request)
         print(child, flush=True)
         print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+
+
+def _start(line: str) -> int:
+    return subprocess.Popen([sys.executable, "-m", "tests.crash.lane", line]).pid
 
 
 def _work(request: Mapping[str, Any]) -> None:
@@ -105,7 +114,7 @@ def _work(request: Mapping[str, Any]) -> None:
 def _run(request: Mapping[str, Any]) -> int:
     import logging
 
-    from pipelines import audit, deliver
+    from pipelines import audit, backfill, deliver, graph, replay
     from tests.crash.points import Points
     from transforms import leases
 
@@ -115,9 +124,13 @@ def _run(request: Mapping[str, Any]) -> int:
     if request["shared"]:
         leases.PULL_MESSAGES = 20
         _share_tables()
+    # Small ones, for there to be a time between them.
+    replay.MOST_UNANSWERED = 7
+    vars(graph)["LOAD_EVERY"] = timedelta(seconds=1)
     points = Points(request["stage"], request["nth"], Path(request["told"]))
     points.arm()
-    status = {"deliver": deliver, "audit": audit}[request["module"]].main(request["flags"])
+    mains = {AUDIT: audit.main, BACKFILL: backfill.main, DELIVER: deliver.main, REPLAY: replay.main, STREAM: deliver.main}
+    status = mains[request["command"]](request["flags"])
     points.tell()
     return status
 
@@ -146,4 +159,6 @@ def _share_tables() -> None:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) > 1:
+        _work(json.loads(sys.argv[1]))
     main()

@@ -14,8 +14,11 @@ from functools import wraps
 from pathlib import Path
 from typing import Any
 
+from pipelines import replay
 from schemas.buckets import STAGING
+from tests.crash.lane import BACKFILL, DELIVER, REPLAY, STREAM
 from transforms import delivering, reporting
+from transforms.archive_source import Reading
 from transforms.buckets import directory
 from transforms.buckets.directory import Directory
 from transforms.leases import Leases
@@ -107,6 +110,11 @@ BEFORE: tuple[tuple[Any, str, Which], ...] = (
     (Leases, "settle", always("committed, not acknowledged")),
     (DuckDBFile, "load", always("not loaded")),
     (reporting._Report, "finish_bundle", always("loaded, not reported")),
+    (Reading, "read", always("archive file not read")),
+    (replay, "check_topic", always("nothing replayed")),
+    (replay, "delivered_already", always("letters not looked up")),
+    (replay.Outbox, "add", always("letter not sent")),
+    (replay.Outbox, "flush", always("letters sent, no answer")),
 )
 AFTER: tuple[tuple[Any, str, Which], ...] = (
     (Directory, "write", _staged),
@@ -117,10 +125,10 @@ AFTER: tuple[tuple[Any, str, Which], ...] = (
     (duckdb_file, "_replace", always("in the middle of a load")),
     (DuckDBFile, "load", always("loaded, not marked")),
     (reporting._Report, "finish_bundle", always("reported")),
+    (replay.Outbox, "flush", always("letters answered")),
 )
-STAGES = (
-    "nothing pulled",
-    "pulled, not held",
+_PULLED = ("nothing pulled", "pulled, not held")
+_COMMITTED = (
     "held, not written",
     "in the middle of a write",
     "file staged, no index",
@@ -132,8 +140,9 @@ STAGES = (
     "file placed, no receipt",
     "receipt shown, not marked",
     "closed",
-    "committed, not acknowledged",
-    "acknowledged",
+)
+_ACKNOWLEDGED = ("committed, not acknowledged", "acknowledged")
+_LOADED = (
     "not loaded",
     "in the middle of a load",
     "loaded, not marked",
@@ -141,4 +150,16 @@ STAGES = (
     "loaded, not reported",
     "reported",
 )
-"""In the order in which an event meets them."""
+STAGES = {
+    DELIVER: (*_PULLED, *_COMMITTED, *_ACKNOWLEDGED, *_LOADED),
+    STREAM: (*_PULLED, *_COMMITTED, *_ACKNOWLEDGED, *_LOADED),
+    BACKFILL: ("archive file not read", *_COMMITTED, *_LOADED),
+    REPLAY: (
+        "nothing replayed",
+        "letters not looked up",
+        "letter not sent",
+        "letters sent, no answer",
+        "letters answered",
+    ),
+}
+"""Of each command, in the order in which an event meets them."""

@@ -1,0 +1,176 @@
+"""The field: places with a broker and a lane each, and worlds on them in which commands are killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from queue import SimpleQueue
+from typing import NamedTuple, TypeVar
+
+from local.pubsub import Broker
+from tests.crash.events import HOURS
+from tests.crash.kills import KILLED, Kills
+from tests.crash.lane import AUDIT, DELIVER, Ended, Lane
+from tests.crash.points import ELSEWHERE
+from tests.support.delivery import SEARCH, TAP, World, make_world
+from tests.support.pubsub import pull_now, subscriber
+
+LANES = 3
+"""Side by side: a run waits for Pub/Sub and the disk for a part of its time."""
+LEASES_END = 700.0
+"""Seconds: longer than any lease."""
+
+
+Seed = TypeVar("Seed", int, str)
+
+
+class Skipping:
+    """The broker's clock, which can be put forward for a moment: leases of the dead end at once."""
+
+    ahead = 0.0
+
+    def __call__(self) -> float:
+        return time.time() + self.ahead
+
+
+class Place(NamedTuple):
+    """Where a seed is played: nobody else speaks to its broker meanwhile."""
+
+    lane: Lane
+    address: str
+    clock: Skipping
+
+
+class Target(NamedTuple):
+    """Where to kill: at the n-th time of a stage, or, for ELSEWHERE, so many seconds after the start; nowhere for None."""
+
+    stage: str | None = None
+    nth: int = 1
+    after: float = 0.0
+
+
+NOWHERE = Target()
+
+
+@dataclass
+class Field:
+    """All places, and the kills of this session."""
+
+    places: list[Place]
+    kills: Kills
+
+    def play_all(self, seeds: Sequence[Seed], play: Callable[[Seed, Place], None]) -> list[str]:
+        """Plays each seed at some place, and tells of those that failed."""
+        free: SimpleQueue[Place] = SimpleQueue()
+        for place in self.places:
+            free.put(place)
+
+        def one(seed: Seed) -> str | None:
+            place = free.get()
+            try:
+                play(seed, place)
+            except Exception as error:  # noqa: BLE001 - all seeds are played, to tell of all that fail
+                return f"seed {seed}: {type(error).__name__}: {error}"
+            finally:
+                free.put(place)
+            return None
+
+        with ThreadPoolExecutor(len(self.places)) as threads:
+            return [failure for failure in threads.map(one, seeds) if failure]
+
+    def kill(self, world: World, place: Place, command: str, flags: Sequence[str], target: Target) -> bool:
+        """Runs a command that may be killed at the target. Whether it was; else it has ended well."""
+        ended = attempt(world, place, command, flags, target)
+        self.kills.count(command, ended)
+        return ended.status == KILLED
+
+
+@contextmanager
+def places(number: int) -> Iterator[list[Place]]:
+    with ExitStack() as stack:
+        clocks = [Skipping() for _ in range(number)]
+        yield [Place(stack.enter_context(Lane()), stack.enter_context(Broker(clock=one)).address, one) for one in clocks]
+
+
+def new_world(folder: Path, place: Place) -> World:
+    folder.mkdir(parents=True)
+    return make_world(folder, place.address, {"search_made": SEARCH, "tap": TAP})
+
+
+def left(world: World, place: Place) -> int:
+    """How many messages are not acknowledged; all of them can be taken then."""
+    place.clock.ahead = LEASES_END
+    with subscriber(world.address) as client:
+        found = pull_now(client, world.subscription)
+        if found:
+            ids = [one.ack_id for one in found]
+            client.modify_ack_deadline(subscription=world.subscription, ack_ids=ids, ack_deadline_seconds=0)
+    place.clock.ahead = 0.0
+    return len(found)
+
+
+def aim(chance: random.Random, usual: Mapping[str, int], stage: str, latest: float = 2.0) -> Target:
+    """At any of the times that a run which is left alone usually reaches the stage. latest: seconds, for ELSEWHERE."""
+    return Target(stage, chance.randint(1, usual.get(stage, 1)), chance.uniform(0.2, latest))
+
+
+def attempt(
+    world: World,
+    place: Place,
+    command: str,
+    flags: Sequence[str],
+    target: Target = NOWHERE,
+    shared: bool = False,
+    most: float | None = None,
+) -> Ended:
+    """A run that is killed at the target, or after `most` seconds."""
+    timers: list[threading.Timer] = []
+    after = target.after if target.stage == ELSEWHERE else most
+
+    def started(process: int) -> None:
+        if after is not None:
+            timers.append(threading.Timer(after, _kill, [process]))
+            timers[0].start()
+
+    stage = None if target.stage == ELSEWHERE else target.stage
+    ended = place.lane.run(command, flags, world.folder, world.address, stage, target.nth, shared, started)
+    for timer in timers:
+        timer.cancel()
+    return ended
+
+
+def _kill(process: int) -> None:
+    with suppress(ProcessLookupError):
+        os.kill(process, signal.SIGKILL)
+
+
+def run_well(world: World, place: Place, command: str, flags: Sequence[str]) -> Ended:
+    ended = attempt(world, place, command, flags)
+    assert ended.status == 0, ended.log
+    return ended
+
+
+def finish(world: World, place: Place) -> Ended:
+    """Delivers all that is there."""
+    left(world, place)
+    ended = run_well(world, place, DELIVER, world.deliver_flags())
+    assert left(world, place) == 0, "a run that ended well has left messages"
+    return ended
+
+
+def audit(world: World, place: Place, kinds: Sequence[str] = ("search_made",)) -> None:
+    """Each hour of these types is COMPLETE. What publishers have published is reported before."""
+    flags = [f"--subscription={world.audit_subscription}", f"--buckets={world.buckets}", f"--tables={world.tables}"]
+    ended = place.lane.run(AUDIT, [*flags, f"--verdicts={world.verdicts}"], world.folder, world.address)
+    assert world.verdicts.exists(), ended.log
+    rows = [row for row in json.loads(world.verdicts.read_text()) if row["event_type"] in kinds]
+    assert [row["status"] for row in rows] == ["COMPLETE"] * len(HOURS) * len(kinds), rows
