@@ -195,6 +195,11 @@ class Receipt:
             books = add_books(books, commit.work.books)
         return books
 
+    @property
+    def line(self) -> str:
+        """Tells the bucket from one of its hour that was there before and was deleted."""
+        return self.commits[0].work.id if self.commits else ""
+
     def has(self, contribution: Contribution) -> bool:
         """Whether the contribution is in already, or has nothing to add."""
         return contribution.is_empty or self.commit_of(contribution) is not None
@@ -224,7 +229,7 @@ class Receipt:
         for commit in self.commits:
             reasons = add_reasons(reasons, commit.work.reasons)
         late = sum(commit.late for commit in self.commits)
-        return Delivered(self.bucket, self.version, self.closed, self.books, late, reasons)
+        return Delivered(self.bucket, self.line, self.version, self.closed, self.books, late, reasons)
 
     def to_json(self) -> bytes:
         """The receipt as people and programs read it: a summary first, then each commit with its files."""

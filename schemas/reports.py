@@ -57,12 +57,15 @@ class Published:
 
 @dataclass(frozen=True)
 class Delivered:
-    """What one version of a receipt says of its bucket, since the bucket began. The highest version holds.
+    """What one version of a receipt says of its bucket, since the bucket began. The highest version of a line holds.
 
-    late: rows that came after the bucket had closed; reasons: event type -> reason -> number of dead letters.
+    line: the id of the bucket's first commit, empty where there is none; one that was deleted and rebuilt begins again, with
+    version 1 of another line. late: rows that came after the bucket had closed; reasons: event type -> reason -> number of
+    dead letters.
     """
 
     bucket: Bucket
+    line: str
     version: int
     closed: bool
     books: Books
@@ -71,13 +74,14 @@ class Delivered:
 
     @property
     def id(self) -> str:
-        return f"{self.bucket.key}/v{self.version}"
+        return f"{self.bucket.key}/{self.line}/v{self.version}"
 
     def to_json(self) -> bytes:
         value = {
             "report": "delivered",
             "id": self.id,
             "bucket": self.bucket.key,
+            "line": self.line,
             "version": self.version,
             "closed": self.closed,
             "books": books_to_json(self.books),
@@ -117,6 +121,7 @@ def parse_report(data: bytes) -> Report:
     if value.get("report") == "delivered":
         return Delivered(
             read("bucket", _bucket),
+            read("line", read_text),
             read("version", read_version),
             read("closed", read_flag),
             read("books", read_books),

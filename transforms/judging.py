@@ -91,20 +91,24 @@ class _Judging:
             yield judge(self._evidence(kind, hour, told, refusals))
 
     def _listen(self, hour: datetime) -> _Hour:
-        reports, delivered = heard(self._buckets, hour)
-        told = _Hour(delivered=delivered)
+        reports, lines = heard(self._buckets, hour)
+        # Of a bucket that is gone, or can't be read, its last words count.
+        told = _Hour(delivered={bucket: max(each.values(), key=lambda one: one.version) for bucket, each in lines.items()})
         for report in reports:
             told.published.setdefault(report.event_type, []).append(report)
-        for bucket in {*delivered, *self._there.pop(hour, ())}:
+        for bucket in {*lines, *self._there.pop(hour, ())}:
             try:
                 receipt = shown_receipt(self._buckets, bucket)
             except (BucketsError, ReceiptError) as error:
                 told.unreadable[bucket] = (str(error),)
                 continue
             told.receipts[bucket] = receipt
-            # A run that died between the commit and its report will never report; what it committed holds all the same.
-            if receipt.version > (delivered[bucket].version if bucket in delivered else 0):
-                delivered[bucket] = receipt.report()
+            if receipt.version:
+                # A run that died between the commit and its report will never report; what it committed holds all the same.
+                reported = lines.get(bucket, {}).get(receipt.line)
+                if reported is None or reported.version < receipt.version:
+                    reported = receipt.report()
+                told.delivered[bucket] = reported
         return told
 
     def _evidence(self, kind: str, hour: datetime, told: _Hour, refusals: Refusals) -> Evidence:

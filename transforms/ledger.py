@@ -39,10 +39,11 @@ def known_hours(buckets: Buckets) -> list[datetime]:
     return sorted(hours)
 
 
-def heard(buckets: Buckets, hour: datetime) -> tuple[list[Published], dict[Bucket, Delivered]]:
-    """The publishers' reports of an hour, one of each id, and each bucket's newest. BucketsError names a broken file."""
+def heard(buckets: Buckets, hour: datetime) -> tuple[list[Published], dict[Bucket, dict[str, Delivered]]]:
+    """The publishers' reports of an hour, one of each id, and of each bucket the newest of each line. BucketsError names a
+    broken file."""
     published: dict[str, Published] = {}
-    delivered: dict[Bucket, Delivered] = {}
+    delivered: dict[Bucket, dict[str, Delivered]] = {}
     for name in buckets.list(f"{_folder(hour)}/"):
         data, _ = buckets.read(name)
         for line in data.splitlines():
@@ -52,8 +53,10 @@ def heard(buckets: Buckets, hour: datetime) -> tuple[list[Published], dict[Bucke
                 raise BucketsError(f"{name} can't be read: {error}. Restore it from a copy.") from None
             if isinstance(report, Published):
                 published[report.id] = report
-            elif report.bucket not in delivered or delivered[report.bucket].version < report.version:
-                delivered[report.bucket] = report
+                continue
+            lines = delivered.setdefault(report.bucket, {})
+            if report.line not in lines or lines[report.line].version < report.version:
+                lines[report.line] = report
     return list(published.values()), delivered
 
 

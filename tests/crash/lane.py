@@ -125,7 +125,7 @@ def _run(request: Mapping[str, Any]) -> int:
         leases.PULL_MESSAGES = 20
         _share_tables()
     # Small ones, for there to be a time between them.
-    replay.MOST_UNANSWERED = 7
+    replay.MOST_MESSAGES = 7
     vars(graph)["LOAD_EVERY"] = timedelta(seconds=1)
     points = Points(request["stage"], request["nth"], Path(request["told"]))
     points.arm()

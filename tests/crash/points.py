@@ -17,8 +17,7 @@ from typing import Any
 from pipelines import replay
 from schemas.buckets import STAGING
 from tests.crash.lane import BACKFILL, DELIVER, REPLAY, STREAM
-from transforms import delivering, reporting
-from transforms.archive_source import Reading
+from transforms import archive_source, delivering, reporting
 from transforms.buckets import directory
 from transforms.buckets.directory import Directory
 from transforms.leases import Leases
@@ -110,9 +109,9 @@ BEFORE: tuple[tuple[Any, str, Which], ...] = (
     (Leases, "settle", always("committed, not acknowledged")),
     (DuckDBFile, "load", always("not loaded")),
     (reporting._Report, "finish_bundle", always("loaded, not reported")),
-    (Reading, "read", always("archive file not read")),
+    (archive_source, "read_messages", always("archive file not read")),
     (replay, "check_topic", always("nothing replayed")),
-    (replay, "delivered_already", always("letters not looked up")),
+    (replay, "known_since", always("letters not looked up")),
     (replay.Outbox, "add", always("letter not sent")),
     (replay.Outbox, "flush", always("letters sent, no answer")),
 )

@@ -39,9 +39,7 @@ class Loss(NamedTuple):
 def lose(world: World, place: Place, missing: str, chance: random.Random) -> Loss:
     """Delivers and archives events, and then loses a part of what was delivered, or of what was to be."""
     witness = Witness.of(world)
-    # Each conflict between two messages only: of three, it is chance how many are refused, and the audit mixes what was counted
-    # before the loss with what was counted after.
-    events = _without_third(first_round(chance))
+    events = first_round(chance)
     if missing == SOME:
         # What several hours share may lie in either of them: the hours that are whole would change by right.
         events = [one for one in events if _number(one) == HOURS.index(hour_of(one.received_at))]
@@ -70,13 +68,6 @@ def lose(world: World, place: Place, missing: str, chance: random.Random) -> Los
     published = {one.message_id: Event.of(one) for one in messages}
     whole = [hour for hour in HOURS if hour not in gone] if missing == SOME else []
     return Loss(published, whole, [f"--archive={world.folder / 'archive'}", span, *stores, *more])
-
-
-def _without_third(events: Sequence[Event]) -> list[Event]:
-    third = {
-        next(at for at, one in enumerate(events) if (one.event_id, one.payload) == (f"s{n}-3", 99)) for n in range(len(HOURS))
-    }
-    return [one for at, one in enumerate(events) if at not in third]
 
 
 def _number(event: Event) -> int:

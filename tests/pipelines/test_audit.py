@@ -30,7 +30,7 @@ from transforms.buckets.directory import Directory
 
 pytestmark = pytest.mark.slow
 
-GOOD_REPORT = json.loads(Delivered(Bucket("search_made", LAST_HOUR), 1, True, {}).to_json())
+GOOD_REPORT = json.loads(Delivered(Bucket("search_made", LAST_HOUR), "line", 1, True, {}).to_json())
 IN_HOUR = LAST_HOUR + timedelta(minutes=5)
 BROKEN = (b"{", {"event_type": "search_made", "event_id": "broken", "received_at": IN_HOUR.isoformat()})
 

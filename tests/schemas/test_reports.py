@@ -17,8 +17,8 @@ from schemas.reports import Delivered, Published, add_books, parse_report
 HOUR = datetime(2013, 7, 1, 4, tzinfo=UTC)
 BOOKS = {"flight_departed": {Exit.RECEIVED: Tally.of_ids(["a", "b", "b"]), Exit.DELIVERED: Tally.of_ids(["a", "b"])}}
 PUBLISHED = Published("r1/1", "r1", "flight_departed", HOUR, Tally.of_ids(["a", "b", "b"]), Tally.of_ids(["a", "b"]))
-DELIVERED = Delivered(Bucket("flight_departed", HOUR), 3, True, BOOKS, 1)
-DEAD = Delivered(Bucket(DEAD_LETTERS, HOUR), 1, False, {"": {Exit.DEAD_LETTER: Tally()}}, 0, {"": {"no_type": 2}})
+DELIVERED = Delivered(Bucket("flight_departed", HOUR), "line", 3, True, BOOKS, 1)
+DEAD = Delivered(Bucket(DEAD_LETTERS, HOUR), "line", 1, False, {"": {Exit.DEAD_LETTER: Tally()}}, 0, {"": {"no_type": 2}})
 
 
 @pytest.mark.parametrize("report", [PUBLISHED, DELIVERED, DEAD])
@@ -28,13 +28,13 @@ def test_a_report_is_read_back_whole(report: Published | Delivered) -> None:
 
 def test_a_report_is_the_same_bytes_each_time() -> None:
     again = Delivered(
-        Bucket("flight_departed", HOUR), 3, True, {kind: dict(reversed(one.items())) for kind, one in BOOKS.items()}, 1
+        Bucket("flight_departed", HOUR), "line", 3, True, {kind: dict(reversed(one.items())) for kind, one in BOOKS.items()}, 1
     )
     assert again.to_json() == DELIVERED.to_json()
 
 
 def test_the_id_of_what_was_delivered_names_bucket_and_version() -> None:
-    assert DELIVERED.id == "flight_departed/2013070104/v3"
+    assert DELIVERED.id == "flight_departed/2013070104/line/v3"
     assert json.loads(DELIVERED.to_json())["id"] == DELIVERED.id
 
 
@@ -57,6 +57,7 @@ def changed(report: Published | Delivered, **values: Any) -> bytes:
         changed(PUBLISHED, hour=5),
         changed(PUBLISHED, messages=5),
         changed(DELIVERED, bucket="nowhere"),
+        changed(DELIVERED, line=5),
         changed(DELIVERED, books=[]),
         changed(DELIVERED, books={"flight_departed": {"lost": Tally().to_json()}}),
         b"[" * 100_000,

@@ -21,12 +21,14 @@ def published(ids: str, reporter: str = "r") -> Published:
 
 def delivered(received: str, out: str, duplicates: str = "", closed: bool = True) -> Delivered:
     ways = {Exit.RECEIVED: received, Exit.DELIVERED: out, Exit.DUPLICATE: duplicates}
-    return Delivered(Bucket(KIND, HOUR), 1, closed, {KIND: {way: Tally.of_ids(ids) for way, ids in ways.items()}})
+    return Delivered(Bucket(KIND, HOUR), "line", 1, closed, {KIND: {way: Tally.of_ids(ids) for way, ids in ways.items()}})
 
 
 def refused(messages: str, closed: bool = True) -> Delivered:
     ways = {Exit.RECEIVED: messages, Exit.DEAD_LETTER: messages}
-    return Delivered(Bucket(DEAD_LETTERS, HOUR), 1, closed, {KIND: {way: Tally.of_ids(ids) for way, ids in ways.items()}})
+    return Delivered(
+        Bucket(DEAD_LETTERS, HOUR), "line", 1, closed, {KIND: {way: Tally.of_ids(ids) for way, ids in ways.items()}}
+    )
 
 
 def held(ids: str) -> Held:

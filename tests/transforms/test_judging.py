@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
-from schemas.buckets import HOUR, hour_of
+from schemas.buckets import DEAD_LETTERS, HOUR, Bucket, hour_of
 from schemas.contracts import load_contracts
 from schemas.verdicts import Status
 from tests.model.process import LATENESS, Message, Process, Stopping
 from tests.model.sets import report_of
+from transforms.delivered import forget
 from transforms.judging import judge_hours
 from transforms.ledger import keep
 from transforms.tables.duckdb_file import DuckDBFile
+from transforms.versions import shown_receipt
 
 NINE = datetime(2026, 1, 31, 9, 5, tzinfo=UTC)
 LATER = NINE + LATENESS + 2 * HOUR
@@ -29,18 +32,59 @@ def tables(tmp_path: Path) -> Iterator[DuckDBFile]:
     tables.close()
 
 
+def started(folder: Path, tables: DuckDBFile) -> tuple[Stopping, Process]:
+    """A process that serves the type `thing`, and its buckets."""
+    contracts = folder / "contracts"
+    (contracts / "thing").mkdir(parents=True)
+    contract = {"type": "record", "name": "thing", "fields": [{"name": "x", "type": "int"}]}
+    (contracts / "thing" / "v1.avsc").write_text(json.dumps(contract))
+    buckets = Stopping(folder / "buckets")
+    return buckets, Process(buckets, tables, load_contracts(contracts), 1)
+
+
 @pytest.mark.parametrize("lost", [False, True])
 def test_an_event_that_came_in_time_and_again_too_late_is_not_missing(tmp_path: Path, tables: DuckDBFile, lost: bool) -> None:
     """A client that retries long after: two messages were published for the hour, and one was received in it."""
-    folder = tmp_path / "contracts" / "thing"
-    folder.mkdir(parents=True)
-    contract = {"type": "record", "name": "thing", "fields": [{"name": "x", "type": "int"}]}
-    (folder / "v1.avsc").write_text(json.dumps(contract))
-    buckets = Stopping(tmp_path / "buckets")
-    process = Process(buckets, tables, load_contracts(folder.parent), 1)
+    buckets, process = started(tmp_path, tables)
     said = {"event_type": "thing", "event_id": "a", "received_at": NINE.isoformat()}
     for name, moment in [("first", NINE), *([] if lost else [("again", LATER)])]:
         process.run([Message(b'{"x": 1}', said, name, moment)], LATER + timedelta(hours=2))
     keep(buckets, [report_of("thing", hour_of(NINE), ["a", "a"])])
     [verdict] = judge_hours(buckets, tables, [hour_of(NINE)])
     assert verdict.status == (Status.MISSING if lost else Status.COMPLETE), verdict
+
+
+def test_a_bucket_that_was_deleted_and_rebuilt_is_judged_by_what_was_reported_of_it_since(
+    tmp_path: Path, tables: DuckDBFile
+) -> None:
+    """Its versions begin again with 1, and its counts are others: which of two equal ids came first need not be the same."""
+    buckets, process = started(tmp_path, tables)
+    messages = [
+        Message(b'{"x": %d}' % x, {"event_type": "thing", "event_id": event_id}, f"m{number}", NINE)
+        for number, (event_id, x) in enumerate([("a", 1), ("a", 2), ("a", 2), ("b", 1)])
+    ]
+    hour = hour_of(NINE)
+    both = Bucket("thing", hour), Bucket(DEAD_LETTERS, hour)
+
+    def reported() -> dict[Bucket, int]:
+        receipts = [shown_receipt(buckets, bucket) for bucket in both]
+        keep(buckets, [receipt.report() for receipt in receipts if receipt.version])
+        return {receipt.bucket: receipt.version for receipt in receipts}
+
+    for message in messages:
+        process.run([message], NINE)
+        reported()
+    process.run([], LATER)
+    keep(buckets, [report_of("thing", hour, ["a", "a", "a", "b"])])
+    before = reported()
+    assert [verdict.status for verdict in judge_hours(buckets, tables, [hour])] == [Status.COMPLETE]
+
+    for bucket in both:
+        shutil.rmtree(tmp_path / "buckets" / bucket.folder)
+    [verdict] = judge_hours(buckets, tables, [hour])
+    assert verdict.status != Status.COMPLETE
+    forget(buckets)
+    process.run(messages[::-1], LATER)
+    assert all(version < before[bucket] for bucket, version in reported().items())
+    [verdict] = judge_hours(buckets, tables, [hour])
+    assert verdict.status == Status.COMPLETE, verdict
