@@ -138,6 +138,11 @@ def check(world: World, published: Mapping[str, Event], raced: bool = False) -> 
     later, because the other run has delivered another payload meanwhile: so a letter may say what was delivered, and a
     duplicate what is in a letter.
     """
+    letters = [row["message_id"] for row in world.rows(DEAD_LETTERS)]
+    in_table = world.query(f"SELECT message_id FROM {DEAD_LETTERS} ORDER BY message_id")
+    assert [one for (one,) in in_table] == letters, "files and table of dead letters differ"
+    # A row of a replay bears the name of the letter that it repeats; of several, any one may have brought it.
+    brought_by = {one.replay_of: name for name, one in published.items() if one.replay_of}
     delivered: dict[tuple[str, str], int | None] = {}
     messages: list[str] = []
     for kind in kinds_of(world):
@@ -145,7 +150,7 @@ def check(world: World, published: Mapping[str, Event], raced: bool = False) -> 
         for row in rows:
             assert (kind, row["event_id"]) not in delivered, f"{kind} {row['event_id']} is in files twice"
             delivered[kind, row["event_id"]] = published[row["message_id"]].payload
-            messages.append(row["message_id"])
+            messages.append(brought_by[row["message_id"]] if row["message_id"] in letters else row["message_id"])
         in_table = world.query(f"SELECT event_id, message_id FROM {kind} ORDER BY event_id")
         assert in_table == [(row["event_id"], row["message_id"]) for row in rows], f"files and table of {kind} differ"
     good = {(one.event_type, one.event_id) for one in published.values() if one.is_good}
@@ -153,9 +158,6 @@ def check(world: World, published: Mapping[str, Event], raced: bool = False) -> 
         f"lost: {sorted(good - delivered.keys())}; not published: {sorted(delivered.keys() - good)}"
     )
 
-    letters = [row["message_id"] for row in world.rows(DEAD_LETTERS)]
-    in_table = world.query(f"SELECT message_id FROM {DEAD_LETTERS} ORDER BY message_id")
-    assert [one for (one,) in in_table] == letters, "files and table of dead letters differ"
     known = {(*key, payload) for key, payload in delivered.items()}
     if raced:
         known |= {(one.event_type, one.event_id, one.payload) for one in map(published.__getitem__, letters)}
