@@ -8,9 +8,9 @@ from typing import Any
 
 import avro.compatibility
 
+from schemas.columns import column_type
 from schemas.rules import parse_strictly
 from schemas.shapes import expand, node, split_union
-from schemas.tables import column_type
 from schemas.values import kind_of
 
 

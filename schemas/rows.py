@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from io import BytesIO
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from fastavro import parse_schema, schemaless_writer
 
+from schemas.contracts import Contract
 from schemas.envelope import ENVELOPE_FIELDS
-
-if TYPE_CHECKING:
-    from schemas.contracts import Contract
 
 _MICROS = {"type": "long", "logicalType": "timestamp-micros"}
 

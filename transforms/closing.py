@@ -14,7 +14,8 @@ from apache_beam.transforms.window import GlobalWindows, IntervalWindow
 from apache_beam.utils.windowed_value import PaneInfo, PaneInfoTiming
 
 from schemas.buckets import Bucket
-from schemas.receipts import LOOK, Contribution, Receipt, combine
+from schemas.contributions import LOOK, Contribution, combine
+from schemas.receipts import Receipt
 from transforms.beside import SideBySide
 from transforms.buckets import Buckets
 from transforms.clocks import Clock, new_id, utc_now

@@ -12,7 +12,8 @@ from dataclasses import replace
 from datetime import datetime
 
 from schemas.buckets import DEAD_LETTERS, Bucket
-from schemas.receipts import Contribution, Receipt, combine
+from schemas.contributions import Contribution, combine
+from schemas.receipts import Receipt
 from transforms.buckets import AlreadyExists, Buckets
 from transforms.conflicts import letters_part
 from transforms.delivered import Delivered, delivered_of

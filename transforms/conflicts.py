@@ -17,11 +17,11 @@ import orjson
 
 from schemas import envelope
 from schemas.buckets import DEAD_LETTERS, Bucket
+from schemas.contributions import Contribution
 from schemas.envelope import ENVELOPE_FIELDS, format_time
 from schemas.fingerprints import Tally, id_hash
 from schemas.marks import digest_of, mark
 from schemas.outcomes import Exit, Reason, Stage
-from schemas.receipts import Contribution
 from schemas.rows import dead_letter_schema, encoder
 from schemas.shards import Shard
 from transforms.buckets import Buckets

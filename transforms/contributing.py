@@ -11,7 +11,7 @@ from typing import Any
 from fastavro import schemaless_reader
 
 from schemas.buckets import Bucket
-from schemas.receipts import Contribution
+from schemas.contributions import Contribution
 from schemas.shards import Shard
 from transforms.buckets import Buckets
 from transforms.clocks import new_id

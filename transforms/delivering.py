@@ -14,8 +14,8 @@ from apache_beam.io.gcp.pubsub import PubsubMessage
 
 from schemas.buckets import Bucket
 from schemas.contracts import Contracts
+from schemas.contributions import Contribution
 from schemas.envelope import format_time
-from schemas.receipts import Contribution
 from schemas.shards import Shard
 from transforms.buckets import Buckets
 from transforms.clocks import new_id

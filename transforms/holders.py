@@ -14,9 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from schemas.buckets import Bucket
+from schemas.contributions import Part
 from schemas.elsewhere import comparable
 from schemas.marks import hashes
-from schemas.receipts import Part, Receipt, ReceiptError
+from schemas.receipts import Receipt, ReceiptError
 from transforms.buckets import Buckets, BucketsError
 from transforms.buckets.streams import measure
 from transforms.elsewhere import read_elsewhere

@@ -12,8 +12,8 @@ from apache_beam.transforms.window import GlobalWindows
 from apache_beam.utils.timestamp import Timestamp
 
 from schemas.buckets import HOUR, Bucket, hour_of
+from schemas.contributions import LOOK
 from schemas.envelope import format_time, parse_time
-from schemas.receipts import LOOK
 from transforms.buckets import Buckets
 from transforms.hours import hours_between, open_hours
 from transforms.ticks import Ticks

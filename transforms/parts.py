@@ -13,12 +13,12 @@ from fastavro.write import Writer
 from isal import isal_zlib
 
 from schemas.buckets import STAGING, Bucket
+from schemas.contributions import Contribution, Part, add_reasons
 from schemas.elsewhere import entry, hour_number
 from schemas.encoding import long
 from schemas.fingerprints import HASH_BYTES, Tally
 from schemas.marks import MARK_BYTES, Found, hashes, ordered, same_payload, split
 from schemas.outcomes import Exit
-from schemas.receipts import Contribution, Part, add_reasons
 from schemas.reports import add_books
 from schemas.shards import Shard
 from transforms.buckets import Buckets, Damaged

@@ -11,12 +11,12 @@ import fastavro
 import numpy as np
 
 from schemas.buckets import DEAD_LETTERS, STAGING, Bucket, hour_of
+from schemas.contributions import Contribution, Part, Reasons, add_reasons
 from schemas.elsewhere import entry, hour_number
 from schemas.fingerprints import HASH_BYTES, Tally, id_hash
 from schemas.known import Known
 from schemas.marks import MARK, MARK_BYTES, Found, split
 from schemas.outcomes import Exit
-from schemas.receipts import Contribution, Part, Reasons, add_reasons
 from schemas.reports import Books, add_books
 from schemas.rows import encoder
 from transforms.buckets import Buckets

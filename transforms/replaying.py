@@ -10,10 +10,10 @@ from typing import Any, NamedTuple
 import fastavro
 
 from schemas.buckets import DEAD_LETTERS, EVENT_TYPE_NAME, HOUR, Bucket, hour_of
+from schemas.contributions import Part
 from schemas.envelope import DEDUP_KEY, EVENT_ID, EVENT_TYPE, RECEIVED_AT, REPLAY_OF, format_time, parse_time, stamp
 from schemas.fingerprints import HASH_BYTES, id_hash
 from schemas.marks import split
-from schemas.receipts import Part
 from transforms.buckets import Buckets, Damaged
 from transforms.buckets.streams import measure
 from transforms.parts import read_marks

@@ -9,8 +9,9 @@ from typing import Any
 
 import fastavro
 
+from schemas.columns import columns_of
 from schemas.envelope import format_time
-from schemas.tables import Table, columns_of
+from schemas.tables import Table
 from schemas.verdicts import Verdict
 from transforms.buckets import AlreadyExists, Buckets
 from transforms.tables import Tables

@@ -15,10 +15,11 @@ import fastavro
 import google_crc32c
 
 from schemas.buckets import Bucket, hour_of
+from schemas.contributions import Part
 from schemas.envelope import RECEIVED_AT, parse_time
 from schemas.fingerprints import Tally, id_hash
 from schemas.marks import MARK_BYTES, hashes
-from schemas.receipts import Part, Receipt
+from schemas.receipts import Receipt
 from schemas.verdicts import Held
 from transforms.buckets import Buckets, BucketsError
 from transforms.holders import Holders

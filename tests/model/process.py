@@ -11,7 +11,8 @@ from pipelines.graph import Looks
 from schemas import envelope
 from schemas.buckets import DEAD_LETTERS, Bucket
 from schemas.contracts import Contracts
-from schemas.receipts import LOOK, Contribution, Receipt, combine
+from schemas.contributions import LOOK, Contribution, combine
+from schemas.receipts import Receipt
 from schemas.rows import dead_letter_schema, row_schema
 from schemas.shards import Shard
 from schemas.tables import tables_of

@@ -8,10 +8,11 @@ from itertools import permutations
 import pytest
 
 from schemas.buckets import Bucket
+from schemas.contributions import LOOK, Contribution, Part, combine
 from schemas.elsewhere import Elsewhere
 from schemas.fingerprints import Tally
 from schemas.outcomes import Exit
-from schemas.receipts import LOOK, Contribution, Part, Receipt, ReceiptError, combine
+from schemas.receipts import Receipt, ReceiptError
 from schemas.shards import Shard
 
 HOUR = datetime(2026, 1, 31, 9, tzinfo=UTC)

@@ -17,7 +17,8 @@ import fastavro
 import pytest
 from google.cloud import bigquery
 
-from schemas.tables import Column, Table
+from schemas.columns import Column
+from schemas.tables import Table
 from tests.support.bigquery import BigQueryServer
 from tests.support.gcs import GcsServer
 from transforms.buckets import Buckets

@@ -11,8 +11,8 @@ import pytest
 from apache_beam.utils.timestamp import Timestamp
 
 from schemas.buckets import HOUR, Bucket
+from schemas.contributions import LOOK, Contribution, Part
 from schemas.fingerprints import Tally
-from schemas.receipts import LOOK, Contribution, Part
 from schemas.shards import Shard
 from transforms import closing
 from transforms.beside import AT_ONCE

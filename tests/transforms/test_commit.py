@@ -16,11 +16,12 @@ import pytest
 
 from schemas.buckets import Bucket
 from schemas.contracts import Contract
+from schemas.contributions import LOOK, Contribution, combine
 from schemas.fingerprints import id_hash
 from schemas.known import Known
 from schemas.marks import Found, digest_of, mark
 from schemas.outcomes import Exit
-from schemas.receipts import LOOK, Contribution, Receipt, combine
+from schemas.receipts import Receipt
 from schemas.rows import encoder, row_schema
 from schemas.shards import Shard
 from tests.support.contracts import contract_of, field

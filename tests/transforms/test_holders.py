@@ -15,9 +15,10 @@ import google_crc32c
 import pytest
 
 from schemas.buckets import DEAD_LETTERS, HOUR, Bucket
+from schemas.contributions import LOOK, combine
 from schemas.elsewhere import Elsewhere, entry, hour_number, packed
 from schemas.fingerprints import id_hash
-from schemas.receipts import LOOK, Receipt, combine
+from schemas.receipts import Receipt
 from tests.transforms.test_horizon import DAY, NOON, Process, Stops, balance, rows
 from transforms.buckets import BucketsError, Stored
 from transforms.buckets.directory import Directory

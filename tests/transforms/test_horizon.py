@@ -17,11 +17,12 @@ import orjson
 import pytest
 
 from schemas.buckets import DEAD_LETTERS, HOUR, Bucket
+from schemas.contributions import LOOK, Contribution, combine
 from schemas.fingerprints import id_hash
 from schemas.known import Known
 from schemas.marks import Found, digest_of, mark
 from schemas.outcomes import Exit
-from schemas.receipts import LOOK, Contribution, Receipt, combine
+from schemas.receipts import Receipt
 from schemas.rows import encoder, row_schema
 from schemas.shards import Shard
 from tests.support.contracts import contract_of, field

@@ -11,8 +11,9 @@ from apache_beam import DoFn
 from apache_beam.utils.windowed_value import WindowedValue
 
 from schemas.buckets import STAGING, Bucket
+from schemas.contributions import Contribution, Part
 from schemas.fingerprints import Tally
-from schemas.receipts import Contribution, Part, Receipt
+from schemas.receipts import Receipt
 from schemas.shards import Shard
 from schemas.tables import Table
 from transforms.buckets import Buckets

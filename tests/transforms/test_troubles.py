@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from schemas.buckets import Bucket
-from schemas.receipts import LOOK, Contribution
+from schemas.contributions import LOOK, Contribution
 from tests.support.pubsub import FakeClock
 from transforms import closing
 from transforms.buckets import Damaged

@@ -11,8 +11,9 @@ from apache_beam.io.gcp.pubsub import PubsubMessage
 
 from schemas.buckets import DEAD_LETTERS, Bucket
 from schemas.contracts import Contract, Contracts
+from schemas.contributions import combine
 from schemas.fingerprints import Tally, id_hash
-from schemas.receipts import Receipt, combine
+from schemas.receipts import Receipt
 from schemas.rows import dead_letter_schema, row_schema
 from schemas.shards import Shard
 from schemas.verdicts import Held

@@ -7,7 +7,7 @@ from typing import Any
 
 from google.cloud.bigquery import SchemaField
 
-from schemas.tables import Column
+from schemas.columns import Column
 from transforms.tables import TablesError
 
 _OLD_NAMES = {"INTEGER": "INT64", "FLOAT": "FLOAT64", "BOOLEAN": "BOOL", "RECORD": "STRUCT"}

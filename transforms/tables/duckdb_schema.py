@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from schemas.tables import Column, Table
+from schemas.columns import Column
+from schemas.tables import Table
 from transforms.tables import TablesError
 
 _TYPES = {

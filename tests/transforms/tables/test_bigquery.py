@@ -12,7 +12,8 @@ from google.api_core.retry import Retry
 from google.auth.credentials import AnonymousCredentials
 from google.cloud import bigquery as client_library
 
-from schemas.tables import Column, Table
+from schemas.columns import Column
+from schemas.tables import Table
 from tests.support.bigquery import BigQueryServer
 from tests.support.gcs import GcsServer
 from tests.support.tables import Store, bigquery_store, job_id

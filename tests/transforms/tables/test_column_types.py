@@ -5,7 +5,7 @@ from datetime import UTC, date, datetime, time
 from decimal import Decimal
 from uuid import UUID
 
-from schemas.tables import Column
+from schemas.columns import Column
 from tests.support.tables import Row, Store, job_id, row
 
 TEN = datetime(2026, 3, 29, 10, tzinfo=UTC)

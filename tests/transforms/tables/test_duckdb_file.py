@@ -11,7 +11,7 @@ from pathlib import Path
 import duckdb
 import pytest
 
-from schemas.tables import Column, columns_of
+from schemas.columns import Column, columns_of
 from tests.support.tables import Store, duckdb_store, job_id
 from transforms.tables import LoadFailed, TablesError
 from transforms.tables.duckdb_file import DuckDBFile

@@ -8,10 +8,11 @@ from datetime import UTC, datetime, timedelta
 import fastavro
 import pytest
 
+from schemas.columns import Column
 from schemas.contracts import Contract
 from schemas.fingerprints import Tally
 from schemas.rows import row_schema
-from schemas.tables import Column, table_of
+from schemas.tables import table_of
 from tests.support.contracts import contract_of
 from tests.support.tables import Row, Store, job_id, row
 from transforms.tables import Facts, LoadFailed, TablesError
