@@ -1,7 +1,7 @@
 """Delivered: which ids a stream has delivered within the horizon, asked for many at a time.
 
 The indexes that receipts name are the truth; this is a cache of them, in memory, one for each stream and process. No payload is
-read for it. Measured for a million ids: 28 MB of indexes; 28 MB of arrays here, and up to
+read for it, and Beam keeps no state for it. Measured for a million ids: 28 MB of indexes; 28 MB of arrays here, and up to
 20 MB more while they are merged; 0.3 s to take them in, 20 indexes of 50,000. To ask for 10,000 at a time took 2 us an id.
 """
 

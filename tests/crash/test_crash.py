@@ -17,7 +17,7 @@ from tests.support.delivery import World
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:The return_immediately flag")]
 
-SEEDS = 5
+SEEDS = 4
 """For each stage."""
 PAIRS = 14
 """Seeds with two processes at once."""
