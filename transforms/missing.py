@@ -48,6 +48,6 @@ def _without(
     """The messages whose hashes are not known to the bucket, or the hours around it."""
     delivered = delivered_of(buckets, bucket.stream, horizon)
     turn = last_turn(buckets, bucket.stream) if delivered.is_ordered else Turn()
-    delivered.refresh(turn, newest_receipt(buckets, bucket))
-    known = delivered.find(bucket.hour, _ALL, b"".join(mark(one, 0, bytes(DIGEST_BYTES)) for one in hashed)).repeated
+    marks = b"".join(mark(one, 0, bytes(DIGEST_BYTES)) for one in hashed)
+    known = delivered.find(turn, newest_receipt(buckets, bucket), _ALL, marks).repeated
     return [message for message, is_known in zip(messages, known, strict=True) if not is_known]
