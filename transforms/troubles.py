@@ -7,6 +7,9 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import datetime
+
+from schemas.buckets import bucket_of
 
 TELL_AGAIN_SECONDS = 600.0
 """Between two warnings of one trouble."""
@@ -26,7 +29,7 @@ class _Trouble:
 
 
 class Troubles:
-    """The troubles that are not over, by what they are about: a bucket's folder, or the load of one. Safe for threads.
+    """The troubles that are not over, by what they are about: a bucket's folder, or something in it. Safe for threads.
 
     pause: seconds until a message comes again that was put off.
     """
@@ -67,6 +70,11 @@ class Troubles:
             mended = self._known.pop(name, None)
         if mended:
             _log.info("%s: all goes well again", name)
+
+    def hours(self) -> set[datetime]:
+        """The hours of the buckets that they are about."""
+        with self._lock:
+            return {bucket.hour for name in self._known if (bucket := bucket_of(f"{name}/"))}
 
     def left(self) -> list[str]:
         """Those that are not over."""
