@@ -14,6 +14,10 @@ from schemas.buckets import bucket_of
 TELL_AGAIN_SECONDS = 600.0
 """Between two warnings of one trouble."""
 
+PAUSES = 10
+"""Messages that have not come again in so many pauses are not waited for: somebody else has taken them, or they are gone. Those
+that come even later are late."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -60,7 +64,7 @@ class Troubles:
             known = self._known.get(name)
             if known is None or not known.keeps_back:
                 return False
-            return not brings or self._clock() < known.since + self._pause()
+            return self._clock() < known.since + self._pause() * (1 if brings else PAUSES)
 
     def over(self, name: str, brings: bool = False) -> None:
         """What was tried there has succeeded. A trouble that keeps messages back is over when they have come again."""
