@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 from collections import Counter
 from collections.abc import Callable
@@ -306,6 +307,23 @@ def test_a_bucket_that_was_deleted_does_not_come_back_by_itself_and_can_be_deliv
     assert delivered(buckets) == [("b", NOON + HOUR)]
     Process(buckets, new_id).deliver(NOON, ("a", 1))
     assert delivered(buckets) == [("a", NOON), ("b", NOON + HOUR)]
+
+
+def test_wherever_a_process_was_killed_hours_that_are_deleted_later_can_be_delivered_again(tmp_path, new_id) -> None:
+    for left in count():
+        buckets, stops = Directory(tmp_path / f"{left}"), Stops(tmp_path / f"{left}")
+        process = Process(stops, new_id)
+        work = process.write(NOON, ("a", 1))
+        stops.left = left
+        with suppress(BucketsError):
+            process.commit(NOON, work)
+        Process(buckets, new_id).commit(NOON, LOOK)
+        Process(buckets, new_id).deliver(NOON, ("a", 1), blind=False)
+        shutil.rmtree(Path(buckets.uri, "events"))
+        Process(buckets, new_id).deliver(NOON, ("a", 1), blind=False)
+        assert delivered(buckets) == [("a", NOON)]
+        if stops.left:
+            return
 
 
 def test_what_a_process_remembers_follows_what_others_commit_without_reading_all_anew(buckets, new_id, monkeypatch) -> None:
