@@ -28,17 +28,17 @@ from schemas.buckets import DEAD_LETTERS, FIRST_HOUR, HOUR, LAST_HOUR
 from schemas.envelope import format_time
 from schemas.reports import parse_report
 from schemas.verdicts import Status
+from transforms.audit.judging import judge_hours
+from transforms.audit.ledger import keep, known_hours
+from transforms.audit.verdicts import TABLE, keep_verdicts, to_json
 from transforms.buckets import Buckets
 from transforms.buckets.opening import open_buckets
 from transforms.clocks import utc_now
-from transforms.judging import judge_hours
 from transforms.leases import Leases, batches
-from transforms.ledger import keep, known_hours
 from transforms.pubsub import check_subscription
 from transforms.skewed import buckets_of, streams_of
 from transforms.tables import Tables
 from transforms.tables.opening import open_tables
-from transforms.verdicts import TABLE, keep_verdicts, to_json
 
 NO_TYPE = "(no type)"
 UNREADABLE = "audit/unreadable"

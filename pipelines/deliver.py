@@ -25,6 +25,7 @@ from google.protobuf.json_format import MessageToJson
 from pipelines.clients import publisher, subscriber
 from pipelines.flags import UserError, drained_by, duration, horizon, resource, run_main
 from pipelines.graph import DATAFLOW_PACE, DATAFLOW_SHARDS, LOCAL_SHARDS, Plan, build, local_pace
+from pipelines.memory import give_back_freed
 from pipelines.prism import running_prism, what_failed
 from pipelines.progress import each
 from pipelines.runners import DATAFLOW, LOCAL, PRISM, add_runner, beam_options, is_dry_run, parse
@@ -219,6 +220,7 @@ def stream(options: PipelineOptions, plan: Plan, subscription: str) -> None:
 
     If the run fails, those messages whose events are in no receipt yet go back to Pub/Sub.
     """
+    give_back_freed()
     with (
         running_prism(options),
         subscriber() as client,

@@ -30,9 +30,9 @@ from schemas.outcomes import Reason
 from transforms.buckets import Buckets
 from transforms.buckets.opening import open_buckets
 from transforms.clocks import utc_now
+from transforms.hours import buckets_of
 from transforms.pubsub import REQUEST_SECONDS, PubSubError, check_topic, patiently
 from transforms.replaying import Letter, known_since, read_letters
-from transforms.skewed import buckets_of
 from transforms.versions import DAMAGE, shown_receipt
 
 MOST_MESSAGES, MOST_BYTES = 1_000, 10_000_000

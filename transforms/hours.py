@@ -1,12 +1,12 @@
-"""Hours: which buckets have to be looked at, though no event may have come for them."""
+"""Hours: which buckets there are, and which of them have to be looked at, though no event may have come for them."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
 from datetime import datetime, timedelta
 from itertools import groupby
 
-from schemas.buckets import HOUR, Bucket, bucket_of, stream_folder
+from schemas.buckets import EVENT_TYPE_NAME, HOUR, Bucket, bucket_of, stream_folder
 from transforms.buckets import Buckets
 
 LONGEST_SILENCE = timedelta(hours=24)
@@ -22,6 +22,31 @@ def hours_between(seen: Collection[datetime]) -> list[datetime]:
                 hours.append(hours[-1] + HOUR)
         hours.append(hour)
     return hours
+
+
+def streams_of(buckets: Buckets) -> set[str]:
+    """The event types that have ever had a bucket. Asks for one name of each."""
+    found: set[str] = set()
+    start = ""
+    while (name := next(buckets.list("events/", start), None)) is not None:
+        stream = name.split("/")[1]
+        if EVENT_TYPE_NAME.fullmatch(stream):
+            found.add(stream)
+        start = f"events/{stream}0"  # the first name beyond the folder: 0 comes after the slash
+    return found
+
+
+def buckets_of(buckets: Buckets, stream: str, first: datetime, last: datetime) -> Iterator[Bucket]:
+    """The stream's buckets from the hour `first` to `last`, both included, in order, that hold anything. Only lists names."""
+    before = None
+    for name in buckets.list(f"{stream_folder(stream)}/", Bucket(stream, first).folder):
+        bucket = bucket_of(name)
+        if bucket is None or bucket == before:
+            continue
+        if bucket.hour > last:
+            return
+        before = bucket
+        yield bucket
 
 
 def open_hours(buckets: Buckets, streams: Iterable[str], since: datetime) -> set[datetime]:

@@ -16,8 +16,8 @@ from schemas.fingerprints import HASH_BYTES, id_hash
 from schemas.marks import split
 from transforms.buckets import Buckets, Damaged
 from transforms.buckets.streams import measure
+from transforms.hours import buckets_of
 from transforms.parts import read_marks
-from transforms.skewed import buckets_of
 from transforms.versions import newest_receipt
 
 

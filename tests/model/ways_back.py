@@ -20,9 +20,9 @@ from tests.model.process import LATENESS, Process
 from tests.model.sets import LARGE, Said, report_of
 from tests.support.archive import Archived, write_archive
 from transforms.archive import Wanted, archive_files, read_messages
+from transforms.audit.judging import judge_hours
+from transforms.audit.ledger import keep
 from transforms.buckets.directory import Directory
-from transforms.judging import judge_hours
-from transforms.ledger import keep
 from transforms.replaying import Letter
 
 

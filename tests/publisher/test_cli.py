@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -82,7 +83,9 @@ def test_the_flights_arrive_whole_and_the_reports_say_so_for_every_hour(stack: S
     assert f"reported 308 counts to {stack.audit_topic}" in out
     with gzip.open(FLIGHTS) as file:
         lines = [json.loads(line) for line in file]
-    arrived = {attributes["event_id"]: (json.loads(data), attributes) for data, attributes in stack.messages(5_884)}
+    messages = stack.messages(5_884)
+    assert len({attributes.pop("dedup_key") for _, attributes in messages}) == len(lines)
+    arrived = {attributes["event_id"]: (json.loads(data), attributes) for data, attributes in messages}
     assert arrived == {
         line["event_id"]: (line["payload"], {key: line[key] for key in ("event_type", "event_id", "received_at")})
         for line in lines
@@ -123,6 +126,7 @@ def test_all_keys_of_a_line_reach_the_message(stack: Stack, tmp_path: Path) -> N
             "sent_at": "2026-01-31T08:29:59Z",
             "schema_version": "2",
             "content_type": "application/json",
+            "dedup_key": sha256('click\0e1\0{"text":"ü","n":null}'.encode()).hexdigest()[:32],
         },
     )
     bare = by_type["view"][1]

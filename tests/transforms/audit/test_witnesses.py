@@ -18,15 +18,15 @@ from schemas.rows import dead_letter_schema, row_schema
 from schemas.shards import Shard
 from schemas.verdicts import Held
 from tests.support.contracts import contract_of, field
+from transforms.audit.holders import Holders
+from transforms.audit.witnesses import see_dead_letters, see_events
 from transforms.buckets.directory import Directory
 from transforms.clocks import new_id
 from transforms.commit import commit
 from transforms.contributing import contribute
 from transforms.delivered import Delivered
-from transforms.holders import Holders
+from transforms.hours import buckets_of, streams_of
 from transforms.receive import Receiver
-from transforms.skewed import buckets_of, streams_of
-from transforms.witnesses import see_dead_letters, see_events
 
 HOUR = datetime(2026, 1, 31, 9, tzinfo=UTC)
 EARLY = HOUR - timedelta(days=9)

@@ -15,9 +15,9 @@ from schemas.contracts import load_contracts
 from schemas.verdicts import Status
 from tests.model.process import LATENESS, Message, Process, Stopping
 from tests.model.sets import report_of
+from transforms.audit.judging import judge_hours
+from transforms.audit.ledger import keep
 from transforms.delivered import forget
-from transforms.judging import judge_hours
-from transforms.ledger import keep
 from transforms.tables.duckdb_file import DuckDBFile
 from transforms.versions import shown_receipt
 

@@ -20,12 +20,12 @@ from schemas.elsewhere import Elsewhere, entry, hour_number, packed
 from schemas.fingerprints import id_hash
 from schemas.receipts import Receipt
 from tests.transforms.test_horizon import DAY, NOON, Process, Stops, balance, rows
+from transforms.audit.holders import Holders
+from transforms.audit.witnesses import see_events
 from transforms.buckets import BucketsError, Stored
 from transforms.buckets.directory import Directory
 from transforms.commit import commit
-from transforms.holders import Holders
 from transforms.versions import shown_receipt
-from transforms.witnesses import see_events
 
 LATER = NOON + HOUR
 
@@ -195,7 +195,7 @@ def test_an_index_is_read_once_as_long_as_there_is_room(buckets, new_id, monkeyp
         Process(buckets, new_id).deliver(hour, (f"a{hour}", 1), (f"b{hour}", 1))
     again = [(f"a{hour}", 1) for hour in (NOON - 3 * HOUR, NOON)]
     receipts = [Process(buckets, new_id).deliver(NOON + step * HOUR, *again) for step in (1, 2, 3)]
-    monkeypatch.setattr("transforms.holders.KEPT_BYTES", kept_bytes)
+    monkeypatch.setattr("transforms.audit.holders.KEPT_BYTES", kept_bytes)
     names: list[str] = []
     read = Directory.read
 

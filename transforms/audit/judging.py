@@ -13,13 +13,14 @@ from schemas.receipts import Receipt, ReceiptError
 from schemas.reports import Delivered, Published
 from schemas.tables import Table, dead_letters_table
 from schemas.verdicts import Evidence, Held, Verdict, judge
+from transforms.audit.holders import Holders
+from transforms.audit.ledger import heard
+from transforms.audit.skewed import SkewedIds
+from transforms.audit.witnesses import Refusals, Seen, see_dead_letters, see_events
 from transforms.buckets import Buckets, BucketsError
-from transforms.holders import Holders
-from transforms.ledger import heard
-from transforms.skewed import SkewedIds, buckets_of, streams_of
+from transforms.hours import buckets_of, streams_of
 from transforms.tables import Facts, Tables, TablesError
 from transforms.versions import shown_receipt
-from transforms.witnesses import Refusals, Seen, see_dead_letters, see_events
 
 
 @dataclass

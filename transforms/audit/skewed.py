@@ -5,15 +5,16 @@ Their publishers count them in the hour that they were stamped with, so there th
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from datetime import datetime
 
-from schemas.buckets import DEAD_LETTERS, EVENT_TYPE_NAME, HOUR, LAST_HOUR, Bucket, bucket_of, stream_folder
+from schemas.buckets import DEAD_LETTERS, HOUR, LAST_HOUR, Bucket
 from schemas.receipts import ReceiptError
+from transforms.audit.holders import Holders
+from transforms.audit.witnesses import IdsByHour, Refusals, Seen, see_dead_letters, see_events
 from transforms.buckets import Buckets, BucketsError
-from transforms.holders import Holders
+from transforms.hours import buckets_of
 from transforms.versions import shown_receipt
-from transforms.witnesses import IdsByHour, Refusals, Seen, see_dead_letters, see_events
 
 
 class SkewedIds:
@@ -67,28 +68,3 @@ class SkewedIds:
             for hour, hashes in hours.items():
                 if hour != bucket.hour:
                     self._ids.setdefault((event_type, hour), set()).update(hashes)
-
-
-def streams_of(buckets: Buckets) -> set[str]:
-    """The event types that have ever had a bucket. Asks for one name of each."""
-    found: set[str] = set()
-    start = ""
-    while (name := next(buckets.list("events/", start), None)) is not None:
-        stream = name.split("/")[1]
-        if EVENT_TYPE_NAME.fullmatch(stream):
-            found.add(stream)
-        start = f"events/{stream}0"  # the first name beyond the folder: 0 comes after the slash
-    return found
-
-
-def buckets_of(buckets: Buckets, stream: str, first: datetime, last: datetime) -> Iterator[Bucket]:
-    """The stream's buckets from the hour `first` to `last`, both included, in order, that hold anything. Only lists names."""
-    before = None
-    for name in buckets.list(f"{stream_folder(stream)}/", Bucket(stream, first).folder):
-        bucket = bucket_of(name)
-        if bucket is None or bucket == before:
-            continue
-        if bucket.hour > last:
-            return
-        before = bucket
-        yield bucket

@@ -21,8 +21,8 @@ from schemas.fingerprints import Tally, id_hash
 from schemas.marks import MARK_BYTES, hashes
 from schemas.receipts import Receipt
 from schemas.verdicts import Held
+from transforms.audit.holders import Holders
 from transforms.buckets import Buckets, BucketsError
-from transforms.holders import Holders
 
 IdsByHour = dict[datetime, set[bytes]]
 """Hashes of event ids by the hour that they were published for: the bucket's, or an earlier one that they came too late for."""
