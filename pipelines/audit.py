@@ -34,9 +34,9 @@ from transforms.audit.verdicts import TABLE, keep_verdicts, to_json
 from transforms.buckets import Buckets
 from transforms.buckets.opening import open_buckets
 from transforms.clocks import utc_now
+from transforms.hours import buckets_of, streams_of
 from transforms.leases import Leases, batches
 from transforms.pubsub import check_subscription
-from transforms.skewed import buckets_of, streams_of
 from transforms.tables import Tables
 from transforms.tables.opening import open_tables
 
