@@ -24,7 +24,7 @@ from rich.progress import Progress
 
 from pipelines.clients import subscriber
 from pipelines.flags import UserError, hours, resource, run_main
-from schemas.buckets import DEAD_LETTERS, HOUR
+from schemas.buckets import DEAD_LETTERS, FIRST_HOUR, HOUR, LAST_HOUR
 from schemas.envelope import format_time
 from schemas.reports import parse_report
 from schemas.verdicts import Status
@@ -34,6 +34,7 @@ from transforms.audit.verdicts import TABLE, keep_verdicts, to_json
 from transforms.buckets import Buckets
 from transforms.buckets.opening import open_buckets
 from transforms.clocks import utc_now
+from transforms.hours import buckets_of, streams_of
 from transforms.leases import Leases, batches
 from transforms.pubsub import check_subscription
 from transforms.tables import Tables
@@ -70,7 +71,7 @@ def main(argv: Sequence[str]) -> int:
     with subscriber() as client:
         check_subscription(client, flags.subscription)
         unreadable = take_reports(client, flags.subscription, buckets)
-    asked = every_hour(*flags.hours) if flags.hours else known_hours(buckets)
+    asked = every_hour(*flags.hours) if flags.hours else all_hours(buckets)
     rows = audit(buckets, tables, asked)
     write_json(flags.verdicts, rows)
     silent = sorted({format_time(hour) for hour in asked} - {row["hour"] for row in rows})
@@ -97,6 +98,13 @@ def _shown(event_type: str) -> str:
 def every_hour(first: datetime, last: datetime) -> list[datetime]:
     """The hours from `first` to `last`, both included."""
     return [first + HOUR * step for step in range((last - first) // HOUR + 1)]
+
+
+def all_hours(buckets: Buckets) -> list[datetime]:
+    """The hours that some report speaks of, and those that have a bucket: its reports may have been lost."""
+    streams = [*streams_of(buckets), DEAD_LETTERS]
+    held = {bucket.hour for stream in streams for bucket in buckets_of(buckets, stream, FIRST_HOUR, LAST_HOUR)}
+    return sorted(held.union(known_hours(buckets)))
 
 
 def check_delivered(buckets: Buckets, tables: Tables) -> None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime, timedelta
 from functools import partial
 
@@ -25,6 +25,7 @@ from rich.progress import Progress
 from pipelines.clients import publisher
 from pipelines.flags import UserError, duration, hours, resource, run_main
 from schemas.buckets import DEAD_LETTERS, Bucket
+from schemas.contributions import Part
 from schemas.outcomes import Reason
 from transforms.buckets import Buckets
 from transforms.buckets.opening import open_buckets
@@ -118,18 +119,28 @@ class Replay:
         except DAMAGE as error:
             self.problems.append(str(error))
             return
+        readable: list[Part] = []
+        try:
+            # Once for all files of the bucket: it may ask every hour since.
+            known = known_since(self._buckets, self._letters(bucket, parts, readable), self._now, self._allowed_lateness)
+        except DAMAGE as error:
+            self.problems.append(str(error))
+            return
+        for letter in self._letters(bucket, readable, []):
+            self.read += 1
+            if (letter.event_type, letter.hashed) in known.delivered:
+                self.delivered += 1
+            elif letter.own_hash in known.refused:
+                self.refused[known.refused[letter.own_hash]] += 1
+            else:
+                yield letter
+
+    def _letters(self, bucket: Bucket, parts: Iterable[Part], readable: list[Part]) -> Iterator[Letter]:
+        """Those in the files; adds the files that could be read to `readable`, and the others to the problems."""
         for part in parts:
             try:
-                letters = read_letters(self._buckets, bucket, part, self._reasons)
-                known = known_since(self._buckets, letters, self._now, self._allowed_lateness)
-                for letter in read_letters(self._buckets, bucket, part, self._reasons):
-                    self.read += 1
-                    if (letter.event_type, letter.hashed) in known.delivered:
-                        self.delivered += 1
-                    elif letter.own_hash in known.refused:
-                        self.refused[known.refused[letter.own_hash]] += 1
-                    else:
-                        yield letter
+                yield from read_letters(self._buckets, bucket, part, self._reasons)
+                readable.append(part)
             except DAMAGE as error:
                 self.problems.append(str(error))
 

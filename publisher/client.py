@@ -26,7 +26,6 @@ from schemas.envelope import (
     RECEIVED_AT,
     SCHEMA_VERSION,
     SENT_AT,
-    dedup_key,
     format_time,
 )
 from schemas.reports import Published
@@ -146,8 +145,9 @@ class EventPublisher:
         if sent_at is not None:
             own[SENT_AT] = _time(sent_at)
         data = payload if isinstance(payload, bytes) else orjson.dumps(payload)
-        if event_type is not None:
-            own[DEDUP_KEY] = dedup_key(event_type, own[EVENT_ID], data)
+        # The client library may send a message twice, which counts once. What is published twice counts twice: both have to
+        # be seen, since the second may be right where the first was not, and belong to another hour.
+        own[DEDUP_KEY] = self._new_id()
         self.publish_raw(data, own, source)
 
     def publish_raw(self, data: bytes, attributes: Mapping[str, str], source: object = None) -> None:

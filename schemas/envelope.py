@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
-from hashlib import sha256
 from typing import NamedTuple, Protocol
 
 from schemas.outcomes import Reason, Rejected, Stage
@@ -20,8 +19,9 @@ REPLAY_OF = "replay_of"
 """Set by a replay: the message id of the dead letter that the message repeats, and stays if it is refused again."""
 
 DEDUP_KEY = "dedup_key"
-"""Set by publishers, see `dedup_key`: Dataflow takes a message of a key once within some ten minutes, before deliver sees it.
-One without it is known by its message id, as Beam's own reader does it."""
+"""Set by publishers: Dataflow takes a message of a key once within some ten minutes, before deliver sees it. So it is another
+for each message that a publisher counts as published. One without it is known by its message id, as Beam's own reader does it.
+"""
 
 JSON = "application/json"
 AVRO = "application/avro"
@@ -93,11 +93,6 @@ class Stamp(NamedTuple):
 
     received_at: datetime
     skewed_from: datetime | None = None
-
-
-def dedup_key(event_type: str, event_id: str, data: bytes) -> str:
-    """The same for two messages only where they are the same event with the same payload: the second may be dropped unseen."""
-    return sha256(b"\0".join((event_type.encode(), event_id.encode(), data))).hexdigest()[:32]
 
 
 def parse_time(text: str) -> datetime:

@@ -48,16 +48,15 @@ class Wanted:
     allowed_lateness: timedelta
     ids: Collection[tuple[str, str]] | None = None
 
-    def hour_of(self, message: PubsubMessage) -> datetime | None:
-        """The hour that its event belongs to; None where it is not wanted."""
+    def received_at(self, message: PubsubMessage) -> datetime | None:
+        """When its event was received, which decides its hour; None where it is not wanted."""
         if self.ids is not None and key_of(message) not in self.ids:
             return None
         try:
             received_at = stamp(message.attributes, message.publish_time, self.allowed_lateness).received_at
         except Rejected:
             received_at = message.publish_time
-        hour = hour_of(received_at)
-        return hour if self.first <= hour <= self.last else None
+        return received_at if self.first <= hour_of(received_at) <= self.last else None
 
     def may_be_in(self, name: str) -> bool:
         """Whether a file of this name can hold such a message. A name that shows no time can.
@@ -130,7 +129,7 @@ def _messages(archive: Buckets, name: str, wanted: Wanted, problems: list[str]) 
             except Exception as error:  # noqa: BLE001 - as above
                 problems.append(f"{archive.uri}/{name}: the block at byte {at} is broken ({type(error).__name__})")
                 continue
-            yield from ((hour, message) for message in messages if (hour := wanted.hour_of(message)))
+            yield from ((hour_of(moment), message) for message in messages if (moment := wanted.received_at(message)))
 
 
 def _blocks(file: Any, at: int, sync: bytes) -> Iterator[tuple[int, bytes]]:

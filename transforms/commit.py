@@ -10,6 +10,7 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
 from datetime import datetime
+from functools import partial
 
 from schemas.buckets import DEAD_LETTERS, Bucket
 from schemas.contributions import Contribution, combine
@@ -56,8 +57,8 @@ def commit(
                 show(buckets, receipt)
             addition = contribution
             if contribution.parts and not receipt.has(contribution):
-                delivered.refresh(turn, receipt)
-                addition, letters, inner = without_repeats(buckets, receipt.bucket, contribution, new_id, delivered)
+                find = partial(delivered.find, turn, receipt)
+                addition, letters, inner = without_repeats(buckets, bucket, contribution, new_id, find, delivered.horizon)
                 found = [letter for letter in letters if letter.message_id not in refused]
                 refuse(letters_part(buckets, bucket.hour, contribution.id, found, new_id))
                 refused |= {letter.message_id for letter in found}

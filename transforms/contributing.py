@@ -30,8 +30,7 @@ def contribute(
     The commit will ask again: this keeps most files from having to be written twice.
     """
     turn = last_turn(buckets, bucket.stream) if delivered.is_ordered else Turn()
-    delivered.refresh(turn, finished_receipt(buckets, bucket))
-    find = partial(delivered.find, bucket.hour, shard)
+    find = partial(delivered.find, turn, finished_receipt(buckets, bucket), shard)
     contribution, conflicting = write_part(buckets, bucket, shard, packs, schema, find, new_id)
     rows: list[Any] = [schemaless_reader(BytesIO(record), schema, None) for record in conflicting]
     letters = letters_part(buckets, bucket.hour, contribution.id, list(map(letter_of, rows)), new_id)

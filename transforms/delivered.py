@@ -57,21 +57,14 @@ class Delivered:
         """Whether what other buckets hold counts, so that commits to them need an order."""
         return self.stream != DEAD_LETTERS
 
-    def refresh(self, turn: Turn, own: Receipt) -> None:
-        """Learns what was committed up to a turn; `own` is the newest receipt of the bucket that is to be asked about."""
+    def find(self, turn: Turn, own: Receipt, shard: Shard, marks: bytes) -> Found:
+        """What is known of marks of a bucket, all of one shard, with all that was committed up to the turn. own: the bucket's
+        receipt, read after the turn. Raises BucketsError or ReceiptError.
+        """
+        # In one go: another thread may have an older view, which it must not leave behind for this one.
         with self._lock:
-            changed = None if self._turn is None else turn.buckets_since(self._turn)
-            if changed is None:
-                self._receipts.clear()
-                self._loaded.clear()
-            for bucket in changed or ():
-                self._receipts.pop(bucket.hour, None)
-            self._turn = turn.number
-            self._receipts[own.bucket.hour] = own
-
-    def find(self, hour: datetime, shard: Shard, marks: bytes) -> Found:
-        """What is known of the marks of a bucket of that hour, all of one shard. Raises BucketsError or ReceiptError."""
-        with self._lock:
+            self._refresh(turn, own)
+            hour = own.bucket.hour
             window = self._window(hour)
             self._learn(window)
             loaded = self._loaded.setdefault(shard, _Loaded(Known(self.horizon)))
@@ -83,6 +76,18 @@ class Delivered:
                         names.add(part.name)
             self._forget_what_is_not_asked_for(loaded, window)
             return loaded.known.find(hour, marks)
+
+    def _refresh(self, turn: Turn, own: Receipt) -> None:
+        if self._turn is not None and turn.number < self._turn:
+            return  # more is known here
+        changed = None if self._turn is None else turn.buckets_since(self._turn)
+        if changed is None:
+            self._receipts.clear()
+            self._loaded.clear()
+        for bucket in changed or ():
+            self._receipts.pop(bucket.hour, None)
+        self._turn = turn.number
+        self._receipts[own.bucket.hour] = own
 
     def _forget_what_is_not_asked_for(self, loaded: _Loaded, window: list[datetime]) -> None:
         loaded.questions += 1

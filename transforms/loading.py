@@ -94,7 +94,7 @@ def _newest(buckets: Buckets, bucket: Bucket, leased: str | None) -> list[Receip
 
 
 def _load_of(bucket: Bucket) -> str:
-    return f"load of {bucket.folder}"
+    return f"{bucket.folder}/load"
 
 
 class _Load(SideBySide):

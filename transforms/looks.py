@@ -16,6 +16,7 @@ from schemas.contributions import LOOK
 from schemas.envelope import format_time, parse_time
 from transforms.buckets import Buckets
 from transforms.hours import hours_between, open_hours
+from transforms.leases import lent
 from transforms.ticks import Ticks
 from transforms.windows import at
 
@@ -50,8 +51,8 @@ class PassingHours(beam.PTransform):  # type: ignore[misc]
 
 class WatchHours(beam.PTransform):  # type: ignore[misc]
     """Gives the hours to look at while a stream's leases last: at first those from `since` on in which something is left to
-    do, and the hour that goes on; then each hour as it begins, and again and again those of the last day that are over and not
-    done. So a bucket whose closing was refused, or whose load has failed, is tried again without a restart.
+    do, and the hour that goes on; then each hour as it begins, and again and again those that are in trouble, and those of the
+    last day that are over and not done. So what was refused, or could not be loaded, is tried again without a restart.
     """
 
     def __init__(self, buckets: Buckets, streams: Sequence[str], since: datetime, started: datetime, subscription: str) -> None:
@@ -63,7 +64,9 @@ class WatchHours(beam.PTransform):  # type: ignore[misc]
             tick = moment.to_utc_datetime(has_tz=True)
             if tick == first:
                 return sorted(map(format_time, open_hours(buckets, streams, since) | {hour_of(first)}))
-            return sorted(map(format_time, hours_at(tick, buckets, streams)))
+            leases = lent(subscription)
+            troubled = leases.troubles.hours() if leases else set()
+            return sorted(map(format_time, hours_at(tick, buckets, streams) | troubled))
 
         self._look = look
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from schemas.buckets import Bucket
@@ -52,6 +52,9 @@ def last_turn(buckets: Buckets, stream: str) -> Turn:
         raise ReceiptError(f"{name} can't be read: {error!r}. It only orders commits: when no job runs, delete it.") from None
     if turn.pending:
         _create(buckets, turn.pending)
+        # Its taker may be gone, and nobody is to create it again, should the bucket be deleted.
+        with suppress(Changed):
+            turn = _write(buckets, stream, replace(turn, pending=None))
     return turn
 
 
@@ -65,7 +68,7 @@ def take_turn(buckets: Buckets, last: Turn, receipt: Receipt) -> bool:
     except (AlreadyExists, Changed):
         return False
     created = _create(buckets, pending)
-    # So that nobody creates it again, should the bucket be deleted. Who has taken the next turn already has seen to it.
+    # As above. Who has read the turn meanwhile has seen to it.
     with suppress(Changed):
         _write(buckets, receipt.bucket.stream, Turn(taken.number, recent, taken.generation, None))
     return created

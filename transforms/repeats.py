@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 
 import fastavro
@@ -19,30 +20,35 @@ from schemas.marks import MARK, MARK_BYTES, Found, split
 from schemas.outcomes import Exit
 from schemas.reports import Books, add_books
 from schemas.rows import encoder
+from schemas.shards import Shard
 from transforms.buckets import Buckets
 from transforms.conflicts import Letter, letter_of
-from transforms.delivered import Delivered
 from transforms.elsewhere import write_elsewhere
 from transforms.parts import PartWriter, read_marks
 
 
 def without_repeats(
-    buckets: Buckets, bucket: Bucket, contribution: Contribution, new_id: Callable[[], str], delivered: Delivered
+    buckets: Buckets,
+    bucket: Bucket,
+    contribution: Contribution,
+    new_id: Callable[[], str],
+    find: Callable[[Shard, bytes], Found],
+    horizon: timedelta,
 ) -> tuple[Contribution, list[Letter], list[Letter]]:
     """The contribution without rows whose ids are delivered, or are in an earlier file of its own, and what conflicts.
 
     Such rows become duplicates; those with another payload are given as dead letters, and do not count in this contribution at
     all: first those that conflict with what is delivered, then those that only do with the contribution's own files, which may
     not be refused before these are committed. Its files lie in staging. One that loses rows is written anew under another name;
-    the others are only looked at, by their indexes.
+    the others are only looked at, by their indexes. find: which marks of a shard are delivered.
     """
     result = replace(contribution, parts=())
     letters: list[Letter] = []
     inner: list[Letter] = []
-    own = Known(delivered.horizon)
+    own = Known(horizon)
     for part in contribution.parts:
         marks = read_marks(buckets, STAGING, part)
-        before, beside = delivered.find(bucket.hour, part.shard, marks), own.find(bucket.hour, marks)
+        before, beside = find(part.shard, marks), own.find(bucket.hour, marks)
         repeated = before.repeated | beside.repeated
         if repeated.any():
             held = np.where(before.repeated, before.held, beside.held)

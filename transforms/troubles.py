@@ -7,9 +7,16 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import datetime
+
+from schemas.buckets import bucket_of
 
 TELL_AGAIN_SECONDS = 600.0
 """Between two warnings of one trouble."""
+
+PAUSES = 10
+"""Messages that have not come again in so many pauses are not waited for: somebody else has taken them, or they are gone. Those
+that come even later are late."""
 
 _log = logging.getLogger(__name__)
 
@@ -26,7 +33,7 @@ class _Trouble:
 
 
 class Troubles:
-    """The troubles that are not over, by what they are about: a bucket's folder, or the load of one. Safe for threads.
+    """The troubles that are not over, by what they are about: a bucket's folder, or something in it. Safe for threads.
 
     pause: seconds until a message comes again that was put off.
     """
@@ -57,7 +64,7 @@ class Troubles:
             known = self._known.get(name)
             if known is None or not known.keeps_back:
                 return False
-            return not brings or self._clock() < known.since + self._pause()
+            return self._clock() < known.since + self._pause() * (1 if brings else PAUSES)
 
     def over(self, name: str, brings: bool = False) -> None:
         """What was tried there has succeeded. A trouble that keeps messages back is over when they have come again."""
@@ -67,6 +74,11 @@ class Troubles:
             mended = self._known.pop(name, None)
         if mended:
             _log.info("%s: all goes well again", name)
+
+    def hours(self) -> set[datetime]:
+        """The hours of the buckets that they are about."""
+        with self._lock:
+            return {bucket.hour for name in self._known if (bucket := bucket_of(f"{name}/"))}
 
     def left(self) -> list[str]:
         """Those that are not over."""

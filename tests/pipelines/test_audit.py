@@ -18,7 +18,7 @@ from pipelines.audit import parser
 from pipelines.flags import UserError
 from schemas.buckets import DEAD_LETTERS, Bucket
 from schemas.elsewhere import entry, hour_number
-from schemas.envelope import format_time
+from schemas.envelope import format_time, parse_time
 from schemas.fingerprints import Tally, id_hash
 from schemas.known import Known
 from schemas.marks import Found, split
@@ -290,6 +290,21 @@ def test_what_a_run_committed_and_died_before_it_reported_is_judged_all_the_same
     assert world.audit() == 1
     found = {kind: (row["status"], row["findings"]) for kind, row in verdicts(world).items()}
     assert found == {"search_made": ("COMPLETE", []), "tap": ("UNKNOWN", ["no publisher has reported on this hour"])}
+
+
+def test_an_hour_that_has_a_bucket_and_of_which_nobody_reports_is_not_passed_over(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its run died before it reported, and its client reports nothing."""
+    with monkeypatch.context() as patch:
+        patch.setattr("transforms.reporting._Report.process", lambda *_: None)
+        world.publish(search("unseen", IN_HOUR - timedelta(hours=3)))
+        world.deliver()
+    deliver_some(world)
+    assert world.audit() == 1
+    rows = [row for row in json.loads(world.verdicts.read_text()) if row["status"] != "COMPLETE"]
+    assert {row["findings"][0] for row in rows} == {"no publisher has reported on this hour"}
+    assert LAST_HOUR - timedelta(hours=3) in {parse_time(row["hour"]) for row in rows}
 
 
 def test_a_client_that_claims_the_type_dead_letters_spoils_nothing(world: World) -> None:

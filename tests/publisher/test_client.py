@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from hashlib import sha256
 from itertools import count
 
 import pytest
@@ -88,12 +87,12 @@ def test_a_mapping_is_published_as_json_with_an_id_and_the_clocks_time(events: C
     (message,) = events.messages(1)
     assert json.loads(message.data) == {"x": 1, "text": "ü"}
     own = {"event_type": "click", "event_id": "id-1", "received_at": "2026-01-31T09:30:00Z"}
-    assert dict(message.attributes) == own | {"dedup_key": sha256(b"click\0id-1\0" + message.data).hexdigest()[:32]}
+    assert dict(message.attributes) == own | {"dedup_key": "id-2"}
 
 
 def test_all_that_the_caller_says_of_an_event_goes_into_its_attributes(events: Channel) -> None:
     received_at = datetime(2026, 1, 30, 22, 15, 0, 250_000, tzinfo=UTC)
-    with EventPublisher(events.topic) as made:
+    with EventPublisher(events.topic, new_id=ids()) as made:
         made.publish(
             "click",
             b"\x00\xff",
@@ -114,20 +113,18 @@ def test_all_that_the_caller_says_of_an_event_goes_into_its_attributes(events: C
         "content_type": "application/avro",
         "sent_at": "2026-01-30T22:14:59.250000Z",
         "region": "north",
-        "dedup_key": sha256(b"click\0e1\0\x00\xff").hexdigest()[:32],
+        "dedup_key": "id-2",
     }
 
 
-def test_only_what_is_the_same_event_with_the_same_payload_has_the_same_dedup_key(events: Channel) -> None:
-    said = [("click", "a", 1), ("click", "a", 2), ("click", "b", 1), ("tap", "a", 1), ("click", "a", 1)]
-    with EventPublisher(events.topic) as made:
-        for event_type, event_id, x in said:
-            made.publish(event_type, {"x": x}, event_id=event_id)
-    keys = {
-        (message.attributes["event_type"], message.attributes["event_id"], message.data): message.attributes["dedup_key"]
-        for message in events.messages(len(said))
-    }
-    assert len(keys) == len(set(keys.values())) == 4
+def test_each_message_that_is_counted_has_a_dedup_key_of_its_own(events: Channel, audit: Channel) -> None:
+    """Dataflow drops the second one of a key unseen: the books would miss it, and where the first was refused, the event."""
+    said = [("click", "a", 1, NOW), ("click", "a", 1, NOW), ("click", "a", 2, NOW), ("click", "a", 1, NOW + timedelta(hours=1))]
+    with EventPublisher(events.topic, audit.topic) as made:
+        for event_type, event_id, version, moment in said:
+            made.publish(event_type, {"x": 1}, event_id=event_id, schema_version=version, received_at=moment)
+    keys = {message.attributes["dedup_key"] for message in events.messages(len(said))}
+    assert len(keys) == sum(report.messages.count for report in audit.reports(2)) == len(said)
 
 
 def test_the_reports_say_per_type_and_hour_what_a_subscriber_finds(events: Channel, audit: Channel) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
+import threading
 from collections import Counter
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from io import BytesIO
@@ -26,6 +28,7 @@ from schemas.receipts import Receipt
 from schemas.rows import encoder, row_schema
 from schemas.shards import Shard
 from tests.support.contracts import contract_of, field
+from transforms import contributing
 from transforms.buckets import BucketsError, Stored
 from transforms.buckets.directory import Directory
 from transforms.commit import commit
@@ -55,11 +58,8 @@ def buckets(tmp_path: Path) -> Directory:
 class Blind(Delivered):
     """Knows of nothing, as if all had been delivered while a process wrote."""
 
-    def refresh(self, turn: Turn, own: Receipt) -> None:
-        pass
-
-    def find(self, hour: datetime, shard: Shard, marks: bytes) -> Found:
-        return Known(self.horizon).find(hour, marks)
+    def find(self, turn: Turn, own: Receipt, shard: Shard, marks: bytes) -> Found:
+        return Known(self.horizon).find(own.bucket.hour, marks)
 
 
 class Process:
@@ -140,7 +140,8 @@ def test_an_id_of_two_types_is_two_events(buckets, new_id) -> None:
     process = Process(buckets, new_id)
     process.deliver(NOON, ("a", 1))
     process.delivered = Delivered(buckets, "other", DAY)
-    assert not process.delivered.find(NOON, WHOLE, mark(id_hash("a"), 0, digest_of(b"1"))).repeated.any()
+    own = Receipt(Bucket("other", NOON))
+    assert not process.delivered.find(Turn(), own, WHOLE, mark(id_hash("a"), 0, digest_of(b"1"))).repeated.any()
 
 
 @pytest.mark.parametrize("blind", [True, False], ids=["found at the commit", "found by the writer"])
@@ -308,6 +309,23 @@ def test_a_bucket_that_was_deleted_does_not_come_back_by_itself_and_can_be_deliv
     assert delivered(buckets) == [("a", NOON), ("b", NOON + HOUR)]
 
 
+def test_wherever_a_process_was_killed_hours_that_are_deleted_later_can_be_delivered_again(tmp_path, new_id) -> None:
+    for left in count():
+        buckets, stops = Directory(tmp_path / f"{left}"), Stops(tmp_path / f"{left}")
+        process = Process(stops, new_id)
+        work = process.write(NOON, ("a", 1))
+        stops.left = left
+        with suppress(BucketsError):
+            process.commit(NOON, work)
+        Process(buckets, new_id).commit(NOON, LOOK)
+        Process(buckets, new_id).deliver(NOON, ("a", 1), blind=False)
+        shutil.rmtree(Path(buckets.uri, "events"))
+        Process(buckets, new_id).deliver(NOON, ("a", 1), blind=False)
+        assert delivered(buckets) == [("a", NOON)]
+        if stops.left:
+            return
+
+
 def test_what_a_process_remembers_follows_what_others_commit_without_reading_all_anew(buckets, new_id, monkeypatch) -> None:
     long_lived = Process(buckets, new_id)
     for hour in range(5):
@@ -325,6 +343,36 @@ def test_what_a_process_remembers_follows_what_others_commit_without_reading_all
     assert balance(receipt) == (2, 0, 2)
     indexes = [name for name in names if name.endswith(".ids") and name.startswith("events/")]
     assert len(indexes) == 2  # theirs, and that of its own last commit
+
+
+def test_a_writer_with_an_older_view_does_not_take_it_to_a_commit_of_its_process(buckets, new_id, monkeypatch) -> None:
+    """It has read its bucket's receipt; then another process adds an id there, which a commit to the next hour asks for."""
+    process = Process(buckets, new_id)
+    work = process.write(NOON + HOUR, ("shared", 1))
+    asks, may_go_on = threading.Event(), threading.Event()
+    read = Directory.read
+
+    def stops(self: Directory, name: str) -> tuple[bytes, Stored]:
+        if threading.current_thread() is not threading.main_thread() and name.startswith("staging/"):
+            asks.set()
+            assert may_go_on.wait(10)
+        return read(self, name)
+
+    def falls_behind(_: Directory, bucket: Bucket) -> Receipt:
+        receipt = finished_receipt(buckets, bucket)
+        monkeypatch.setattr(contributing, "finished_receipt", finished_receipt)
+        Process(buckets, new_id).deliver(NOON, ("shared", 1))
+        commits.append(threads.submit(process.commit, NOON + HOUR, work))
+        assert asks.wait(10)
+        return receipt
+
+    commits: list[Future[Receipt]] = []
+    monkeypatch.setattr(Directory, "read", stops)
+    monkeypatch.setattr(contributing, "finished_receipt", falls_behind)
+    with ThreadPoolExecutor(1) as threads:
+        process.write(NOON, ("other", 1), blind=False)
+        may_go_on.set()
+    assert balance(commits[0].result()) == (1, 0, 1)
 
 
 def test_memory_is_bounded_by_the_window(buckets, new_id) -> None:

@@ -16,6 +16,7 @@ from schemas.outcomes import Reason
 from tests.model.process import LATENESS, Message, Process, Stopping
 from tests.model.sets import Row
 from tests.model.store import Store
+from transforms.buckets import Stored
 from transforms.replaying import Letter
 from transforms.tables.duckdb_file import DuckDBFile
 
@@ -81,3 +82,26 @@ def test_a_replayed_event_is_known_by_its_dead_letter(tmp_path: Path, tables: Du
     assert durable == ["replay"]
     assert identities(Store(buckets, tables).held().events) == ["first"]
     assert letters(buckets) == []
+
+
+def test_the_hours_since_are_asked_once_for_all_files_of_an_hours_dead_letters(
+    tmp_path: Path, tables: DuckDBFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    buckets, later = Stopping(tmp_path / "buckets"), 3
+    process = Process(buckets, tables, contracts(tmp_path, "int"), shards=1)
+    for number in range(4):
+        process.run([Message(b"{", {"event_type": "thing", "event_id": "a"}, f"broken {number}", NINE)], NINE, last=False)
+    for hour in range(1, later + 1):
+        good = Message(b'{"x": 1}', {"event_type": "thing", "event_id": f"{hour}"}, f"good {hour}", NINE + hour * HOUR)
+        process.run([good], NINE, last=False)
+    indexes = []
+    read = Stopping.read
+
+    def noted(self: Stopping, name: str) -> tuple[bytes, Stored]:
+        indexes.extend([name] if name.endswith(".ids") else [])
+        return read(self, name)
+
+    monkeypatch.setattr(Stopping, "read", noted)
+    replay = Replay(buckets, frozenset({Reason.NOT_JSON}), NINE + 9 * HOUR, LATENESS)
+    assert len(list(replay.due(Bucket(DEAD_LETTERS, NINE.replace(minute=0))))) == 4
+    assert len(indexes) == later

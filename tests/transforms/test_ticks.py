@@ -12,12 +12,14 @@ from apache_beam.io.unbounded_source import UnboundedReader
 from apache_beam.utils.timestamp import MAX_TIMESTAMP, Timestamp
 from google.cloud import pubsub_v1
 
-from schemas.buckets import HOUR, Bucket
+from schemas.buckets import DEAD_LETTERS, HOUR, Bucket
+from schemas.envelope import format_time
 from schemas.receipts import Receipt
 from transforms import ticks
 from transforms.buckets.directory import Directory
 from transforms.leases import Leases
-from transforms.looks import LOOK_EVERY, hours_at
+from transforms.loading import _load_of
+from transforms.looks import LOOK_EVERY, WatchHours, hours_at
 from transforms.source import BEHIND
 from transforms.ticks import Ticks
 
@@ -66,6 +68,21 @@ def test_a_tick_comes_when_its_time_has_come_goes_on_from_its_mark_and_ends_with
     set_clock(monkeypatch, NOON + 30 * MINUTE)
     assert moments(again) == []
     assert again.get_watermark() == MAX_TIMESTAMP
+
+
+def test_an_old_hour_is_looked_at_again_for_as_long_as_it_is_in_trouble(leases: Leases, tmp_path: Path) -> None:
+    """A late event has come for it, and its table can't be loaded."""
+    old, dead = Bucket("search_made", NOON - 50 * HOUR), Bucket(DEAD_LETTERS, NOON - 60 * HOUR)
+    watch = WatchHours(Directory(tmp_path), [old.stream, DEAD_LETTERS], NOON - 99 * HOUR, NOON, leases.subscription)
+
+    def looked_at() -> list[str]:
+        return watch._look(b"", Timestamp.of((NOON + 5 * MINUTE).timestamp()))
+
+    leases.troubles.met(_load_of(old), "its table is away")
+    leases.troubles.met(dead.folder, "an index is broken", keeps_back=True)
+    assert looked_at() == [format_time(dead.hour), format_time(old.hour)]
+    leases.troubles.over(_load_of(old))
+    assert looked_at() == [format_time(dead.hour)]
 
 
 def test_an_hour_is_looked_at_as_it_begins_and_again_when_it_is_over_until_it_is_done(tmp_path: Path) -> None:

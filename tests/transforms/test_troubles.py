@@ -18,7 +18,7 @@ from transforms.buckets.directory import Directory
 from transforms.closing import _Commit
 from transforms.commit import commit
 from transforms.leases import PUT_OFF_SECONDS, Leases
-from transforms.troubles import TELL_AGAIN_SECONDS, Troubles
+from transforms.troubles import PAUSES, TELL_AGAIN_SECONDS, Troubles
 from transforms.versions import newest_receipt
 
 SUBSCRIPTION = "projects/p/subscriptions/s"
@@ -82,6 +82,19 @@ def test_a_trouble_that_keeps_messages_back_is_over_when_all_have_had_time_to_co
     assert not troubles.keeps_back("a", True)
     assert troubles.left() == ["broken"]
     troubles.over("a", True)
+    assert troubles.left() == []
+
+
+def test_messages_that_never_come_again_keep_nothing_back_for_ever() -> None:
+    """Another run has taken them, or somebody has purged the subscription."""
+    clock = FakeClock(0)
+    troubles = Troubles(lambda: 60, clock)
+    troubles.met("a", "broken", keeps_back=True)
+    clock.advance(60 * PAUSES - 1)
+    troubles.over("a")
+    assert troubles.left() == ["broken"]
+    clock.advance(1)
+    troubles.over("a")
     assert troubles.left() == []
 
 

@@ -1,0 +1,35 @@
+"""Which of the archive's messages are missing: asked to the microsecond, as deliver does."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from apache_beam.io.gcp.pubsub import PubsubMessage
+
+from schemas.buckets import HOUR
+from schemas.contracts import Contracts
+from tests.model.process import HORIZON, LATENESS, Process, Stopping
+from tests.support.contracts import contract_of, field
+from transforms.archive import Wanted
+from transforms.missing import missing
+from transforms.tables.duckdb_file import DuckDBFile
+
+NOON = datetime(2026, 1, 31, 12, tzinfo=UTC)
+
+
+def tap(message_id: str, published: datetime) -> PubsubMessage:
+    return PubsubMessage(b'{"x": 1}', {"event_type": "thing", "event_id": "a"}, message_id, published)
+
+
+def test_an_event_that_came_again_after_the_horizon_is_missing_and_one_within_it_is_not(tmp_path: Path) -> None:
+    buckets = Stopping(tmp_path / "buckets")
+    contract = contract_of(field("x", "long"))
+    contracts = Contracts({"thing": {None: contract, "1": contract}})
+    process = Process(buckets, DuckDBFile(tmp_path / "tables.duckdb"), contracts, shards=1)
+    first = tap("1", NOON + timedelta(minutes=30))
+    process.run([first], NOON + HOUR)
+    wanted = Wanted(NOON, NOON + 3 * HOUR, LATENESS)
+    for minutes, expected in ((HORIZON / timedelta(minutes=1) - 1, set()), (HORIZON / timedelta(minutes=1), {("thing", "a")})):
+        again = tap("2", first.publish_time + timedelta(minutes=minutes))
+        assert missing(buckets, [again], wanted, HORIZON) == expected
