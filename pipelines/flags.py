@@ -133,13 +133,14 @@ def run_main(main: Callable[[Sequence[str]], int]) -> int:
     if isinstance(end, signal.Signals):
         _interrupted(end, told)
     if isinstance(end, USER_ERRORS):
-        print(f"error: {end}", file=sys.stderr)
+        print(f"error: {end}", file=told)
         return 2
     if isinstance(end, OSError) and end.errno in (errno.ENOSPC, errno.EDQUOT):
         # Of a folder that is not the user's own, such as the one for temporary files: stores tell of theirs themselves.
-        print(f"error: {end}. Free some space, or name another folder in TMPDIR; then run it again", file=sys.stderr)
+        print(f"error: {end}. Free some space, or name another folder in TMPDIR; then run it again", file=told)
         return 2
     if isinstance(end, BaseException):
+        sys.stderr = told
         raise end
     return end
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stderr
+from contextlib import contextmanager
 from io import TextIOBase
 from tempfile import TemporaryFile
 from typing import IO
@@ -25,6 +26,9 @@ TEN_YEARS = 315_360_000
 """In seconds."""
 
 _MODULE = f"github.com/apache/beam/sdks/v2/go/cmd/prism@v{version.__version__}"
+_UNTIL_KILLED = 'exec 3<&0; (read -r _ <&3; kill -9 $$) >/dev/null 2>&1 & exec "$0" "$@" </dev/null 3<&-'
+"""Runs a program that is killed when the input ends, as it does when this process is killed: without its worker, Prism would
+go on for ever, and be busy."""
 _HELP = (
     "Beam downloads it where there is a network. Where there is none, build it elsewhere with "
     f"`go install {_MODULE}`, and give --prism_location=FILE."
@@ -59,15 +63,16 @@ class _Nowhere(TextIOBase):
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """What stops a stream is raised, and told once; Beam's threads would print it several times, with stack traces."""
+    """What stops a stream is raised, and told once, by `run_main`; Beam's threads would print it several times, with stack
+    traces."""
     root = logging.getLogger()
     before = root.level
     root.setLevel(logging.CRITICAL)
     # For good: threads that miss their engine end when the block has ended.
     threading.excepthook = lambda _: None
+    sys.stderr = _Nowhere()
     try:
-        with redirect_stderr(_Nowhere()):
-            yield
+        yield
     finally:
         root.setLevel(before)
 
@@ -75,22 +80,21 @@ def _quiet() -> Iterator[None]:
 @contextmanager
 def _started(command: list[str], said: IO[bytes]) -> Iterator[subprocess.Popen[bytes]]:
     # A session of its own: what a terminal sends to all of its programs is for this one alone, which needs Prism to end well.
-    # If this process is killed, Prism ends by itself when its job has.
-    try:
-        process = subprocess.Popen(  # noqa: S603 - the binary that the user has named, or Beam's own
-            [*command, "--idle_shutdown_timeout=10s"], stdout=said, stderr=subprocess.STDOUT, start_new_session=True
-        )
-    except OSError as error:
-        raise UserError(f"{command[0]} can't be run: {error.strerror}. {_HELP}") from None
-    try:
-        yield process
-    finally:
-        process.terminate()
+    with subprocess.Popen(  # noqa: S603 - the binary that the user has named, or Beam's own
+        ["/bin/sh", "-c", _UNTIL_KILLED, *command],
+        stdin=subprocess.PIPE,
+        stdout=said,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    ) as process:
         try:
-            process.wait(END_SECONDS)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+            yield process
+        finally:
+            process.terminate()
+            try:
+                process.wait(END_SECONDS)
+            except subprocess.TimeoutExpired:
+                process.kill()
 
 
 def _wait(process: subprocess.Popen[bytes], endpoint: str, said: IO[bytes]) -> None:

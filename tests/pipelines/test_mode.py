@@ -31,6 +31,10 @@ def delivered(world: World, stream: str = "search_made") -> list[str]:
     return [row["event_id"] for row in world.rows(stream)]
 
 
+def is_there(process: int) -> bool:
+    return subprocess.run(["ps", "-p", str(process)], capture_output=True, check=False).returncode == 0
+
+
 def in_table(world: World) -> list[str]:
     return [row[0] for row in world.query("SELECT event_id FROM search_made ORDER BY event_id")]
 
@@ -147,8 +151,7 @@ def test_a_second_signal_ends_a_stream_at_once_and_gives_back_what_it_holds(worl
     with streaming(world, prism_binary, LATER) as running:
         world.publish(search("a"))
         assert eventually(lambda: backlog(world) == [])
-        children = subprocess.run(["pgrep", "-P", str(running.process.pid)], capture_output=True, text=True, check=True)
-        engine = int(children.stdout)
+        engine = running.engine()
         # An engine that stands still: the drain would go on until it is given up.
         os.kill(engine, signal.SIGSTOP)
         running.process.send_signal(signal.SIGTERM)
@@ -170,7 +173,10 @@ def test_a_stream_that_is_killed_and_started_again_loses_nothing_and_delivers_no
             world.publish(*map(search, ids[start : start + 100]))
         assert eventually(lambda: bool(world.receipts("search_made")))
         world.publish(*map(search, ids[1500:]))
+        engine = running.engine()
         running.end(signal.SIGKILL)
+        # Nobody else would end it, and it does not stand still.
+        assert eventually(lambda: not is_there(engine), 5)
     with streaming(world, prism_binary, SOON) as running:
         assert eventually(lambda: len(delivered(world)) >= len(ids), 120)
         status, said = running.end()

@@ -21,6 +21,11 @@ class Running:
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self.process = process
 
+    def engine(self) -> int:
+        """Prism's process id."""
+        children = subprocess.run(["pgrep", "-P", str(self.process.pid)], capture_output=True, text=True, check=True)
+        return int(children.stdout)
+
     def end(self, number: signal.Signals = signal.SIGTERM) -> tuple[int, str]:
         """The exit status after a signal, and what it said."""
         self.process.send_signal(number)
