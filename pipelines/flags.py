@@ -5,16 +5,18 @@ from __future__ import annotations
 import argparse
 import errno
 import logging
+import math
 import os
 import re
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from queue import Empty, SimpleQueue
-from typing import NoReturn, TextIO
+from typing import NoReturn, TextIO, TypeVar
 
 from schemas.buckets import FIRST_HOUR, HOUR, LAST_HOUR
 from schemas.contracts import ContractError
@@ -23,6 +25,8 @@ from transforms.buckets import BucketsError
 from transforms.leases import give_all_back
 from transforms.pubsub import PubSubError
 from transforms.tables import TablesError
+
+T = TypeVar("T")
 
 LONGEST_DURATION = timedelta(days=36_500)
 """A century: more than any event's age, and no more than dates can be counted back by."""
@@ -121,13 +125,13 @@ def run_main(main: Callable[[Sequence[str]], int]) -> int:
     signals = (signal.SIGINT, signal.SIGTERM)
     before = [signal.signal(number, lambda number, _: ends.put(signal.Signals(number))) for number in signals]
     threading.Thread(target=work, name="work", daemon=True).start()
-    end = ends.get()
+    end = _first(ends)
     if isinstance(end, signal.Signals) and _drains:
         print("ending: what was taken is being delivered; a second signal ends it at once", file=told, flush=True)
         for drain in _drains:
             drain()
         with suppress(Empty):
-            end = ends.get(timeout=DRAIN_SECONDS)
+            end = _first(ends, DRAIN_SECONDS)
     for number, handler in zip(signals, before, strict=True):
         signal.signal(number, signal.SIG_DFL if isinstance(end, signal.Signals) else handler)
     if isinstance(end, signal.Signals):
@@ -143,6 +147,17 @@ def run_main(main: Callable[[Sequence[str]], int]) -> int:
         sys.stderr = told
         raise end
     return end
+
+
+def _first(ends: SimpleQueue[T], seconds: float = math.inf) -> T:
+    """What comes first. Waits a little at a time: a signal may reach the process in another thread, and is handled only when
+    this one runs again. Raises Empty."""
+    until = time.monotonic() + seconds
+    while True:
+        with suppress(Empty):
+            return ends.get(timeout=0.2)
+        if time.monotonic() > until:
+            raise Empty
 
 
 @contextmanager

@@ -141,6 +141,26 @@ def test_a_run_that_is_interrupted_gives_everything_back_and_says_so(
     assert (set(found), len(found)) == (ids, len(ids))
 
 
+IN_ANOTHER_THREAD = """
+import signal, sys, threading, time
+from pipelines.flags import run_main
+
+def main(_):
+    time.sleep(0.5)
+    signal.pthread_kill(threading.get_ident(), signal.SIGTERM)
+    time.sleep(30)
+    return 0
+
+sys.exit(run_main(main))
+"""
+
+
+def test_a_signal_that_reaches_the_process_in_another_thread_ends_it_too() -> None:
+    """The kernel may choose any; the one that waits for it is not woken then."""
+    done = subprocess.run([sys.executable, "-c", IN_ANOTHER_THREAD], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 128 + signal.SIGTERM, done.stderr
+
+
 def test_a_pubsub_that_goes_away_in_mid_run_is_one_clear_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
