@@ -63,7 +63,8 @@ def parser() -> argparse.ArgumentParser:
         "--flush_every",
         type=duration,
         help=f"how long a stream on one machine collects before it writes and acknowledges (default: "
-        f"{FLUSH_EVERY.total_seconds():.0f}s; at least 1s)",
+        f"{FLUSH_EVERY.total_seconds():.0f}s; at least 1s). Each time makes a file, and a version of the receipt that lists "
+        "all of the hour's files: far below the default is for trying things out",
     )
     add_runner(flags)
     return flags
