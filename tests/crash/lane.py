@@ -117,6 +117,7 @@ def _run(request: Mapping[str, Any]) -> int:
     from pipelines import audit, backfill, deliver, graph, replay
     from tests.crash.points import Points
     from transforms import leases
+    from transforms.buckets import directory
 
     logging.getLogger("apache_beam").setLevel(logging.CRITICAL)
     os.environ["PUBSUB_EMULATOR_HOST"] = request["address"]
@@ -124,6 +125,8 @@ def _run(request: Mapping[str, Any]) -> int:
     if request["shared"]:
         leases.PULL_MESSAGES = 20
         _share_tables()
+    # What a process leaves that is killed does not depend on the disk's caches.
+    vars(directory)["flush"] = vars(directory)["flush_folder"] = lambda _: None
     # Small ones, for there to be a time between them.
     replay.MOST_MESSAGES = 7
     vars(graph)["LOAD_EVERY"] = timedelta(seconds=1)

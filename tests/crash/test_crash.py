@@ -19,7 +19,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:The return_im
 
 SEEDS = 4
 """For each stage."""
-PAIRS = 14
+PAIRS = 12
 """Seeds with two processes at once."""
 ANYWHERE = (*STAGES[DELIVER], ELSEWHERE)
 
@@ -51,7 +51,7 @@ def play(world: World, place: Place, seed: int, stage: str, field: Field, usual:
         left(world, place)
     finish(world, place)
     check(world, published)
-    if seed in (0, SEEDS - 1):
+    if seed == SEEDS - 1:
         # Searches do not come again in other hours, so that each hour can be judged by itself.
         report(world, published)
         audit(world, place)

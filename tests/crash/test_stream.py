@@ -17,8 +17,8 @@ from tests.support.delivery import World
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:The return_immediately flag")]
 
-HIT = (*STAGES[STREAM][::2], ELSEWHERE)
-"""Every other stage: each stream takes seconds to begin."""
+HIT = (*STAGES[STREAM][::3], ELSEWHERE)
+"""Every third stage: each stream takes seconds to begin."""
 MOST = 60.0
 """Seconds after which a stream is killed wherever it is."""
 ROUNDS, PAUSE = 6, 3.0
