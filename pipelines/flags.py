@@ -37,7 +37,7 @@ LONGEST_HORIZON = timedelta(days=31)
 MAX_HOURS = 24 * 366
 """The most hours that one command is asked about."""
 
-DRAIN_SECONDS = 300.0
+DRAIN_SECONDS = 600.0
 """So long a stream that was told to end may take to deliver what it has taken; then it is given back."""
 
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
