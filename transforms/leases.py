@@ -57,6 +57,7 @@ class Leases:
         self._held: dict[str, str] = {}
         self._packs: dict[str, list[str]] = {}
         self._lock = threading.Lock()
+        self._taking = threading.Lock()
         self._done = threading.Event()
         self._stopped = threading.Event()
         self._extender = threading.Thread(target=self._extend, name="leases", daemon=True)
@@ -89,6 +90,14 @@ class Leases:
         with self._lock:
             self._held.update(ack_ids)
         patiently(lambda: self._modify(list(ack_ids.values()), LEASE_SECONDS), self.subscription)
+
+    def take(self, *waits: float) -> list[Any]:
+        """Pulls, and holds what comes; nothing once the leases are stopped. Raises PubSubError."""
+        with self._taking:
+            received = [] if self.stopped else patiently(lambda: _pull(self, *waits), self.subscription)
+            if received:
+                self.hold(received)
+            return received
 
     def pack(self, token: str, message_ids: list[str]) -> None:
         """The messages went into the pack of this name."""
@@ -130,7 +139,11 @@ class Leases:
             _log.warning("%s: could not put messages off: %s", self.subscription, told(error))
 
     def give_back(self) -> None:
-        """Ends all leases. May be called from any thread, and again."""
+        """Ends all leases, and takes no more. May be called from any thread, and again."""
+        self.stop()
+        # What is on its way now would be nobody's until its lease ends.
+        if self._taking.acquire(timeout=2 * PULL_SECONDS):
+            self._taking.release()
         self._done.set()
         self._extender.join()
         with self._lock:
@@ -191,10 +204,10 @@ def batches(leases: Leases, until: datetime) -> Iterator[list[Any]]:
     """
     count = newer = 0
     with ThreadPoolExecutor(1, "pull") as ahead:
-        coming = ahead.submit(_take, leases)
+        coming = ahead.submit(leases.take, PULL_SECONDS, SLOW_PULL_SECONDS)
         while newer < PULLS_OF_NEWER and (received := coming.result()):
             # While the run works on these, the next are on their way.
-            coming = ahead.submit(_take, leases)
+            coming = ahead.submit(leases.take, PULL_SECONDS, SLOW_PULL_SECONDS)
             in_time = [one for one in received if one.message.publish_time.ToDatetime(until.tzinfo) < until]
             newer = 0 if in_time else newer + 1
             before, count = count, count + len(in_time)
@@ -204,13 +217,6 @@ def batches(leases: Leases, until: datetime) -> Iterator[list[Any]]:
                 yield in_time
 
 
-def _take(leases: Leases) -> list[Any]:
-    received = patiently(lambda: _pull(leases, PULL_SECONDS, SLOW_PULL_SECONDS), leases.subscription)
-    if received:
-        leases.hold(received)
-    return received
-
-
 def stream(leases: Leases) -> Iterator[list[Any]]:
     """All that comes and nobody else has leased, until the leases are stopped; an empty list where there is nothing to take,
     or too much is held. Raises PubSubError."""
@@ -218,10 +224,7 @@ def stream(leases: Leases) -> Iterator[list[Any]]:
         if leases.held >= MOST_HELD:
             yield []
             continue
-        received = patiently(lambda: _pull(leases, PULL_SECONDS), leases.subscription)
-        if received:
-            leases.hold(received)
-        yield received
+        yield leases.take(PULL_SECONDS)
 
 
 def _pull(leases: Leases, *waits: float) -> list[Any]:

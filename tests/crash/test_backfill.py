@@ -125,4 +125,6 @@ def test_wherever_backfill_is_killed_a_second_one_brings_back_what_was_lost(
         stages, lambda stage, place: play(new_world(tmp_path / stage, place), place, missing, stage, field, usual)
     )
     assert not failures, "\n".join(failures)
-    assert all(field.kills.hit(BACKFILL, stage) for stage in stages), "no kill hit one of these stages: it is not tested"
+    assert all(stage == ELSEWHERE or field.kills.hit(BACKFILL, stage) for stage in stages), (
+        "no kill hit one of these stages: it is not tested"
+    )

