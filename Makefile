@@ -43,7 +43,7 @@ lint: $(INSTALLED) ## Check style, formatting, types and which room imports whic
 	$(BIN)/lint-imports
 
 contracts: $(INSTALLED) ## Check the contracts: valid, fit for BigQuery, compatible with their earlier versions
-	$(BIN)/python -m schemas.check
+	$(BIN)/python -m schemas.registry.check
 
 templates: $(INSTALLED) ## Render the specs of the Dataflow templates into build/templates/
 	$(BIN)/python -m templates.render

@@ -45,7 +45,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11,<3.14",
     # templates/ stays out: its files are used from a checkout, to build an image and a template's spec.
-    packages=find_packages(include=["schemas*", "transforms*", "pipelines*", "publisher*", "local*"]),
+    packages=find_packages(include=["schemas*", "storage*", "transforms*", "audit*", "pipelines*", "publisher*", "local*"]),
     package_data={"schemas": ["contracts/**/*.avsc"]},
     install_requires=RUN,
     extras_require={"dev": DEV},

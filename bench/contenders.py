@@ -24,19 +24,20 @@ from bench.events import HOUR, fields, messages, write_contracts
 from pipelines.graph import LOCAL_SHARDS, Plan, build
 from pipelines.runners import LOCAL, beam_options
 from schemas import envelope
-from schemas.contracts import load_contracts
 from schemas.envelope import micros
-from schemas.payload import transcoder
-from schemas.rows import row_schema
+from schemas.registry.contracts import load_contracts
+from schemas.row_schemas import row_schema
 from schemas.tables import tables_of
-from transforms.buckets.directory import Directory
+from schemas.transcoder import transcoder
+from storage.buckets.part_files import CODEC
+from storage.objects.local import Directory
+from storage.tables.duckdb_file import DuckDBFile
 from transforms.clocks import Fixed, new_id
-from transforms.closing import CommitBuckets
-from transforms.delivering import PACKS, Receive, WriteParts
-from transforms.parts import CODEC
-from transforms.receive import Receiver
-from transforms.tables.duckdb_file import DuckDBFile
+from transforms.commit.transform import CommitBuckets
+from transforms.decode.decoder import Receiver
+from transforms.decode.transform import PACKS, Receive
 from transforms.windows import Hourly
+from transforms.write.transform import WriteParts
 
 LATENESS = timedelta(days=7)
 HORIZON = timedelta(hours=24)

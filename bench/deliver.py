@@ -31,7 +31,7 @@ from rich.table import Table
 
 from bench.contenders import CONTENDERS, STEPS
 from bench.events import messages
-from local.pubsub import Broker
+from local.pubsub.broker import Broker
 from publisher.progress import progress
 from schemas.envelope import EVENT_ID
 

@@ -22,23 +22,23 @@ from google.cloud import pubsub_v1
 from rich.console import Console
 from rich.progress import Progress
 
-from pipelines.clients import subscriber
-from pipelines.flags import UserError, hours, resource, run_main
+from audit.auditor import judge_hours
+from audit.report_log import keep, known_hours
+from audit.verdict_table import TABLE, keep_verdicts, to_json
+from audit.verdicts import Status
+from pipelines.arguments import hours, resource
+from pipelines.command import UserError, run_main
+from pipelines.pubsub_clients import subscriber
+from schemas.audit_reports import parse_report
 from schemas.buckets import DEAD_LETTERS, FIRST_HOUR, HOUR, LAST_HOUR
 from schemas.envelope import format_time
-from schemas.reports import parse_report
-from schemas.verdicts import Status
-from transforms.audit.judging import judge_hours
-from transforms.audit.ledger import keep, known_hours
-from transforms.audit.verdicts import TABLE, keep_verdicts, to_json
-from transforms.buckets import Buckets
-from transforms.buckets.opening import open_buckets
+from storage.buckets.listing import buckets_of, streams_of
+from storage.objects.base import Buckets
+from storage.open import open_buckets, open_tables
+from storage.tables.base import Tables
 from transforms.clocks import utc_now
-from transforms.hours import buckets_of, streams_of
-from transforms.leases import Leases, batches
-from transforms.pubsub import check_subscription
-from transforms.tables import Tables
-from transforms.tables.opening import open_tables
+from transforms.pubsub.leases import Leases, batches
+from transforms.pubsub.retry import check_subscription
 
 NO_TYPE = "(no type)"
 UNREADABLE = "audit/unreadable"

@@ -19,22 +19,21 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from pipelines.clients import publisher
-from pipelines.deliver import add_stores, launch
-from pipelines.flags import UserError, hours, run_main
-from pipelines.graph import LOCAL_SHARDS, Looks, Plan
+from pipelines.arguments import add_stores, hours
+from pipelines.command import UserError, run_main
+from pipelines.graph import LOCAL_SHARDS, Looks, Plan, launch
 from pipelines.progress import each
+from pipelines.pubsub_clients import publisher
 from pipelines.runners import LOCAL, beam_options
 from schemas.buckets import FIRST_HOUR
-from schemas.contracts import load_contracts
+from schemas.registry.contracts import load_contracts
 from schemas.tables import tables_of
-from transforms.archive import Wanted, archive_files
-from transforms.archive_source import ReadBatch, Reading
-from transforms.buckets.opening import open_buckets
+from storage.open import open_buckets, open_tables
+from storage.tables.base import TablesError
 from transforms.clocks import utc_now
-from transforms.pubsub import check_topic
-from transforms.tables import TablesError
-from transforms.tables.opening import open_tables
+from transforms.pubsub.retry import check_topic
+from transforms.recovery.archive import Wanted, archive_files
+from transforms.recovery.archive_source import ReadBatch, Reading
 
 NAMED = 5
 """So many problems are named at the end. Each was told when it was met."""

@@ -19,28 +19,27 @@ import apache_beam as beam
 import grpc
 from apache_beam.io.gcp.pubsub import ReadFromPubSub
 from apache_beam.options.pipeline_options import DebugOptions, PipelineOptions
-from apache_beam.runners.runner import PipelineResult
 from google.protobuf.json_format import MessageToJson
 
-from pipelines.clients import publisher, subscriber
-from pipelines.flags import UserError, drained_by, duration, horizon, resource, run_main
-from pipelines.graph import DATAFLOW_PACE, DATAFLOW_SHARDS, LOCAL_SHARDS, Plan, build, local_pace
+from pipelines.arguments import add_stores, duration, resource
+from pipelines.command import UserError, drained_by, run_main
+from pipelines.graph import DATAFLOW_PACE, DATAFLOW_SHARDS, LOCAL_SHARDS, Plan, launch, local_pace
 from pipelines.memory import give_back_freed
 from pipelines.prism import running_prism, what_failed
 from pipelines.progress import each
+from pipelines.pubsub_clients import publisher, subscriber
 from pipelines.runners import DATAFLOW, LOCAL, PRISM, add_runner, beam_options, is_dry_run, parse
-from schemas.contracts import DEFAULT_FOLDER, load_contracts
 from schemas.envelope import DEDUP_KEY
+from schemas.registry.contracts import load_contracts
 from schemas.tables import tables_of
-from transforms.buckets import Buckets
-from transforms.buckets.opening import open_buckets
+from storage.objects.base import Buckets
+from storage.open import open_buckets, open_tables
+from storage.tables.base import Tables
 from transforms.clocks import utc_now
-from transforms.leases import LEASE_SECONDS, PUT_OFF_SECONDS, Leases
-from transforms.load import NAMED
-from transforms.pubsub import check_subscription, check_topic
-from transforms.source import PubSubSource
-from transforms.tables import Tables
-from transforms.tables.opening import open_tables
+from transforms.load.load import NAMED
+from transforms.pubsub.leases import LEASE_SECONDS, PUT_OFF_SECONDS, Leases
+from transforms.pubsub.retry import check_subscription, check_topic
+from transforms.pubsub.source import PubSubSource
 
 AVAILABLE_NOW, STREAM = "available_now", "stream"
 FLUSH_EVERY = timedelta(seconds=60)
@@ -68,33 +67,6 @@ def parser() -> argparse.ArgumentParser:
     )
     add_runner(flags)
     return flags
-
-
-def add_stores(flags: argparse.ArgumentParser) -> None:
-    """The flags that say what the graph is built with, wherever its events come from."""
-    flags.add_argument("--buckets", required=True, help="where the hourly files go: a folder, or gs://bucket[/prefix]")
-    flags.add_argument("--tables", required=True, help="where the tables are: FILE.duckdb, or bigquery://project.dataset")
-    flags.add_argument("--audit_topic", required=True, type=resource("topics"), help="where the counts go")
-    flags.add_argument(
-        "--contracts", type=Path, default=DEFAULT_FOLDER, help="contracts that this run serves (default: the shipped)"
-    )
-    add_settings(flags)
-
-
-def add_settings(flags: argparse.ArgumentParser) -> None:
-    """The flags that decide which hour an event belongs to, and whether it is delivered already."""
-    flags.add_argument(
-        "--allowed_lateness",
-        type=duration,
-        default=timedelta(days=7),
-        help="an event that comes later than this after its hour goes into the hour of its publishing (default: 7d)",
-    )
-    flags.add_argument(
-        "--dedup_horizon",
-        type=horizon,
-        default=timedelta(hours=24),
-        help="an event that was delivered is not delivered again for so long, by its type and id (default: 24h; at least 1h)",
-    )
 
 
 def main(argv: Sequence[str]) -> int:
@@ -163,17 +135,6 @@ def check(buckets: Buckets, tables: Tables, subscription: str, audit_topic: str)
         raise UserError(f"{audit_topic} is the topic of {subscription}: the counts would come in as events. Name another one.")
     with publisher() as client:
         check_topic(client, audit_topic)
-
-
-def launch(options: PipelineOptions, plan: Plan) -> PipelineResult:
-    """Starts the job and does not wait for its end, as a flex template's launcher must not."""
-    try:
-        pipeline = beam.Pipeline(options=options)
-    except ValueError as error:
-        # Nothing is built yet: it is the options that Beam does not like.
-        raise UserError(" ".join(str(error).split())) from None
-    build(pipeline, plan)
-    return pipeline.run()
 
 
 def rehearse(options: PipelineOptions, plan: Plan) -> None:

@@ -8,23 +8,27 @@ from datetime import datetime, timedelta
 from enum import Enum
 
 import apache_beam as beam
+from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.runners.runner import PipelineResult
 
-from pipelines.clients import publisher
+from pipelines.command import UserError
+from pipelines.pubsub_clients import publisher
 from schemas.buckets import DEAD_LETTERS
-from schemas.contracts import Contracts
 from schemas.envelope import format_time
-from schemas.rows import dead_letter_schema, row_schema
+from schemas.registry.contracts import Contracts
+from schemas.row_schemas import dead_letter_schema, row_schema
 from schemas.tables import tables_of
-from transforms.buckets import Buckets
+from storage.objects.base import Buckets
+from storage.tables.base import Tables
 from transforms.clocks import Clock, Fixed, utc_now
-from transforms.closing import CommitBuckets
-from transforms.delivered import forget
-from transforms.delivering import HOURS, PACKS, Receive, WriteParts
-from transforms.loading import LoadTables
-from transforms.looks import FindOpenHours, LookAtHours, PassingHours, WatchHours
-from transforms.reporting import Report
-from transforms.tables import Tables
+from transforms.commit.transform import CommitBuckets
+from transforms.decode.transform import HOURS, PACKS, Receive
+from transforms.dedup.delivered_index import forget
+from transforms.load.transform import LoadTables
+from transforms.report import Report
+from transforms.sweep.transform import FindOpenHours, LookAtHours, PassingHours, WatchHours
 from transforms.windows import LOAD_EVERY, LONGEST_LIFE, PANE_EVERY, Hourly
+from transforms.write.transform import WriteParts
 
 LOCAL_SHARDS = 1
 DATAFLOW_SHARDS = 16
@@ -126,3 +130,14 @@ def look(pipeline: beam.Pipeline, plan: Plan, streams: Sequence[str], met: beam.
         if not plan.ends:
             hours.append(pipeline | "Passing hours" >> PassingHours(plan.started))
     return hours | "All hours" >> beam.Flatten() | "Look at hours" >> LookAtHours(streams, plan.ends)
+
+
+def launch(options: PipelineOptions, plan: Plan) -> PipelineResult:
+    """Starts the job and does not wait for its end, as a flex template's launcher must not."""
+    try:
+        pipeline = beam.Pipeline(options=options)
+    except ValueError as error:
+        # Nothing is built yet: it is the options that Beam does not like.
+        raise UserError(" ".join(str(error).split())) from None
+    build(pipeline, plan)
+    return pipeline.run()

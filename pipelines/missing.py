@@ -10,13 +10,13 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from pipelines.deliver import add_settings
-from pipelines.flags import UserError, hours, run_main
-from transforms.archive import Wanted, archive_files
-from transforms.archive_source import Reading
-from transforms.buckets.opening import open_buckets
-from transforms.delivered import forget
-from transforms.missing import missing
+from pipelines.arguments import add_settings, hours
+from pipelines.command import UserError, run_main
+from storage.open import open_buckets
+from transforms.dedup.delivered_index import forget
+from transforms.recovery.archive import Wanted, archive_files
+from transforms.recovery.archive_source import Reading
+from transforms.recovery.missing_events import missing
 
 NAMED = 5
 """So many problems are named where there are more."""

@@ -18,7 +18,7 @@ from apache_beam import version
 from apache_beam.options.pipeline_options import PipelineOptions, PortableOptions, PrismRunnerOptions
 from apache_beam.runners.portability.prism_runner import PrismJobServer
 
-from pipelines.flags import USER_ERRORS, UserError
+from pipelines.command import USER_ERRORS, UserError
 
 START_SECONDS = 30.0
 END_SECONDS = 5.0

@@ -11,17 +11,17 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from pipelines.flags import UserError, hours, run_main
+from pipelines.arguments import hours
+from pipelines.command import UserError, run_main
 from pipelines.progress import each
 from schemas.buckets import HOUR, Bucket
-from schemas.contracts import DEFAULT_FOLDER, load_contracts
+from schemas.registry.contracts import DEFAULT_FOLDER, load_contracts
 from schemas.tables import tables_of
-from transforms.buckets.opening import open_buckets
+from storage.buckets.manifest_store import DAMAGE, finished_receipt
+from storage.open import open_buckets, open_tables
+from storage.tables.base import NotLoaded
 from transforms.clocks import new_id
-from transforms.load import load, not_loaded
-from transforms.tables import NotLoaded
-from transforms.tables.opening import open_tables
-from transforms.versions import DAMAGE, finished_receipt
+from transforms.load.load import load, not_loaded
 
 
 def parser() -> argparse.ArgumentParser:

@@ -11,34 +11,23 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from datetime import datetime, timedelta
-from functools import partial
+from collections.abc import Sequence
+from datetime import timedelta
 
-import google.pubsub_v1
-from google.cloud import pubsub_v1
-from google.pubsub_v1.types import PublishRequest, PubsubMessage
 from rich.console import Console
 from rich.progress import Progress
 
-from pipelines.clients import publisher
-from pipelines.flags import UserError, duration, hours, resource, run_main
-from schemas.buckets import DEAD_LETTERS, Bucket
-from schemas.contributions import Part
+from pipelines.arguments import duration, hours, resource
+from pipelines.command import UserError, run_main
+from pipelines.pubsub_clients import publisher
+from schemas.buckets import DEAD_LETTERS
 from schemas.outcomes import Reason
-from transforms.buckets import Buckets
-from transforms.buckets.opening import open_buckets
+from storage.buckets.listing import buckets_of
+from storage.open import open_buckets
 from transforms.clocks import utc_now
-from transforms.hours import buckets_of
-from transforms.pubsub import REQUEST_SECONDS, PubSubError, check_topic, patiently
-from transforms.replaying import Letter, known_since, read_letters
-from transforms.versions import DAMAGE, shown_receipt
+from transforms.pubsub.retry import check_topic
+from transforms.recovery.replay import Outbox, Replay
 
-MOST_MESSAGES, MOST_BYTES = 1_000, 10_000_000
-"""Pub/Sub takes no request with more."""
-MOST_ATTRIBUTES = 100
-"""Pub/Sub takes no message with more."""
 NAMED = 5
 """So many problems are named where there are more."""
 EXAMPLE = """mend the contract or the program first; run deliver afterwards. For example: python -m pipelines.replay --buckets
@@ -96,99 +85,6 @@ def main(argv: Sequence[str]) -> int:
         more = [f"and {len(replay.problems) - NAMED} more"] if len(replay.problems) > NAMED else []
         raise UserError("\n  ".join(["all others were replayed, but not these:", *replay.problems[:NAMED], *more]))
     return 0
-
-
-class Replay:
-    """Finds the dead letters that are due, and counts the others. read: all of the reasons that were asked for; delivered:
-    those whose events are; refused: those that were refused again, too late for their hour, by the hour where they lie since.
-    """
-
-    def __init__(self, buckets: Buckets, reasons: frozenset[str], now: datetime, allowed_lateness: timedelta) -> None:
-        self.read = self.delivered = 0
-        self.refused: Counter[datetime] = Counter()
-        self.problems: list[str] = []
-        self._buckets = buckets
-        self._reasons = reasons
-        self._now = now
-        self._allowed_lateness = allowed_lateness
-
-    def due(self, bucket: Bucket) -> Iterator[Letter]:
-        """Those of a bucket. What is damaged is added to the problems, and does not keep the rest from being read."""
-        try:
-            parts = shown_receipt(self._buckets, bucket).parts
-        except DAMAGE as error:
-            self.problems.append(str(error))
-            return
-        readable: list[Part] = []
-        try:
-            # Once for all files of the bucket: it may ask every hour since.
-            known = known_since(self._buckets, self._letters(bucket, parts, readable), self._now, self._allowed_lateness)
-        except DAMAGE as error:
-            self.problems.append(str(error))
-            return
-        for letter in self._letters(bucket, readable, []):
-            self.read += 1
-            if (letter.event_type, letter.hashed) in known.delivered:
-                self.delivered += 1
-            elif letter.own_hash in known.refused:
-                self.refused[known.refused[letter.own_hash]] += 1
-            else:
-                yield letter
-
-    def _letters(self, bucket: Bucket, parts: Iterable[Part], readable: list[Part]) -> Iterator[Letter]:
-        """Those in the files; adds the files that could be read to `readable`, and the others to the problems."""
-        for part in parts:
-            try:
-                yield from read_letters(self._buckets, bucket, part, self._reasons)
-                readable.append(part)
-            except DAMAGE as error:
-                self.problems.append(str(error))
-
-
-class Outbox:
-    """Publishes letters, as many at a time as Pub/Sub takes. published: how many it has taken."""
-
-    def __init__(self, client: pubsub_v1.PublisherClient, topic: str) -> None:
-        self.published = 0
-        # Not its own `publish`, which takes attributes as arguments: not those that are called `topic` or `data`.
-        self._publish = partial(google.pubsub_v1.PublisherClient.publish, client)
-        self._topic = topic
-        self._messages: list[PubsubMessage] = []
-        self._bytes = 0
-
-    def add(self, letter: Letter) -> str | None:
-        """Why the letter can't be published, if it can't. Raises PubSubError as `flush` does."""
-        if len(letter.attributes) > MOST_ATTRIBUTES:
-            return f"message {letter.message_id} would have more than {MOST_ATTRIBUTES} attributes, which Pub/Sub does not take"
-        message = PubsubMessage(data=letter.data, attributes=letter.attributes)
-        size = _size(self._topic, message)
-        if size > MOST_BYTES:
-            return f"message {letter.message_id} would be larger than Pub/Sub takes"
-        if len(self._messages) == MOST_MESSAGES or self._bytes + size > MOST_BYTES:
-            self.flush()
-        self._messages.append(message)
-        self._bytes += size
-        return None
-
-    def flush(self) -> None:
-        """Publishes what is left. Raises PubSubError where Pub/Sub refuses, or is away for longer than AWAY_SECONDS."""
-        if not self._messages:
-            return
-        request = PublishRequest(topic=self._topic, messages=self._messages)
-        try:
-            patiently(lambda: self._publish(request, timeout=REQUEST_SECONDS, retry=None), self._topic)
-        except PubSubError as error:
-            raise PubSubError(
-                f"{self.published} dead letters were published, and then no more: {error} "
-                "What is delivered by then is not published again."
-            ) from None
-        self.published += len(self._messages)
-        self._messages, self._bytes = [], 0
-
-
-def _size(topic: str, message: PubsubMessage) -> int:
-    """Bytes of a request that publishes the message alone."""
-    return int(PublishRequest.pb(PublishRequest(topic=topic, messages=[message])).ByteSize())
 
 
 if __name__ == "__main__":

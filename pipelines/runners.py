@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from apache_beam.options.pipeline_options import DirectOptions, GoogleCloudOptions, PipelineOptions, TestOptions
 from apache_beam.options.pipeline_options_validator import PipelineOptionsValidator
 
-from pipelines.flags import UserError
+from pipelines.command import UserError
 
 DATAFLOW = "DataflowRunner"
 LOCAL = "FnApiRunner"

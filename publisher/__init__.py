@@ -11,7 +11,7 @@ On the command line: `python -m publisher publish FILE.ndjson --topic T` and `py
 """
 
 from publisher.client import EventPublisher
+from publisher.counts import Ledger
 from publisher.errors import Failure, Outgoing, PublisherError, Unreported
-from publisher.ledger import Ledger
 
 __all__ = ["EventPublisher", "Failure", "Ledger", "Outgoing", "PublisherError", "Unreported"]

@@ -17,12 +17,12 @@ from rich.console import Console
 
 from publisher.client import EventPublisher
 from publisher.errors import PublisherError
-from publisher.lines import Line, parse_line, read_lines
+from publisher.event_file import Line, parse_line, read_lines
 from publisher.progress import progress
 from publisher.simulate import EVENT_TYPES, hours_of, simulate
 from schemas.buckets import HOUR, hour_of
-from schemas.contracts import ContractError
 from schemas.envelope import format_time, parse_time
+from schemas.registry.contracts import ContractError
 
 _ROUNDS = {"first": (1,), "second": (2,), "all": (1, 2)}
 _ERRORS_SHOWN = 10

@@ -15,9 +15,10 @@ import orjson
 from google.auth.exceptions import GoogleAuthError
 from google.cloud.pubsub_v1 import PublisherClient
 
+from publisher.client_settings import ANSWER_SECONDS, check_name, check_topic, make_client, refusal
+from publisher.counts import Acknowledged, Ledger, claimed_hour
 from publisher.errors import Failure, Outgoing, PublisherError, Unreported, one_line
-from publisher.ledger import Acknowledged, Ledger, claimed_hour
-from publisher.settings import ANSWER_SECONDS, check_name, check_topic, make_client, refusal
+from schemas.audit_reports import Published
 from schemas.envelope import (
     CONTENT_TYPE,
     DEDUP_KEY,
@@ -28,7 +29,6 @@ from schemas.envelope import (
     SENT_AT,
     format_time,
 )
-from schemas.reports import Published
 
 _COLLECT_EVERY = 2_000
 """Messages between two looks at the answers: seldom enough to cost little, often enough to hold few."""
@@ -60,7 +60,7 @@ class EventPublisher:
     reported. A publisher that lives long calls `report` now and then. `publish` may be called by several threads.
 
     topic, audit_topic: projects/P/topics/NAME; reporter: differs for each run of each publisher, new_id() by
-    default; client: not closed here, and it should have the settings of publisher.settings.make_client.
+    default; client: not closed here, and it should have the settings of publisher.client_settings.make_client.
     Raises PublisherError for topics of another form or that are the same, and where there are no credentials.
     """
 

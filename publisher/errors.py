@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from schemas.reports import Published
+from schemas.audit_reports import Published
 
 
 class PublisherError(Exception):

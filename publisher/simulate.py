@@ -15,9 +15,9 @@ import fastavro
 
 from publisher.music import MAKERS, Payload, to_json
 from schemas.buckets import HOUR, hour_of
-from schemas.contracts import Contract, Contracts, load_contracts
 from schemas.envelope import AVRO, JSON, format_time
 from schemas.outcomes import Reason
+from schemas.registry.contracts import Contract, Contracts, load_contracts
 
 EVENT_TYPES = tuple(MAKERS)
 UNKNOWN_TYPE = "podcast_rated"

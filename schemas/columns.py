@@ -6,8 +6,7 @@ from collections.abc import Container, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from schemas.shapes import expand, node, split_union
-from schemas.values import kind_of
+from schemas.avro_schemas import expand, kind_of, node, split_union
 
 _TYPES = {
     "string": "STRING",

@@ -6,12 +6,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from schemas.avro_schemas import split_union
 from schemas.buckets import DEAD_LETTERS
 from schemas.columns import Column, columns_of
-from schemas.contracts import Contract, Contracts
 from schemas.envelope import ENVELOPE_FIELDS, EVENT_ID, RECEIVED_AT
-from schemas.rows import dead_letter_schema, row_schema
-from schemas.shapes import split_union
+from schemas.registry.contracts import Contract, Contracts
+from schemas.row_schemas import dead_letter_schema, row_schema
 
 
 @dataclass(frozen=True)

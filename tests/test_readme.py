@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[1]
 @pytest.mark.slow
 def test_the_walk_by_hand_ends_with_nothing_but_complete(tmp_path: Path) -> None:
     # A folder that looks like the checkout, for what the walk makes to lie there.
-    for room in ("local", "pipelines", "publisher", "schemas", "tests", "transforms"):
+    for room in ("local", "pipelines", "publisher", "schemas", "storage", "audit", "tests", "transforms"):
         (tmp_path / room).symlink_to(ROOT / room)
     python = tmp_path / ".venv" / "bin" / "python"
     python.parent.mkdir(parents=True)

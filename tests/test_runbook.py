@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-ROOMS = ("schemas", "transforms", "pipelines")
+ROOMS = ("schemas", "storage", "transforms", "audit", "pipelines")
 
 
 def said() -> str:

@@ -7,7 +7,7 @@ from typing import Any
 
 import apache_beam as beam
 from apache_beam.transforms.trigger import AccumulationMode, AfterCount, AfterProcessingTime, AfterWatermark
-from apache_beam.transforms.window import FixedWindows, GlobalWindow
+from apache_beam.transforms.window import FixedWindows, GlobalWindow, GlobalWindows
 from apache_beam.utils.timestamp import Timestamp
 from apache_beam.utils.windowed_value import WindowedValue
 
@@ -51,3 +51,12 @@ class Hourly(beam.PTransform):  # type: ignore[misc]
 def at(hour: datetime, value: Any) -> WindowedValue:
     """A value that belongs to an hour, before it is put into windows."""
     return WindowedValue(value, Timestamp.of(hour.timestamp()), [GlobalWindow()])
+
+
+class Gather(beam.PTransform):  # type: ignore[misc]
+    """Takes texts of a run that ends. Gives all of them at once, when it has taken the last; nothing where there are none."""
+
+    def expand(self, texts: beam.PCollection) -> beam.PCollection:
+        at_the_end = beam.WindowInto(GlobalWindows(), trigger=AfterWatermark(), accumulation_mode=AccumulationMode.DISCARDING)
+        keyed = texts | "To one key" >> beam.WithKeys(b"").with_output_types(tuple[bytes, str])
+        return keyed | "Last" >> at_the_end | "Group" >> beam.GroupByKey() | beam.Values()

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 
 from pipelines import deliver
-from pipelines.flags import run_main
+from pipelines.command import run_main
 from pipelines.runners import DATAFLOW
 
 

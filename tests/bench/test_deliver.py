@@ -13,7 +13,7 @@ import pytest
 from bench import deliver
 from bench.contenders import CONTENDERS, STEPS, Contender, receive_step, transcode_step
 from bench.events import TYPES, messages
-from local.pubsub import Broker
+from local.pubsub.broker import Broker
 from tests.support.pubsub import publisher
 
 EVENTS = 300
@@ -74,7 +74,7 @@ def test_the_whole_of_deliver_brings_every_event_into_a_table_too(tmp_path: Path
 @pytest.mark.parametrize("step", [transcode_step, receive_step])
 def test_the_steps_refuse_none_of_the_events(step: Contender, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     refusals = []
-    monkeypatch.setattr("transforms.receive.Receiver._refuse", lambda *arguments: refusals.append(arguments))
+    monkeypatch.setattr("transforms.decode.decoder.Receiver._refuse", lambda *arguments: refusals.append(arguments))
     step(EVENTS, tmp_path, "")
     assert not refusals
 

@@ -13,7 +13,7 @@ from google.pubsub_v1.types import PubsubMessage
 
 from schemas.buckets import DEAD_LETTERS, Bucket, hour_of
 from schemas.outcomes import Exit
-from schemas.receipts import Receipt
+from storage.buckets.manifest import Receipt
 from tests.support.delivery import LAST_HOUR, World
 from tests.support.pubsub import make_subscription, pull_now, subscriber
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import NamedTuple, TypeVar
 
-from local.pubsub import Broker
+from local.pubsub.broker import Broker
 from tests.crash.events import HOURS
 from tests.crash.kills import KILLED, Kills
 from tests.crash.lane import AUDIT, DELIVER, Ended, Lane

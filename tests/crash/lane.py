@@ -115,9 +115,10 @@ def _run(request: Mapping[str, Any]) -> int:
     import logging
 
     from pipelines import audit, backfill, deliver, graph, replay
+    from storage.objects import local as directory
     from tests.crash.points import Points
-    from transforms import leases
-    from transforms.buckets import directory
+    from transforms.pubsub import leases
+    from transforms.recovery import replay as replaying
 
     logging.getLogger("apache_beam").setLevel(logging.CRITICAL)
     os.environ["PUBSUB_EMULATOR_HOST"] = request["address"]
@@ -128,7 +129,7 @@ def _run(request: Mapping[str, Any]) -> int:
     # What a process leaves that is killed does not depend on the disk's caches.
     vars(directory)["flush"] = vars(directory)["flush_folder"] = lambda _: None
     # Small ones, for there to be a time between them.
-    replay.MOST_MESSAGES = 7
+    replaying.MOST_MESSAGES = 7
     vars(graph)["LOAD_EVERY"] = timedelta(seconds=1)
     points = Points(request["stage"], request["nth"], Path(request["told"]))
     points.arm()
@@ -140,7 +141,7 @@ def _run(request: Mapping[str, Any]) -> int:
 
 def _share_tables() -> None:
     """Lets processes take turns at a DuckDB file, as they can with BigQuery: each opens it for one call at a time."""
-    from transforms.tables.duckdb_file import DuckDBFile
+    from storage.tables.duckdb_file import DuckDBFile
 
     def share(name: str) -> None:
         original = getattr(DuckDBFile, name)

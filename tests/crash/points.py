@@ -16,13 +16,16 @@ from typing import Any
 
 from pipelines import replay
 from schemas.buckets import STAGING
+from storage.objects import local as directory
+from storage.objects.local import Directory
+from storage.tables import duckdb_file
+from storage.tables.duckdb_file import DuckDBFile
 from tests.crash.lane import BACKFILL, DELIVER, REPLAY, STREAM
-from transforms import archive_source, delivering, reporting
-from transforms.buckets import directory
-from transforms.buckets.directory import Directory
-from transforms.leases import Leases
-from transforms.tables import duckdb_file
-from transforms.tables.duckdb_file import DuckDBFile
+from transforms import report as reporting
+from transforms.pubsub.leases import Leases
+from transforms.recovery import archive_source
+from transforms.recovery import replay as replaying
+from transforms.write import transform as delivering
 
 Which = Callable[..., str | None]
 """Takes the arguments of a call; gives the stage in which the process is beside it, if it is one of those."""
@@ -111,9 +114,9 @@ BEFORE: tuple[tuple[Any, str, Which], ...] = (
     (reporting._Report, "finish_bundle", always("loaded, not reported")),
     (archive_source, "read_messages", always("archive file not read")),
     (replay, "check_topic", always("nothing replayed")),
-    (replay, "known_since", always("letters not looked up")),
-    (replay.Outbox, "add", always("letter not sent")),
-    (replay.Outbox, "flush", always("letters sent, no answer")),
+    (replaying, "known_since", always("letters not looked up")),
+    (replaying.Outbox, "add", always("letter not sent")),
+    (replaying.Outbox, "flush", always("letters sent, no answer")),
 )
 AFTER: tuple[tuple[Any, str, Which], ...] = (
     (Directory, "write", _staged),
@@ -124,7 +127,7 @@ AFTER: tuple[tuple[Any, str, Which], ...] = (
     (duckdb_file, "_replace", always("in the middle of a load")),
     (DuckDBFile, "load", always("loaded, not marked")),
     (reporting._Report, "finish_bundle", always("reported")),
-    (replay.Outbox, "flush", always("letters answered")),
+    (replaying.Outbox, "flush", always("letters answered")),
 )
 _PULLED = ("nothing pulled", "pulled, not held")
 _COMMITTED = (

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 from google.cloud import pubsub_v1
 
-from local.pubsub import Broker
+from local.pubsub.broker import Broker
 from tests.support.pubsub import FakeClock, make_subscription, make_topic, subscriber
 
 

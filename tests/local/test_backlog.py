@@ -7,7 +7,7 @@ import tracemalloc
 from hypothesis import given
 from hypothesis import strategies as st
 
-from local.backlog import MAX_ANSWER_BYTES, Backlog, Flow
+from local.pubsub.backlog import MAX_ANSWER_BYTES, Backlog, Flow
 
 
 def test_messages_are_taken_in_their_order_and_only_once():

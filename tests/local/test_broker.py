@@ -16,7 +16,7 @@ from google.pubsub_v1.types import (
     Topic,
 )
 
-from local.pubsub import Broker
+from local.pubsub.broker import Broker
 from tests.support.pubsub import (
     PROJECT,
     publish,

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from google.cloud import pubsub_v1
 
-from local.pubsub import Broker
+from local.pubsub.broker import Broker
 from tests.support.pubsub import make_subscription, make_topic, publish, pull_now, subscriber
 
 pytestmark = pytest.mark.slow

@@ -13,9 +13,9 @@ from pathlib import Path
 import duckdb
 import pytest
 
-from local.expected import differences, put_in
-from local.picture import read_verdicts
-from local.pubsub import Broker
+from local.demo.expected import differences, put_in
+from local.demo.summary import read_verdicts
+from local.pubsub.broker import Broker
 from publisher.simulate import Expected
 from schemas.buckets import HOUR as HOUR_LONG
 from schemas.buckets import Bucket
@@ -70,7 +70,7 @@ def test_what_is_put_in_is_the_flights_and_the_simulation_with_their_empty_hours
 
 @pytest.mark.slow
 def test_the_demo_ends_well_twice_with_the_same_table_and_when_spoiled_the_audit_says_so(tmp_path: Path) -> None:
-    code = "import sys; from pathlib import Path; from local.demo import main; sys.exit(main(Path(sys.argv[1])))"
+    code = "import sys; from pathlib import Path; from local.demo.__main__ import main; sys.exit(main(Path(sys.argv[1])))"
     command = [sys.executable, "-c", code, str(tmp_path / "demo")]
     tables = []
     for _ in range(2):
@@ -95,7 +95,7 @@ def test_help_is_printed_and_nothing_runs() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_demo_that_is_ended_ends_the_command_that_runs(tmp_path: Path, number: signal.Signals) -> None:
-    code = "import sys; from pathlib import Path; from local.demo import main; sys.exit(main(Path(sys.argv[1])))"
+    code = "import sys; from pathlib import Path; from local.demo.__main__ import main; sys.exit(main(Path(sys.argv[1])))"
     command = [sys.executable, "-c", code, str(tmp_path / "demo")]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as demo:
         until = time.monotonic() + 30

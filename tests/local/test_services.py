@@ -19,9 +19,9 @@ from google.pubsub_v1.types import (
     Topic,
 )
 
-from local.broker import Resources
-from local.pubsub import Broker
-from local.services import Stream
+from local.pubsub.broker import Broker
+from local.pubsub.resources import Resources
+from local.pubsub.services import Stream
 from tests.support.pubsub import (
     PROJECT,
     channel_to,

@@ -16,11 +16,11 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from schemas.buckets import DEAD_LETTERS
-from schemas.contracts import load_contracts
+from schemas.registry.contracts import load_contracts
+from storage.tables.duckdb_file import DuckDBFile
 from tests.model.process import Message, Process, Stopped, Stopping
 from tests.model.sets import BROKEN, GOOD, LARGE, OTHER, Event, Said, Sets
 from tests.model.store import Held, Store
-from transforms.tables.duckdb_file import DuckDBFile
 
 KINDS = ("first", "second")
 STREAMS = (*KINDS, DEAD_LETTERS)

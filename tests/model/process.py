@@ -10,22 +10,23 @@ from typing import Any, BinaryIO
 from pipelines.graph import Looks
 from schemas import envelope
 from schemas.buckets import DEAD_LETTERS, Bucket
-from schemas.contracts import Contracts
-from schemas.contributions import LOOK, Contribution, combine
-from schemas.receipts import Receipt
-from schemas.rows import dead_letter_schema, row_schema
+from schemas.registry.contracts import Contracts
+from schemas.row_schemas import dead_letter_schema, row_schema
 from schemas.shards import Shard
 from schemas.tables import tables_of
-from transforms.buckets import Stored
-from transforms.buckets.directory import Directory
+from storage.buckets.committable import LOOK, Contribution, combine
+from storage.buckets.listing import open_hours
+from storage.buckets.manifest import Receipt
+from storage.objects.base import Stored
+from storage.objects.local import Directory
+from storage.tables.duckdb_file import DuckDBFile
 from transforms.clocks import Fixed, new_id
-from transforms.closing import _Commit
-from transforms.contributing import contribute
-from transforms.delivered import delivered_of, forget
-from transforms.hours import hours_between, open_hours
-from transforms.load import load
-from transforms.receive import Packed, Receiver
-from transforms.tables.duckdb_file import DuckDBFile
+from transforms.commit.transform import _Commit
+from transforms.decode.decoder import Packed, Receiver
+from transforms.dedup.delivered_index import delivered_of, forget
+from transforms.load.load import load
+from transforms.sweep.transform import hours_between
+from transforms.write.stage import contribute
 
 LATENESS = timedelta(hours=3)
 HORIZON = timedelta(hours=2)

@@ -9,9 +9,9 @@ from datetime import datetime
 from itertools import combinations
 from typing import NamedTuple
 
+from schemas.audit_reports import Published
 from schemas.buckets import HOUR, hour_of
 from schemas.fingerprints import Tally
-from schemas.reports import Published
 from tests.model.process import HORIZON, LATENESS
 
 GOOD, OTHER = b'{"x": 1}', b'{"x": 2}'

@@ -12,10 +12,10 @@ import fastavro
 
 from schemas.buckets import DEAD_LETTERS, Bucket
 from schemas.outcomes import Exit
-from schemas.receipts import Receipt
+from storage.buckets.manifest import Receipt
+from storage.objects.base import Buckets
+from storage.tables.duckdb_file import DuckDBFile
 from tests.model.sets import Event, Row
-from transforms.buckets import Buckets
-from transforms.tables.duckdb_file import DuckDBFile
 
 
 @dataclass(frozen=True)

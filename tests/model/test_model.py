@@ -15,7 +15,7 @@ pytestmark = pytest.mark.slow
 def fast_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a process leaves that is killed does not depend on the disk's caches."""
     for name in ("flush", "flush_folder"):
-        monkeypatch.setattr(f"transforms.buckets.directory.{name}", lambda _: None)
+        monkeypatch.setattr(f"storage.objects.local.{name}", lambda _: None)
 
 
 def test_promises_hold_in_whatever_order_things_happen() -> None:

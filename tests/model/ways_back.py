@@ -9,21 +9,20 @@ from datetime import datetime
 from hypothesis import strategies as st
 from hypothesis.stateful import precondition, rule
 
+from audit.auditor import judge_hours
+from audit.report_log import keep
+from audit.verdicts import Status
 from pipelines.graph import Looks
-from pipelines.replay import Replay
 from schemas.buckets import DEAD_LETTERS, HOUR, Bucket, hour_of
 from schemas.envelope import RECEIVED_AT, REPLAY_OF, parse_time
 from schemas.outcomes import Reason
-from schemas.verdicts import Status
+from storage.objects.local import Directory
 from tests.model.machine import KINDS, MOST_WRITES, ORDERS, STREAMS, Delivery
 from tests.model.process import LATENESS, Process
 from tests.model.sets import LARGE, Said, report_of
 from tests.support.archive import Archived, write_archive
-from transforms.archive import Wanted, archive_files, read_messages
-from transforms.audit.judging import judge_hours
-from transforms.audit.ledger import keep
-from transforms.buckets.directory import Directory
-from transforms.replaying import Letter
+from transforms.recovery.archive import Wanted, archive_files, read_messages
+from transforms.recovery.replay import Letter, Replay
 
 
 class DeliveryAndWaysBack(Delivery):

@@ -15,18 +15,17 @@ import numpy as np
 import pytest
 
 from pipelines.audit import parser
-from pipelines.flags import UserError
+from pipelines.command import UserError
+from schemas.audit_reports import Delivered, Published
 from schemas.buckets import DEAD_LETTERS, Bucket
-from schemas.elsewhere import entry, hour_number
 from schemas.envelope import format_time, parse_time
 from schemas.fingerprints import Tally, id_hash
-from schemas.known import Known
-from schemas.marks import Found, split
-from schemas.reports import Delivered, Published
+from storage.buckets.duplicate_refs import entry, hour_number
+from storage.buckets.id_index import Found, Known, split
+from storage.objects.base import BucketsError
+from storage.objects.local import Directory
 from tests.support.delivery import LAST_HOUR, World, search
 from tests.support.pubsub import publisher
-from transforms.buckets import BucketsError
-from transforms.buckets.directory import Directory
 
 pytestmark = pytest.mark.slow
 
@@ -235,7 +234,7 @@ def test_a_loss_and_a_duplicate_that_cancel_are_found(world: World) -> None:
 
 def test_a_second_delivery_by_pubsub_is_no_alarm(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr("transforms.leases.Leases.acknowledge", lambda *_: None)
+        patch.setattr("transforms.pubsub.leases.Leases.acknowledge", lambda *_: None)
         deliver_some(world)
     world.deliver()
     assert world.audit() == 0
@@ -283,7 +282,7 @@ def test_what_a_run_committed_and_died_before_it_reported_is_judged_all_the_same
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr("transforms.reporting._Report.process", lambda *_: None)
+        patch.setattr("transforms.report._Report.process", lambda *_: None)
         world.publish(search("a", IN_HOUR), search("b", IN_HOUR), search("b", IN_HOUR), BROKEN)
         world.deliver()
     world.report("search_made", LAST_HOUR, ["a", "b", "b", "broken"])
@@ -297,7 +296,7 @@ def test_an_hour_that_has_a_bucket_and_of_which_nobody_reports_is_not_passed_ove
 ) -> None:
     """Its run died before it reported, and its client reports nothing."""
     with monkeypatch.context() as patch:
-        patch.setattr("transforms.reporting._Report.process", lambda *_: None)
+        patch.setattr("transforms.report._Report.process", lambda *_: None)
         world.publish(search("unseen", IN_HOUR - timedelta(hours=3)))
         world.deliver()
     deliver_some(world)

@@ -11,17 +11,18 @@ from typing import Any
 import pytest
 from google.api_core.exceptions import ServiceUnavailable
 
-from local.pubsub import Broker
-from pipelines import clients
+from local.pubsub.broker import Broker
+from pipelines import pubsub_clients as clients
 from tests.support.delivery import SEARCH, TAP, World, at_once, make_world
 from tests.support.proxy import Proxy
 from tests.support.pubsub import pull_now, subscriber
 from tests.support.stores import Delivery
 from tests.support.streams import eventually, streaming
 from tests.support.tables import duckdb_store
-from transforms import pubsub, reporting
-from transforms.leases import LEASE_SECONDS, Leases
-from transforms.reporting import _Report
+from transforms import report as reporting
+from transforms.pubsub import retry as pubsub
+from transforms.pubsub.leases import LEASE_SECONDS, Leases
+from transforms.report import _Report
 
 pytestmark = pytest.mark.slow
 

@@ -13,12 +13,12 @@ import duckdb
 import pytest
 
 from pipelines import backfill
-from pipelines.flags import UserError, run_main
+from pipelines.command import UserError, run_main
 from schemas.buckets import DEAD_LETTERS, HOUR, Bucket, hour_of
+from storage.tables.duckdb_file import DuckDBFile
 from tests.support.archive import Archived, write_archive
 from tests.support.delivery import LAST_HOUR, World, search
-from transforms import archive_source
-from transforms.tables.duckdb_file import DuckDBFile
+from transforms.recovery import archive_source
 
 pytestmark = pytest.mark.slow
 

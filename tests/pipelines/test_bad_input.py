@@ -88,7 +88,7 @@ def test_the_books_of_dead_letters_are_kept_by_the_type_that_was_claimed(world: 
 def test_a_dead_letter_that_is_delivered_again_is_kept_once(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     world.publish(message("not JSON"))
     with monkeypatch.context() as patch:
-        patch.setattr("transforms.leases.Leases.acknowledge", lambda *_: None)
+        patch.setattr("transforms.pubsub.leases.Leases.acknowledge", lambda *_: None)
         world.deliver()
     world.deliver()
     assert [row["reason"] for row in world.rows(DEAD_LETTERS)] == ["not_json"]

@@ -11,9 +11,9 @@ import pytest
 
 from pipelines import reload
 from schemas.buckets import DEAD_LETTERS, HOUR, Bucket
+from storage.tables.base import TablesError
+from storage.tables.duckdb_file import DuckDBFile
 from tests.support.delivery import LAST_HOUR, World, search
-from transforms.tables import TablesError
-from transforms.tables.duckdb_file import DuckDBFile
 
 pytestmark = pytest.mark.slow
 

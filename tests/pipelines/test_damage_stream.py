@@ -24,12 +24,12 @@ TAP = b'{"x": 1}', {"event_type": "tap", "event_id": "t", "received_at": IN_HOUR
 SOON = "from transforms import leases; leases.PUT_OFF_SECONDS = 3"
 
 IMPATIENT = """
-from transforms.buckets.cloud_storage import RETRY, CloudStorage
+from storage.objects.gcs import RETRY, CloudStorage
 CloudStorage.__init__.__defaults__ = (None, RETRY.with_timeout(3.0))
 """
 SPOIL_TAPS = """
-from transforms.tables import TablesError
-from transforms.tables.duckdb_file import DuckDBFile
+from storage.tables.base import TablesError
+from storage.tables.duckdb_file import DuckDBFile
 load = DuckDBFile.load
 def refuse(self, job_id, table, *more):
     if table.name == "tap":

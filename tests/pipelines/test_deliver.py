@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from schemas.buckets import DEAD_LETTERS, Bucket, hour_of
-from schemas.receipts import Receipt
+from storage.buckets.manifest import Receipt
+from storage.objects.base import BucketsError
 from tests.support.delivery import (
     FLIGHT_TYPES,
     LAST_HOUR,
@@ -19,8 +20,7 @@ from tests.support.delivery import (
     search,
 )
 from tests.support.pubsub import pull_now, subscriber
-from transforms.buckets import BucketsError
-from transforms.commit import commit
+from transforms.commit.commit import commit
 
 pytestmark = pytest.mark.slow
 
@@ -217,7 +217,7 @@ def test_what_is_in_a_receipt_is_loaded_by_the_next_run_and_its_message_is_not_n
         raise RuntimeError("the table store is down")
 
     with monkeypatch.context() as patch:
-        patch.setattr("transforms.tables.duckdb_file.DuckDBFile.load", refuse)
+        patch.setattr("storage.tables.duckdb_file.DuckDBFile.load", refuse)
         with pytest.raises(RuntimeError, match="the table store is down"):
             world.deliver()
     assert world.query("SELECT count(*) FROM information_schema.tables WHERE table_name = 'search_made'") == [(1,)]
@@ -240,7 +240,7 @@ def test_an_ack_follows_the_receipt_bucket_by_bucket(world, monkeypatch):
         return commit(buckets, bucket, *more)  # type: ignore[arg-type]
 
     with monkeypatch.context() as patch:
-        patch.setattr("transforms.closing.commit", refuse)
+        patch.setattr("transforms.commit.transform.commit", refuse)
         with pytest.raises(BucketsError, match="this bucket is broken"):
             world.deliver()
     assert LAST_HOUR not in world.receipts("search_made")
@@ -263,7 +263,7 @@ def test_a_run_that_died_in_mid_commit_does_not_keep_the_next_from_its_bucket(wo
         raise RuntimeError("died")
 
     with monkeypatch.context() as patch:
-        patch.setattr("transforms.commit.show", die)
+        patch.setattr("transforms.commit.commit.show", die)
         with pytest.raises(RuntimeError, match="died"):
             world.deliver()
     assert world.receipts("search_made") == {}
@@ -277,7 +277,7 @@ def test_a_run_that_died_in_mid_commit_does_not_keep_the_next_from_its_bucket(wo
 def test_messages_whose_acknowledgement_was_lost_come_again_and_are_duplicates(world, monkeypatch):
     world.publish(search("a", IN_HOUR), search("b", IN_HOUR))
     with monkeypatch.context() as patch:
-        patch.setattr("transforms.leases.Leases.acknowledge", lambda *_: None)
+        patch.setattr("transforms.pubsub.leases.Leases.acknowledge", lambda *_: None)
         world.deliver()
     world.deliver()
     assert delivered(world) == in_table(world) == ["a", "b"]
@@ -293,7 +293,7 @@ def test_a_partition_is_loaded_by_a_later_run_though_its_hour_is_older_than_the_
         raise RuntimeError("the table store is down")
 
     with monkeypatch.context() as patch:
-        patch.setattr("transforms.tables.duckdb_file.DuckDBFile.load", refuse)
+        patch.setattr("storage.tables.duckdb_file.DuckDBFile.load", refuse)
         with pytest.raises(RuntimeError, match="the table store is down"):
             world.deliver("--allowed_lateness=7d")
     assert in_table(world) == []

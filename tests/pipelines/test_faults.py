@@ -16,9 +16,9 @@ from typing import Any
 
 import pytest
 
-from local.backlog import Backlog
+from local.pubsub.backlog import Backlog
+from storage.objects import gcs as cloud_storage
 from tests.support.stores import HOURS, Cloud, Delivery
-from transforms.buckets import cloud_storage
 
 pytestmark = pytest.mark.slow
 
@@ -67,8 +67,8 @@ def test_a_store_that_refuses_from_some_moment_on_ends_the_run_and_the_next_repa
 def test_a_store_that_refuses_every_precondition_ends_the_run_and_the_next_repairs_it(
     cloud: Cloud, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("transforms.versions.MAX_RACES", 10)
-    monkeypatch.setattr("transforms.versions.LONGEST_PAUSE", 0.01)
+    monkeypatch.setattr("storage.buckets.manifest_store.MAX_RACES", 10)
+    monkeypatch.setattr("storage.buckets.manifest_store.LONGEST_PAUSE", 0.01)
     ends = []
     cloud.publish("first-0", "first-1")
     assert cloud.run() == (0, "")

@@ -13,12 +13,12 @@ from typing import Any
 
 import pytest
 
-from local.pubsub import Broker
+from local.pubsub.broker import Broker
 from pipelines import deliver
-from pipelines.flags import run_main
+from pipelines.command import run_main
 from tests.support.delivery import FLIGHT_TYPES, LONG_AGO, SEARCH, World, at_once, flights, make_world, search
 from tests.support.pubsub import free_port, pull_now, subscriber
-from transforms.receive import Receiver
+from transforms.decode.decoder import Receiver
 
 pytestmark = pytest.mark.slow
 
@@ -120,7 +120,7 @@ def test_a_run_that_is_interrupted_gives_everything_back_and_says_so(
 ) -> None:
     world = flights_world
     # A pull that is only slow, on a busy machine, must not pass for one in vain.
-    monkeypatch.setattr("transforms.leases.PULL_SECONDS", 5.0)
+    monkeypatch.setattr("transforms.pubsub.leases.PULL_SECONDS", 5.0)
     world.publish(*flights())
     environment = {**os.environ, "PUBSUB_EMULATOR_HOST": world.address, "NO_GCE_CHECK": "true"}
     command = [sys.executable, "-m", "pipelines.deliver", *world.deliver_flags(), LONG_AGO]
@@ -143,7 +143,7 @@ def test_a_run_that_is_interrupted_gives_everything_back_and_says_so(
 
 IN_ANOTHER_THREAD = """
 import signal, sys, threading, time
-from pipelines.flags import run_main
+from pipelines.command import run_main
 
 def main(_):
     time.sleep(0.5)
@@ -168,8 +168,8 @@ def test_a_pubsub_that_goes_away_in_mid_run_is_one_clear_error(
         at_once(monkeypatch, broker.address)
         world = make_world(tmp_path, broker.address, {"search_made": SEARCH})
         world.publish(search("a"))
-        monkeypatch.setattr("transforms.pubsub.AWAY_SECONDS", 1.0)
-        monkeypatch.setattr("transforms.reporting.REPORT_SECONDS", 1.0)
+        monkeypatch.setattr("transforms.pubsub.retry.AWAY_SECONDS", 1.0)
+        monkeypatch.setattr("transforms.report.REPORT_SECONDS", 1.0)
         finish = Receiver.finish
 
         def go(receiver: Receiver) -> Any:

@@ -16,9 +16,9 @@ from apache_beam.utils.windowed_value import PaneInfoTiming
 from pipelines.deliver import parser
 from pipelines.graph import DATAFLOW_SHARDS, Plan, build
 from pipelines.runners import DATAFLOW, beam_options, parse
-from schemas.contracts import load_contracts
-from transforms.buckets.cloud_storage import CloudStorage
-from transforms.tables.bigquery import BigQuery
+from schemas.registry.contracts import load_contracts
+from storage.objects.gcs import CloudStorage
+from storage.tables.bigquery import BigQuery
 from transforms.windows import Hourly
 
 pytestmark = pytest.mark.slow

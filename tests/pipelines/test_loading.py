@@ -11,13 +11,13 @@ import duckdb
 import pytest
 
 from pipelines import reload
-from pipelines.flags import UserError
+from pipelines.command import UserError
+from schemas.audit_reports import Delivered, parse_report
 from schemas.buckets import DEAD_LETTERS, Bucket
-from schemas.reports import Delivered, parse_report
+from storage.tables.base import TablesError
+from storage.tables.duckdb_file import DuckDBFile
 from tests.support.delivery import LAST_HOUR, World, search
 from tests.support.pubsub import pull_now, subscriber
-from transforms.tables import TablesError
-from transforms.tables.duckdb_file import DuckDBFile
 
 pytestmark = pytest.mark.slow
 

@@ -13,13 +13,13 @@ import fastavro
 import pytest
 
 from pipelines import audit, backfill, deliver, missing
-from pipelines.flags import UserError
+from pipelines.command import UserError
 from schemas.buckets import DEAD_LETTERS, HOUR, Bucket
+from storage.tables.duckdb_file import DuckDBFile
 from tests.support.archive import Archived, archive_bytes, write_archive
 from tests.support.delivery import LAST_HOUR, World, search
 from tests.support.gcs import GcsServer
 from tests.support.tables import bigquery_store
-from transforms.tables.duckdb_file import DuckDBFile
 
 pytestmark = pytest.mark.slow
 

@@ -15,12 +15,12 @@ from typing import Any
 
 import pytest
 
-from local.pubsub import Broker
+from local.pubsub.broker import Broker
 from schemas.buckets import DEAD_LETTERS, hour_of
 from tests.support.delivery import FLIGHT_TYPES, LAST_HOUR, LONG_AGO, SEARCH, World, flights, make_world, search
 from tests.support.pubsub import publisher, pull_now, subscriber
 from tests.support.streams import SECONDS, eventually, streaming
-from transforms.leases import LEASE_SECONDS
+from transforms.pubsub.leases import LEASE_SECONDS
 
 pytestmark = pytest.mark.slow
 

@@ -13,11 +13,11 @@ from google.pubsub_v1 import PublisherClient
 from google.pubsub_v1.types import PublishRequest, PubsubMessage
 
 from pipelines import replay
-from pipelines.flags import UserError
+from pipelines.command import UserError
 from schemas.buckets import DEAD_LETTERS, HOUR, Bucket, hour_of
 from tests.support.delivery import LAST_HOUR, World, search
 from tests.support.pubsub import make_topic, publisher, pull_now, subscriber
-from transforms.pubsub import PubSubError, patiently
+from transforms.pubsub.retry import PubSubError, patiently
 
 pytestmark = pytest.mark.slow
 

@@ -19,13 +19,12 @@ from apache_beam.utils.timestamp import Timestamp
 
 from pipelines.graph import DATAFLOW_PACE, LOCAL_SHARDS, Pace, Plan, build, local_pace
 from schemas.buckets import DEAD_LETTERS, HOUR, Bucket
-from schemas.contracts import load_contracts
+from schemas.registry.contracts import load_contracts
 from schemas.tables import tables_of
+from storage.open import open_buckets, open_tables
+from storage.tables.duckdb_file import DuckDBFile
 from tests.support.delivery import LAST_HOUR, World, search
-from transforms import looks
-from transforms.buckets.opening import open_buckets
-from transforms.tables.duckdb_file import DuckDBFile
-from transforms.tables.opening import open_tables
+from transforms.sweep import transform as looks
 from transforms.windows import LOAD_EVERY, PANE_EVERY
 
 pytestmark = pytest.mark.slow

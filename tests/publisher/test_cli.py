@@ -12,10 +12,10 @@ import pytest
 from google.cloud import pubsub_v1
 
 from publisher.cli import main
-from publisher.lines import Line, read_lines
+from publisher.event_file import Line, read_lines
 from publisher.simulate import EVENT_TYPES, expected, simulate
+from schemas.audit_reports import Published, parse_report
 from schemas.fingerprints import Tally, total
-from schemas.reports import Published, parse_report
 from tests.support.pubsub import free_port, make_subscription, make_topic, publisher, pull, pull_now, subscriber
 
 pytestmark = pytest.mark.slow

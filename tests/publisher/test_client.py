@@ -13,9 +13,9 @@ from google.cloud import pubsub_v1
 from google.pubsub_v1.types import PubsubMessage
 
 from publisher import EventPublisher, Outgoing, PublisherError
-from publisher import settings as publisher_settings
+from publisher import client_settings as publisher_settings
+from schemas.audit_reports import Published, parse_report
 from schemas.fingerprints import Tally
-from schemas.reports import Published, parse_report
 from tests.support.pubsub import free_port, make_subscription, make_topic, publisher, pull, pull_now, subscriber
 
 pytestmark = pytest.mark.slow

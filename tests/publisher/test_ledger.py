@@ -4,9 +4,9 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from publisher.ledger import Acknowledged, Ledger, claimed_hour
+from publisher.counts import Acknowledged, Ledger, claimed_hour
+from schemas.audit_reports import Published, parse_report
 from schemas.fingerprints import Tally, total
-from schemas.reports import Published, parse_report
 
 HOUR = datetime(2026, 1, 31, 9, tzinfo=UTC)
 NEXT = HOUR + timedelta(hours=1)

@@ -14,10 +14,10 @@ import pytest
 
 from publisher.music import MAKERS, to_json
 from publisher.simulate import EVENT_TYPES, UNKNOWN_TYPE, Simulated, expected, hours_of, simulate
-from schemas.contracts import load_contracts
 from schemas.envelope import AVRO, JSON
 from schemas.outcomes import Reason, Rejected
-from schemas.payload import transcoder
+from schemas.registry.contracts import load_contracts
+from schemas.transcoder import transcoder
 
 contracts = lru_cache(load_contracts)
 END = datetime(2026, 1, 31, 9, tzinfo=UTC)

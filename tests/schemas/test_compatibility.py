@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from schemas.contracts import load_contracts
+from schemas.registry.contracts import load_contracts
 from tests.support.contracts import field, problem_of_versions, record, write_contract
 
 DECIMAL = {"type": "bytes", "logicalType": "decimal"}

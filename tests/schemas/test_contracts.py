@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from schemas.contracts import load_contracts
 from schemas.outcomes import Reason, Rejected, Stage
+from schemas.registry.contracts import load_contracts
 from tests.support.contracts import field, problems_of, record, write_contract
 
 
@@ -108,7 +108,7 @@ def test_a_folder_in_the_place_of_a_version_is_refused(tmp_path: Path) -> None:
 
 
 def run_check(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "schemas.check", *arguments]
+    command = [sys.executable, "-m", "schemas.registry.check", *arguments]
     root = Path(__file__).parents[2]
     return subprocess.run(command, capture_output=True, text=True, check=False, cwd=root)
 

@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from schemas.elsewhere import by_hours, entry, hour_number, packed
+from storage.buckets.duplicate_refs import by_hours, entry, hour_number, packed
 
 HOUR = datetime(2026, 1, 31, 9, tzinfo=UTC)
 LONG_AGO = datetime(1, 1, 1, tzinfo=UTC)

@@ -6,9 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from schemas.buckets import HOUR
-from schemas.elsewhere import hour_number
-from schemas.known import Known
-from schemas.marks import mark
+from storage.buckets.duplicate_refs import hour_number
+from storage.buckets.id_index import Known, mark
 
 START = datetime(2026, 1, 31, tzinfo=UTC)
 SECOND = 1_000_000

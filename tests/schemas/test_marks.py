@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schemas.marks import MARK_BYTES, digest_of, hashes, mark, ordered, split
+from storage.buckets.id_index import MARK_BYTES, digest_of, hashes, mark, ordered, split
 
 ids = st.binary(min_size=16, max_size=16)
 digests = st.binary(min_size=8, max_size=8)

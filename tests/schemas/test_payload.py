@@ -10,9 +10,9 @@ from typing import Any
 import orjson
 import pytest
 
-from schemas.contracts import load_contracts
 from schemas.envelope import AVRO, JSON, MAX_PAYLOAD_BYTES
 from schemas.outcomes import Reason, Stage
+from schemas.registry.contracts import load_contracts
 from tests.support.contracts import contract_of, field, record
 from tests.support.payloads import decode, refusal
 

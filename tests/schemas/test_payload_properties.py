@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from schemas.envelope import AVRO, JSON
 from schemas.outcomes import Rejected
-from schemas.payload import transcoder
+from schemas.transcoder import transcoder
 from tests.support.avro_cases import apache_read, apache_write, records
 from tests.support.payloads import contract_for, decode
 

@@ -8,12 +8,12 @@ from itertools import permutations
 import pytest
 
 from schemas.buckets import Bucket
-from schemas.contributions import LOOK, Contribution, Part, combine
-from schemas.elsewhere import Elsewhere
 from schemas.fingerprints import Tally
 from schemas.outcomes import Exit
-from schemas.receipts import Receipt, ReceiptError
 from schemas.shards import Shard
+from storage.buckets.committable import LOOK, Contribution, Part, combine
+from storage.buckets.duplicate_refs import Elsewhere
+from storage.buckets.manifest import Receipt, ReceiptError
 
 HOUR = datetime(2026, 1, 31, 9, tzinfo=UTC)
 NOW = HOUR + timedelta(hours=2)

@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 
+from schemas.audit_reports import Delivered, Published, parse_report
 from schemas.buckets import DEAD_LETTERS, Bucket
+from schemas.counters import add_books
 from schemas.fingerprints import Tally
 from schemas.outcomes import Exit
-from schemas.reports import Delivered, Published, add_books, parse_report
 
 HOUR = datetime(2013, 7, 1, 4, tzinfo=UTC)
 BOOKS = {"flight_departed": {Exit.RECEIVED: Tally.of_ids(["a", "b", "b"]), Exit.DELIVERED: Tally.of_ids(["a", "b"])}}

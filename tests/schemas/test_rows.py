@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schemas.contracts import Contract, load_contracts
-from schemas.encoding import envelope_encoder, text
+from schemas.codec.avro_binary import envelope_encoder, text
 from schemas.envelope import ENVELOPE_FIELDS
-from schemas.rows import dead_letter_schema, encoder, row_schema
+from schemas.registry.contracts import Contract, load_contracts
+from schemas.row_schemas import dead_letter_schema, encoder, row_schema
 from tests.support.avro_cases import apache_read
 from tests.support.contracts import contract_of, field, record, write_contract
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from schemas.contracts import load_contracts
 from schemas.envelope import ENVELOPE_FIELDS
+from schemas.registry.contracts import load_contracts
 from tests.support.contracts import field, load_one, problem_of, problems_of, record, write_contract
 
 DECIMAL = {"type": "bytes", "logicalType": "decimal"}

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from schemas.columns import Column, columns_of
-from schemas.contracts import load_contracts
+from schemas.registry.contracts import load_contracts
 from schemas.tables import dead_letters_table, table_of
 from tests.support.contracts import contract_of, field, record
 

@@ -5,11 +5,11 @@ from datetime import UTC, datetime
 
 import pytest
 
+from audit.verdicts import Evidence, Held, Status, judge
+from schemas.audit_reports import Delivered, Published
 from schemas.buckets import DEAD_LETTERS, Bucket
 from schemas.fingerprints import Tally
 from schemas.outcomes import Exit
-from schemas.reports import Delivered, Published
-from schemas.verdicts import Evidence, Held, Status, judge
 
 HOUR = datetime(2026, 1, 31, 9, tzinfo=UTC)
 KIND = "search_made"

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from fastavro import parse_schema
 
-from schemas.contracts import Contract, ContractError, load_contracts
+from schemas.registry.contracts import Contract, ContractError, load_contracts
 
 
 def record(name: str, *fields: dict[str, Any]) -> dict[str, Any]:

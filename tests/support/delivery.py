@@ -16,12 +16,12 @@ import fastavro
 import pytest
 
 from pipelines import audit, deliver
+from schemas.audit_reports import Published
 from schemas.buckets import DEAD_LETTERS, Bucket, hour_of
-from schemas.contracts import DEFAULT_FOLDER
 from schemas.fingerprints import Tally
-from schemas.reports import Published
+from schemas.registry.contracts import DEFAULT_FOLDER
+from storage.tables.duckdb_file import DuckDBFile
 from tests.support.pubsub import make_subscription, make_topic, publisher, pull_now, subscriber
-from transforms.tables.duckdb_file import DuckDBFile
 
 LONG_AGO = "--allowed_lateness=20000d"
 LAST_HOUR = hour_of(datetime.now(UTC)) - timedelta(hours=1)
@@ -163,8 +163,8 @@ def flights_world(tmp_path: Path, broker_address: str, monkeypatch: pytest.Monke
 def at_once(monkeypatch: pytest.MonkeyPatch, address: str) -> None:
     """Points clients to the broker. It is in this process: no need to wait long for a message that does not come."""
     monkeypatch.setenv("PUBSUB_EMULATOR_HOST", address)
-    monkeypatch.setattr("transforms.leases.PULL_SECONDS", 0.3)
-    monkeypatch.setattr("transforms.leases.SLOW_PULL_SECONDS", 1.0)
+    monkeypatch.setattr("transforms.pubsub.leases.PULL_SECONDS", 0.3)
+    monkeypatch.setattr("transforms.pubsub.leases.SLOW_PULL_SECONDS", 1.0)
 
 
 def search(event_id: str, received_at: datetime | None = None, **attributes: str) -> tuple[bytes, dict[str, str]]:

@@ -9,10 +9,10 @@ import orjson
 import pytest
 from fastavro import schemaless_reader
 
-from schemas.contracts import Contract
 from schemas.envelope import JSON
 from schemas.outcomes import Rejected, Stage
-from schemas.payload import transcoder
+from schemas.registry.contracts import Contract
+from schemas.transcoder import transcoder
 from tests.support.avro_cases import Case
 from tests.support.contracts import contract_of, field
 

@@ -18,7 +18,7 @@ from google.pubsub_v1.services.publisher.transports import PublisherGrpcTranspor
 from google.pubsub_v1.services.subscriber.transports import SubscriberGrpcTransport
 from google.pubsub_v1.types import ReceivedMessage
 
-from local.pubsub import Broker
+from local.pubsub.broker import Broker
 
 PROJECT = "test-project"
 SDK_ROOTS = (

@@ -16,15 +16,15 @@ import fastavro
 import pytest
 
 from pipelines import audit, deliver
-from pipelines.flags import run_main
+from pipelines.command import run_main
 from schemas.buckets import HOUR
+from storage.objects import gcs as cloud_storage
+from storage.objects.gcs import CloudStorage
+from storage.tables import bigquery as bigquery_tables
 from tests.support.bigquery import BigQueryServer
 from tests.support.delivery import LAST_HOUR, World, search
 from tests.support.gcs import GcsServer
 from tests.support.tables import Store, bigquery_store, duckdb_store
-from transforms.buckets import cloud_storage
-from transforms.buckets.cloud_storage import CloudStorage
-from transforms.tables import bigquery as bigquery_tables
 
 HOURS = (LAST_HOUR - HOUR, LAST_HOUR)
 
@@ -141,7 +141,7 @@ class Cloud(Delivery):
 def cloud(world: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Cloud]:
     with bigquery_store(monkeypatch) as (store, bigquery, gcs):
         delivery = Cloud(world, store, monkeypatch, capsys, gcs=gcs, bigquery=bigquery)
-        monkeypatch.setattr("transforms.load.FIRST_PAUSE", 0.01)
-        monkeypatch.setattr("transforms.load.LONGEST_PAUSE", 0.02)
+        monkeypatch.setattr("transforms.load.load.FIRST_PAUSE", 0.01)
+        monkeypatch.setattr("transforms.load.load.LONGEST_PAUSE", 0.02)
         delivery.be_patient(20)
         yield delivery

@@ -43,7 +43,7 @@ def streaming(world: World, prism: str, *more: str, settings: str = "", address:
     its own."""
     environment = {**os.environ, "PUBSUB_EMULATOR_HOST": address or world.address, "NO_GCE_CHECK": "true"}
     flags = [*world.deliver_flags(), "--mode=stream", f"--prism_location={prism}", *more]
-    start = "import sys; from pipelines import deliver, flags; sys.exit(flags.run_main(deliver.main))"
+    start = "import sys; from pipelines import command, deliver; sys.exit(command.run_main(deliver.main))"
     command = [sys.executable, "-c", f"{settings}\n{start}", *flags]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as process:
         try:

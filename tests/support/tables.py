@@ -19,12 +19,11 @@ from google.cloud import bigquery
 
 from schemas.columns import Column
 from schemas.tables import Table
+from storage.objects.base import Buckets
+from storage.open import open_buckets, open_tables
+from storage.tables.base import Tables
 from tests.support.bigquery import BigQueryServer
 from tests.support.gcs import GcsServer
-from transforms.buckets import Buckets
-from transforms.buckets.opening import open_buckets
-from transforms.tables import Tables
-from transforms.tables.opening import open_tables
 
 Row = dict[str, Any]
 Field = dict[str, Any]

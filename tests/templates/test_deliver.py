@@ -16,11 +16,10 @@ import pytest
 from google.cloud.dataflow_v1beta3 import ContainerSpec, ParameterType, SDKInfo
 
 from pipelines import deliver
-from pipelines.flags import duration
+from pipelines.arguments import duration
+from storage.open import open_buckets, open_tables
 from templates import render
 from templates.deliver import main as launcher
-from transforms.buckets.opening import open_buckets
-from transforms.tables.opening import open_tables
 
 ROOT = Path(__file__).parents[2]
 DOCKERFILE = ROOT / "templates" / "deliver" / "Dockerfile"

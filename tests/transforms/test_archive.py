@@ -9,10 +9,10 @@ from typing import Any
 import fastavro
 import pytest
 
+from storage.objects.local import Directory
 from tests.support.archive import SCHEMA, Archived, archive_bytes, write_archive
-from transforms import archive, archive_source
-from transforms.archive import Wanted, archive_files, read_messages
-from transforms.buckets.directory import Directory
+from transforms.recovery import archive, archive_source
+from transforms.recovery.archive import Wanted, archive_files, read_messages
 
 HOUR = datetime(2026, 1, 31, 9, tzinfo=UTC)
 NOW = HOUR + timedelta(minutes=30)

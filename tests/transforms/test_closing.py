@@ -11,16 +11,16 @@ import pytest
 from apache_beam.utils.timestamp import Timestamp
 
 from schemas.buckets import HOUR, Bucket
-from schemas.contributions import LOOK, Contribution, Part
 from schemas.fingerprints import Tally
 from schemas.shards import Shard
-from transforms import closing
-from transforms.beside import AT_ONCE
-from transforms.buckets import Buckets, BucketsError
-from transforms.buckets.directory import Directory
-from transforms.closing import _Commit
-from transforms.commit import commit
-from transforms.versions import newest_receipt
+from storage.buckets.committable import LOOK, Contribution, Part
+from storage.buckets.manifest_store import newest_receipt
+from storage.objects.base import Buckets, BucketsError
+from storage.objects.local import Directory
+from transforms.commit import transform as closing
+from transforms.commit.commit import commit
+from transforms.commit.transform import _Commit
+from transforms.parallel import AT_ONCE
 
 NOON = datetime(2026, 1, 31, 12, tzinfo=UTC)
 SUBSCRIPTION = "projects/p/subscriptions/s"

@@ -15,23 +15,22 @@ import fastavro
 import pytest
 
 from schemas.buckets import Bucket
-from schemas.contracts import Contract
-from schemas.contributions import LOOK, Contribution, combine
 from schemas.fingerprints import id_hash
-from schemas.known import Known
-from schemas.marks import Found, digest_of, mark
 from schemas.outcomes import Exit
-from schemas.receipts import Receipt
-from schemas.rows import encoder, row_schema
+from schemas.registry.contracts import Contract
+from schemas.row_schemas import encoder, row_schema
 from schemas.shards import Shard
+from storage.buckets.committable import LOOK, Contribution, combine
+from storage.buckets.id_index import Found, Known, digest_of, mark
+from storage.buckets.manifest import Receipt
+from storage.buckets.manifest_store import newest_receipt, shown_receipt
+from storage.objects.base import Buckets, BucketsError
+from storage.objects.local import Directory
 from tests.support.contracts import contract_of, field
-from transforms import commit as commits
-from transforms.buckets import Buckets, BucketsError
-from transforms.buckets.directory import Directory
-from transforms.delivered import Delivered
-from transforms.packs import Pack, label_of
-from transforms.parts import write_part
-from transforms.versions import newest_receipt, shown_receipt
+from transforms.commit import commit as commits
+from transforms.decode.packs import Pack, label_of
+from transforms.dedup.delivered_index import Delivered
+from transforms.write.stage import write_part
 
 HOUR = datetime(2026, 1, 31, 9, tzinfo=UTC)
 BUCKET = Bucket("thing", HOUR)

@@ -19,24 +19,23 @@ import orjson
 import pytest
 
 from schemas.buckets import DEAD_LETTERS, HOUR, Bucket
-from schemas.contributions import LOOK, Contribution, combine
 from schemas.fingerprints import id_hash
-from schemas.known import Known
-from schemas.marks import Found, digest_of, mark
 from schemas.outcomes import Exit
-from schemas.receipts import Receipt
-from schemas.rows import encoder, row_schema
+from schemas.row_schemas import encoder, row_schema
 from schemas.shards import Shard
+from storage.buckets.commit_log import Turn
+from storage.buckets.committable import LOOK, Contribution, combine
+from storage.buckets.id_index import Found, Known, digest_of, mark
+from storage.buckets.manifest import Receipt
+from storage.buckets.manifest_store import finished_receipt
+from storage.objects.base import BucketsError, Stored
+from storage.objects.local import Directory
 from tests.support.contracts import contract_of, field
-from transforms import contributing
-from transforms.buckets import BucketsError, Stored
-from transforms.buckets.directory import Directory
-from transforms.commit import commit
-from transforms.contributing import contribute
-from transforms.delivered import Delivered
-from transforms.order import Turn
-from transforms.packs import Pack, label_of
-from transforms.versions import finished_receipt
+from transforms.commit.commit import commit
+from transforms.decode.packs import Pack, label_of
+from transforms.dedup.delivered_index import Delivered
+from transforms.write import stage as contributing
+from transforms.write.stage import contribute
 
 NOON = datetime(2026, 1, 31, 12, tzinfo=UTC)
 DAY = timedelta(hours=24)

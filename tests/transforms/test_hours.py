@@ -4,8 +4,9 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from schemas.buckets import Bucket
-from transforms.buckets.directory import Directory
-from transforms.hours import hours_between, open_hours
+from storage.buckets.listing import open_hours
+from storage.objects.local import Directory
+from transforms.sweep.transform import hours_between
 
 NINE = datetime(2026, 1, 31, 9, tzinfo=UTC)
 

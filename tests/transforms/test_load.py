@@ -11,16 +11,16 @@ from apache_beam import DoFn
 from apache_beam.utils.windowed_value import WindowedValue
 
 from schemas.buckets import STAGING, Bucket
-from schemas.contributions import Contribution, Part
 from schemas.fingerprints import Tally
-from schemas.receipts import Receipt
 from schemas.shards import Shard
 from schemas.tables import Table
-from transforms.buckets import Buckets
-from transforms.buckets.directory import Directory
-from transforms.load import ATTEMPTS, LONGEST_PAUSE, load, not_loaded
-from transforms.loading import PAUSE_SECONDS, _Load
-from transforms.tables import Facts, LoadFailed, NotLoaded
+from storage.buckets.committable import Contribution, Part
+from storage.buckets.manifest import Receipt
+from storage.objects.base import Buckets
+from storage.objects.local import Directory
+from storage.tables.base import Facts, LoadFailed, NotLoaded
+from transforms.load.load import ATTEMPTS, LONGEST_PAUSE, load, not_loaded
+from transforms.load.transform import PAUSE_SECONDS, _Load
 
 HOUR = datetime(2026, 1, 31, 9, tzinfo=UTC)
 BUCKET = Bucket("thing", HOUR)
@@ -236,7 +236,7 @@ def test_partitions_that_could_not_be_loaded_are_told_together_the_first_few_by_
 def test_an_engine_without_an_end_is_told_of_a_failure_but_not_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     buckets, jobs = Directory(tmp_path), Jobs()
     pauses: list[float] = []
-    monkeypatch.setattr("transforms.loading.time.sleep", pauses.append)
+    monkeypatch.setattr("transforms.load.transform.time.sleep", pauses.append)
     step = _Load(jobs, {"thing": TABLE}, buckets, ends=False, leased=None)
     receipt = receipt_of(buckets, "a")
     jobs.fail_next, jobs.passing = 1, False

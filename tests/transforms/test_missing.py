@@ -8,12 +8,12 @@ from pathlib import Path
 from apache_beam.io.gcp.pubsub import PubsubMessage
 
 from schemas.buckets import HOUR
-from schemas.contracts import Contracts
+from schemas.registry.contracts import Contracts
+from storage.tables.duckdb_file import DuckDBFile
 from tests.model.process import HORIZON, LATENESS, Process, Stopping
 from tests.support.contracts import contract_of, field
-from transforms.archive import Wanted
-from transforms.missing import missing
-from transforms.tables.duckdb_file import DuckDBFile
+from transforms.recovery.archive import Wanted
+from transforms.recovery.missing_events import missing
 
 NOON = datetime(2026, 1, 31, 12, tzinfo=UTC)
 

@@ -4,8 +4,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from schemas.fingerprints import Tally, total
-from schemas.marks import mark
-from transforms.packs import Pack, label_of, read_label
+from storage.buckets.id_index import mark
+from transforms.decode.packs import Pack, label_of, read_label
 
 marks = st.builds(mark, st.binary(min_size=16, max_size=16), st.integers(0, 2**32 - 1), st.binary(min_size=8, max_size=8))
 names = st.uuids().map(lambda one: one.hex)

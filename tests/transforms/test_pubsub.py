@@ -18,9 +18,9 @@ from google.api_core.exceptions import (
 from google.cloud import pubsub_v1
 
 from tests.support.pubsub import make_subscription, make_topic, publish, pull, subscriber
-from transforms import leases as leases_module
-from transforms.leases import Leases, batches, lent
-from transforms.pubsub import PubSubError, check_subscription, patiently
+from transforms.pubsub import leases as leases_module
+from transforms.pubsub.leases import Leases, batches, lent
+from transforms.pubsub.retry import PubSubError, check_subscription, patiently
 
 pytestmark = pytest.mark.slow
 

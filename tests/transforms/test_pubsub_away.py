@@ -13,13 +13,14 @@ from typing import Any
 import pytest
 from google.cloud import pubsub_v1
 
-from local.pubsub import Broker
+from local.pubsub.broker import Broker
 from tests.support.pubsub import free_port, publish, publisher, pull, subscriber
-from transforms import leases as leases_module
-from transforms import pubsub, reporting
-from transforms.leases import Leases, batches
-from transforms.pubsub import PubSubError
-from transforms.reporting import Report
+from transforms import report as reporting
+from transforms.pubsub import leases as leases_module
+from transforms.pubsub import retry as pubsub
+from transforms.pubsub.leases import Leases, batches
+from transforms.pubsub.retry import PubSubError
+from transforms.report import Report
 
 pytestmark = pytest.mark.slow
 

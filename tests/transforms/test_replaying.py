@@ -9,16 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.replay import Replay
 from schemas.buckets import DEAD_LETTERS, HOUR, Bucket
-from schemas.contracts import Contracts, load_contracts
 from schemas.outcomes import Reason
+from schemas.registry.contracts import Contracts, load_contracts
+from storage.objects.base import Stored
+from storage.tables.duckdb_file import DuckDBFile
 from tests.model.process import LATENESS, Message, Process, Stopping
 from tests.model.sets import Row
 from tests.model.store import Store
-from transforms.buckets import Stored
-from transforms.replaying import Letter
-from transforms.tables.duckdb_file import DuckDBFile
+from transforms.recovery.replay import Letter, Replay
 
 NINE = datetime(2026, 1, 31, 9, 50, tzinfo=UTC)
 TEN = NINE + timedelta(minutes=20)

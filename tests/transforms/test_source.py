@@ -14,11 +14,11 @@ from google.api_core.exceptions import PermissionDenied, ServiceUnavailable
 from google.cloud import pubsub_v1
 
 from tests.support.pubsub import make_subscription, make_topic, publish, pull_now, subscriber
-from transforms import leases as leases_module
-from transforms import source
-from transforms.leases import Leases
-from transforms.pubsub import PubSubError
-from transforms.source import BEHIND, PubSubSource
+from transforms.pubsub import leases as leases_module
+from transforms.pubsub import source
+from transforms.pubsub.leases import Leases
+from transforms.pubsub.retry import PubSubError
+from transforms.pubsub.source import BEHIND, PubSubSource
 
 pytestmark = pytest.mark.slow
 

@@ -14,14 +14,14 @@ from google.cloud import pubsub_v1
 
 from schemas.buckets import DEAD_LETTERS, HOUR, Bucket
 from schemas.envelope import format_time
-from schemas.receipts import Receipt
-from transforms import ticks
-from transforms.buckets.directory import Directory
-from transforms.leases import Leases
-from transforms.loading import _load_of
-from transforms.looks import LOOK_EVERY, WatchHours, hours_at
-from transforms.source import BEHIND
-from transforms.ticks import Ticks
+from storage.buckets.manifest import Receipt
+from storage.objects.local import Directory
+from transforms.load.transform import _load_of
+from transforms.pubsub.leases import Leases
+from transforms.pubsub.source import BEHIND
+from transforms.sweep import timer_source as ticks
+from transforms.sweep.timer_source import Ticks
+from transforms.sweep.transform import LOOK_EVERY, WatchHours, hours_at
 
 NOON = datetime(2026, 1, 31, 12, tzinfo=UTC)
 MINUTE = timedelta(minutes=1)

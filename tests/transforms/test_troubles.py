@@ -10,16 +10,16 @@ from typing import Any
 import pytest
 
 from schemas.buckets import Bucket
-from schemas.contributions import LOOK, Contribution
+from storage.buckets.committable import LOOK, Contribution
+from storage.buckets.manifest_store import newest_receipt
+from storage.objects.base import Damaged
+from storage.objects.local import Directory
 from tests.support.pubsub import FakeClock
-from transforms import closing
-from transforms.buckets import Damaged
-from transforms.buckets.directory import Directory
-from transforms.closing import _Commit
-from transforms.commit import commit
-from transforms.leases import PUT_OFF_SECONDS, Leases
-from transforms.troubles import PAUSES, TELL_AGAIN_SECONDS, Troubles
-from transforms.versions import newest_receipt
+from transforms.commit import transform as closing
+from transforms.commit.commit import commit
+from transforms.commit.transform import _Commit
+from transforms.failures import PAUSES, TELL_AGAIN_SECONDS, Troubles
+from transforms.pubsub.leases import PUT_OFF_SECONDS, Leases
 
 SUBSCRIPTION = "projects/p/subscriptions/s"
 BUCKET = Bucket("thing", datetime(2026, 1, 31, 12, tzinfo=UTC))

@@ -14,18 +14,18 @@ import fastavro
 import google_crc32c
 import pytest
 
+from audit.duplicate_verifier import Holders
+from audit.file_scan import see_events
 from schemas.buckets import DEAD_LETTERS, HOUR, Bucket
-from schemas.contributions import LOOK, combine
-from schemas.elsewhere import Elsewhere, entry, hour_number, packed
 from schemas.fingerprints import id_hash
-from schemas.receipts import Receipt
+from storage.buckets.committable import LOOK, combine
+from storage.buckets.duplicate_refs import Elsewhere, entry, hour_number, packed
+from storage.buckets.manifest import Receipt
+from storage.buckets.manifest_store import shown_receipt
+from storage.objects.base import BucketsError, Stored
+from storage.objects.local import Directory
 from tests.transforms.test_horizon import DAY, NOON, Process, Stops, balance, rows
-from transforms.audit.holders import Holders
-from transforms.audit.witnesses import see_events
-from transforms.buckets import BucketsError, Stored
-from transforms.buckets.directory import Directory
-from transforms.commit import commit
-from transforms.versions import shown_receipt
+from transforms.commit.commit import commit
 
 LATER = NOON + HOUR
 
@@ -195,7 +195,7 @@ def test_an_index_is_read_once_as_long_as_there_is_room(buckets, new_id, monkeyp
         Process(buckets, new_id).deliver(hour, (f"a{hour}", 1), (f"b{hour}", 1))
     again = [(f"a{hour}", 1) for hour in (NOON - 3 * HOUR, NOON)]
     receipts = [Process(buckets, new_id).deliver(NOON + step * HOUR, *again) for step in (1, 2, 3)]
-    monkeypatch.setattr("transforms.audit.holders.KEPT_BYTES", kept_bytes)
+    monkeypatch.setattr("audit.duplicate_verifier.KEPT_BYTES", kept_bytes)
     names: list[str] = []
     read = Directory.read
 

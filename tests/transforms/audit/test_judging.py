@@ -10,16 +10,16 @@ from pathlib import Path
 
 import pytest
 
+from audit.auditor import judge_hours
+from audit.report_log import keep
+from audit.verdicts import Status
 from schemas.buckets import DEAD_LETTERS, HOUR, Bucket, hour_of
-from schemas.contracts import load_contracts
-from schemas.verdicts import Status
+from schemas.registry.contracts import load_contracts
+from storage.buckets.manifest_store import shown_receipt
+from storage.tables.duckdb_file import DuckDBFile
 from tests.model.process import LATENESS, Message, Process, Stopping
 from tests.model.sets import report_of
-from transforms.audit.judging import judge_hours
-from transforms.audit.ledger import keep
-from transforms.delivered import forget
-from transforms.tables.duckdb_file import DuckDBFile
-from transforms.versions import shown_receipt
+from transforms.dedup.delivered_index import forget
 
 NINE = datetime(2026, 1, 31, 9, 5, tzinfo=UTC)
 LATER = NINE + LATENESS + 2 * HOUR

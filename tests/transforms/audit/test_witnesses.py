@@ -9,24 +9,24 @@ from random import Random
 import pytest
 from apache_beam.io.gcp.pubsub import PubsubMessage
 
+from audit.duplicate_verifier import Holders
+from audit.file_scan import see_dead_letters, see_events
+from audit.verdicts import Held
 from schemas.buckets import DEAD_LETTERS, Bucket
-from schemas.contracts import Contract, Contracts
-from schemas.contributions import combine
 from schemas.fingerprints import Tally, id_hash
-from schemas.receipts import Receipt
-from schemas.rows import dead_letter_schema, row_schema
+from schemas.registry.contracts import Contract, Contracts
+from schemas.row_schemas import dead_letter_schema, row_schema
 from schemas.shards import Shard
-from schemas.verdicts import Held
+from storage.buckets.committable import combine
+from storage.buckets.listing import buckets_of, streams_of
+from storage.buckets.manifest import Receipt
+from storage.objects.local import Directory
 from tests.support.contracts import contract_of, field
-from transforms.audit.holders import Holders
-from transforms.audit.witnesses import see_dead_letters, see_events
-from transforms.buckets.directory import Directory
 from transforms.clocks import new_id
-from transforms.commit import commit
-from transforms.contributing import contribute
-from transforms.delivered import Delivered
-from transforms.hours import buckets_of, streams_of
-from transforms.receive import Receiver
+from transforms.commit.commit import commit
+from transforms.decode.decoder import Receiver
+from transforms.dedup.delivered_index import Delivered
+from transforms.write.stage import contribute
 
 HOUR = datetime(2026, 1, 31, 9, tzinfo=UTC)
 EARLY = HOUR - timedelta(days=9)

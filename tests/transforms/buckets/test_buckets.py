@@ -18,10 +18,10 @@ import google_crc32c
 import pytest
 from google.cloud import storage
 
+from storage.objects.base import AlreadyExists, Buckets, BucketsError, Changed, NotFound
+from storage.open import open_buckets
 from tests.support.fake_gcs_server import fake_gcs_server, find_fake_gcs_server
 from tests.support.gcs import GcsServer
-from transforms.buckets import AlreadyExists, Buckets, BucketsError, Changed, NotFound
-from transforms.buckets.opening import open_buckets
 
 BUCKET = "contract-bucket"
 REAL = os.environ.get("EVENT_DELIVERY_TEST_BUCKET", "")

@@ -13,9 +13,9 @@ import google.auth
 import pytest
 from google.auth.exceptions import DefaultCredentialsError
 
+from storage.objects.base import AlreadyExists, BucketsError, Changed, NotFound
+from storage.objects.gcs import RETRY, CloudStorage
 from tests.support.gcs import GcsServer
-from transforms.buckets import AlreadyExists, BucketsError, Changed, NotFound
-from transforms.buckets.cloud_storage import RETRY, CloudStorage
 
 PATIENCE = 0.3
 UPLOAD = "POST /upload"

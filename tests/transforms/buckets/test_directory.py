@@ -13,13 +13,13 @@ from pathlib import Path
 
 import pytest
 
-from transforms.buckets import BucketsError, Changed
-from transforms.buckets.directory import Directory
+from storage.objects.base import BucketsError, Changed
+from storage.objects.local import Directory
 
 COUNT = """
 import sys
-from transforms.buckets import Changed
-from transforms.buckets.directory import Directory
+from storage.objects.base import Changed
+from storage.objects.local import Directory
 
 buckets, done = Directory(sys.argv[1]), 0
 while done < 40:
@@ -33,7 +33,7 @@ while done < 40:
 
 DIE = """
 import io, os, signal, sys
-from transforms.buckets.directory import Directory
+from storage.objects.local import Directory
 
 class Deadly(io.BytesIO):
     def read(self, size=-1):

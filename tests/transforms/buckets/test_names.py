@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from transforms.buckets import BucketsError
-from transforms.buckets.opening import open_buckets
+from storage.objects.base import BucketsError
+from storage.open import open_buckets
 
 BAD_NAMES = [
     "",

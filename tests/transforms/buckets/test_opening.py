@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from transforms.buckets import BucketsError
-from transforms.buckets.cloud_storage import CloudStorage
-from transforms.buckets.directory import Directory
-from transforms.buckets.opening import open_buckets
+from storage.objects.base import BucketsError
+from storage.objects.gcs import CloudStorage
+from storage.objects.local import Directory
+from storage.open import open_buckets
 
 
 @pytest.mark.parametrize("given", ["gs://bucket/a/b", "gs://bucket/a/b/", "gs://bucket", "gs://bucket/"])

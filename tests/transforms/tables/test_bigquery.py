@@ -14,12 +14,13 @@ from google.cloud import bigquery as client_library
 
 from schemas.columns import Column
 from schemas.tables import Table
+from storage.objects.local import Directory
+from storage.tables import bigquery
+from storage.tables.base import LoadFailed, TablesError
+from storage.tables.bigquery import BigQuery
 from tests.support.bigquery import BigQueryServer
 from tests.support.gcs import GcsServer
 from tests.support.tables import Store, bigquery_store, job_id
-from transforms.buckets.directory import Directory
-from transforms.tables import LoadFailed, TablesError, bigquery
-from transforms.tables.bigquery import BigQuery
 
 TEN = datetime(2026, 3, 29, 10, tzinfo=UTC)
 ROW = {"event_id": "a", "received_at": TEN}

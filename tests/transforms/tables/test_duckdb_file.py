@@ -12,10 +12,10 @@ import duckdb
 import pytest
 
 from schemas.columns import Column, columns_of
+from storage.open import open_tables
+from storage.tables.base import LoadFailed, TablesError
+from storage.tables.duckdb_file import DuckDBFile
 from tests.support.tables import Store, duckdb_store, job_id
-from transforms.tables import LoadFailed, TablesError
-from transforms.tables.duckdb_file import DuckDBFile
-from transforms.tables.opening import open_tables
 
 TEN = datetime(2026, 3, 29, 10, tzinfo=UTC)
 ROW = {"event_id": "a", "received_at": TEN}

@@ -1,4 +1,4 @@
-"""The contract of `transforms.tables.Tables`, over every implementation."""
+"""The contract of `storage.tables.base.Tables`, over every implementation."""
 
 import io
 from concurrent.futures import ThreadPoolExecutor
@@ -9,13 +9,13 @@ import fastavro
 import pytest
 
 from schemas.columns import Column
-from schemas.contracts import Contract
 from schemas.fingerprints import Tally
-from schemas.rows import row_schema
+from schemas.registry.contracts import Contract
+from schemas.row_schemas import row_schema
 from schemas.tables import table_of
+from storage.tables.base import Facts, LoadFailed, TablesError
 from tests.support.contracts import contract_of
 from tests.support.tables import Row, Store, job_id, row
-from transforms.tables import Facts, LoadFailed, TablesError
 
 TEN = datetime(2026, 3, 29, 10, tzinfo=UTC)
 ELEVEN = TEN + timedelta(hours=1)

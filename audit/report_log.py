@@ -1,0 +1,68 @@
+"""The audit's ledger: every report ever heard, kept beside the buckets, so that an hour can be judged again at any time."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from hashlib import sha256
+
+from schemas.audit_reports import Delivered, Published, Report, parse_report
+from schemas.buckets import Bucket
+from storage.objects.base import Buckets, BucketsError
+
+_FOLDER = "audit/reports"
+
+_log = logging.getLogger(__name__)
+
+
+def keep(buckets: Buckets, reports: Iterable[Report]) -> int:
+    """Stores reports, one a line, under their hours, and returns how many hours that touched. Keeping the same ones again
+    changes nothing."""
+    by_hour: dict[datetime, set[bytes]] = {}
+    for report in reports:
+        by_hour.setdefault(_hour(report), set()).add(report.to_json())
+    for hour, lines in by_hour.items():
+        content = b"\n".join(sorted(lines)) + b"\n"
+        buckets.create(f"{_folder(hour)}/{sha256(content).hexdigest()[:32]}.ndjson", content)
+    return len(by_hour)
+
+
+def known_hours(buckets: Buckets) -> list[datetime]:
+    """The hours that some report speaks of, in order."""
+    hours = set()
+    for name in buckets.list(f"{_FOLDER}/"):
+        try:
+            hours.add(datetime.strptime("/".join(name.split("/")[2:4]), "dt=%Y-%m-%d/hour=%H").replace(tzinfo=UTC))
+        except ValueError:
+            _log.warning("%s/%s is none of the audit's files; it is left alone, and should be moved away", buckets.uri, name)
+    return sorted(hours)
+
+
+def heard(buckets: Buckets, hour: datetime) -> tuple[list[Published], dict[Bucket, dict[str, Delivered]]]:
+    """The publishers' reports of an hour, one of each id, and of each bucket the newest of each line. BucketsError names a
+    broken file."""
+    published: dict[str, Published] = {}
+    delivered: dict[Bucket, dict[str, Delivered]] = {}
+    for name in buckets.list(f"{_folder(hour)}/"):
+        data, _ = buckets.read(name)
+        for line in data.splitlines():
+            try:
+                report = parse_report(line)
+            except ValueError as error:
+                raise BucketsError(f"{name} can't be read: {error}. Restore it from a copy.") from None
+            if isinstance(report, Published):
+                published[report.id] = report
+                continue
+            lines = delivered.setdefault(report.bucket, {})
+            if report.line not in lines or lines[report.line].version < report.version:
+                lines[report.line] = report
+    return list(published.values()), delivered
+
+
+def _hour(report: Report) -> datetime:
+    return report.hour if isinstance(report, Published) else report.bucket.hour
+
+
+def _folder(hour: datetime) -> str:
+    return f"{_FOLDER}/dt={hour:%Y-%m-%d}/hour={hour:%H}"

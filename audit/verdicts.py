@@ -1,0 +1,197 @@
+"""Verdicts: what the audit says of one event type in one hour, from what independent witnesses have seen."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+
+from schemas.audit_reports import Delivered, Published
+from schemas.fingerprints import Tally, total
+from schemas.outcomes import Exit
+
+
+class Status(StrEnum):
+    """COMPLETE is said only when everything has been seen and agrees; no data is UNKNOWN."""
+
+    COMPLETE = "COMPLETE"
+    MISSING = "MISSING"
+    SURPLUS = "SURPLUS"
+    MISSING_AND_SURPLUS = "MISSING_AND_SURPLUS"
+    UNKNOWN = "UNKNOWN"
+
+
+@dataclass(frozen=True)
+class Held:
+    """What a place really holds of one event type and hour. rows: all of them; distinct: the tally of their distinct ids."""
+
+    rows: int = 0
+    distinct: Tally = Tally()
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What is known of one event type and hour, each from a witness of its own.
+
+    published: the publishers' reports, one of each id; delivered, dead_letters: the newest report of the type's bucket and
+    of the hour's dead letters, None where there is none; files, table: what was counted there; refused: every dead letter
+    in the files, by event id; arrived: the distinct ids that the files hold, delivered or refused, of what was published
+    for this hour, or dropped since another hour holds them, as it does; elsewhere: how many of those a later hour's files
+    tell of, as they came, or came again, too late for this one; unheld: how many ids the bucket dropped since another hour
+    holds them, and that hour does not; dead_files, dead_table: the hour's dead letters of all types, by message id;
+    unreadable: what a witness could not see or can't trust; foreign: files in the bucket that no receipt lists.
+    """
+
+    event_type: str
+    hour: datetime
+    published: tuple[Published, ...] = ()
+    delivered: Delivered | None = None
+    dead_letters: Delivered | None = None
+    files: Held = Held()
+    table: Held = Held()
+    refused: Tally = Tally()
+    arrived: Tally = Tally()
+    elsewhere: int = 0
+    unheld: int = 0
+    dead_files: Held = Held()
+    dead_table: Held = Held()
+    unreadable: tuple[str, ...] = ()
+    foreign: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The numbers of one event type and hour, and what follows from them. findings: a sentence each, for people."""
+
+    event_type: str
+    hour: datetime
+    status: Status
+    published: int | None
+    received: int
+    in_files: int
+    in_table: int
+    late: int
+    duplicates: int
+    dead_letters: int
+    findings: tuple[str, ...] = ()
+
+
+def judge(evidence: Evidence) -> Verdict:
+    """The verdict.
+
+    COMPLETE needs a publisher's report, closed buckets, books that balance, and files and table that agree with the books, with
+    each other, and as sets of ids with what was published. What is not seen makes UNKNOWN, whatever else was found.
+    """
+    findings = list(_findings(evidence))
+    sides = {side for side, _ in findings}
+    if Status.UNKNOWN in sides:
+        status = Status.UNKNOWN
+    elif len(sides) > 1:
+        status = Status.MISSING_AND_SURPLUS
+    else:
+        status = next(iter(sides), Status.COMPLETE)
+    return Verdict(
+        event_type=evidence.event_type,
+        hour=evidence.hour,
+        status=status,
+        published=_published(evidence).count if evidence.published else None,
+        received=_books(evidence, Exit.RECEIVED).count,
+        in_files=evidence.files.rows,
+        in_table=evidence.table.rows,
+        late=evidence.delivered.late if evidence.delivered else 0,
+        duplicates=_books(evidence, Exit.DUPLICATE).count,
+        dead_letters=evidence.refused.count,
+        findings=tuple(text for _, text in findings),
+    )
+
+
+def _published(e: Evidence) -> Tally:
+    return total(report.messages for report in e.published)
+
+
+def _books(e: Evidence, way: Exit) -> Tally:
+    reports = (report for report in (e.delivered, e.dead_letters) if report)
+    return total(report.books.get(e.event_type, {}).get(way, Tally()) for report in reports)
+
+
+def _findings(e: Evidence) -> Iterator[tuple[Status, str]]:
+    yield from ((Status.UNKNOWN, text) for text in _unseen(e))
+    yield from ((Status.SURPLUS, f"{name} lies in the bucket, and no receipt lists it") for name in e.foreign)
+
+    if e.unheld:
+        yield Status.MISSING, f"{e.unheld} ids were dropped as delivered in other hours, which do not hold them"
+    published, received, delivered = _published(e), _books(e, Exit.RECEIVED), _books(e, Exit.DELIVERED)
+    if _lost(e):
+        yield Status.MISSING, f"{published.count} messages were published, {received.count} received"
+    ways_out = delivered + _books(e, Exit.DUPLICATE) + _books(e, Exit.DEAD_LETTER)
+    yield from _differ("received", received, "delivered, duplicate or dead letter", ways_out)
+    yield from _differ("counted as delivered", delivered, "in the files", e.files.distinct)
+    yield from _differ("in the files", e.files.distinct, "in the table", e.table.distinct)
+    for place, held in (
+        ("files", e.files),
+        ("table", e.table),
+        ("dead letters", e.dead_files),
+        ("table of them", e.dead_table),
+    ):
+        if held.rows > held.distinct.count:
+            yield Status.SURPLUS, f"{held.rows} rows in the {place} have only {held.distinct.count} ids"
+    dead = _books(e, Exit.DEAD_LETTER).count
+    if e.refused.count != dead:
+        side = Status.MISSING if e.refused.count < dead else Status.SURPLUS
+        yield side, f"{dead} dead letters were counted, {e.refused.count} are in the files"
+    if dead or e.refused.count:
+        yield from _differ(
+            "dead letters of the hour are in the files", e.dead_files.distinct, "in the table", e.dead_table.distinct
+        )
+    if e.published:
+        yield from _sets_differ(e)
+
+
+def _unseen(e: Evidence) -> Iterator[str]:
+    if not e.published:
+        yield "no publisher has reported on this hour"
+    if e.delivered is None:
+        if not e.refused.count and not e.elsewhere:
+            yield "the bucket has no receipt"
+    elif not e.delivered.closed:
+        yield "the bucket has not closed"
+    # Where all of an hour came too late for it, the hour has no bucket at all, and needs none.
+    came_too_late = e.elsewhere > 0 and e.delivered is None and e.dead_letters is None
+    if not came_too_late and (e.dead_letters is None or not e.dead_letters.closed):
+        yield "the hour's dead letters have not closed"
+    yield from e.unreadable
+
+
+def _differ(what: str, expected: Tally, where: str, found: Tally) -> Iterator[tuple[Status, str]]:
+    if found == expected:
+        return
+    if found.count == expected.count:
+        yield Status.MISSING_AND_SURPLUS, f"{expected.count} {what}, as many {where}, but they are not the same ids"
+        return
+    side = Status.MISSING if found.count < expected.count else Status.SURPLUS
+    yield side, f"{expected.count} {what}, {found.count} {where}"
+
+
+def _lost(e: Evidence) -> bool:
+    """Whether fewer messages came than were published: then some are lost, even if another message brought the event.
+
+    What came too late for the hour was counted as received in another one, with its repeats, and can't be told apart there.
+    """
+    return not e.elsewhere and _books(e, Exit.RECEIVED).count < _published(e).count
+
+
+def _sets_differ(e: Evidence) -> Iterator[tuple[Status, str]]:
+    """Whether the ids that were published are those that arrived. What deliver calls duplicates is no witness: they were
+    dropped, and an event that was dropped by mistake is what is looked for.
+
+    A reporter counts an id once, however often it publishes it. Two of them may have published the same one: a sum of
+    theirs that exceeds what arrived proves neither that something is lost nor that nothing is.
+    """
+    distinct = total(report.distinct for report in e.published)
+    reporters = len({report.reporter for report in e.published})
+    if reporters == 1 or distinct.count <= e.arrived.count:
+        yield from _differ("ids were published", distinct, "arrived", e.arrived)
+    elif not _lost(e):
+        numbers = f"{distinct.count} ids were reported by {reporters} publishers, {e.arrived.count} arrived"
+        yield Status.UNKNOWN, f"{numbers}: ids that several publishers report can't be told from lost ones yet"

@@ -1,0 +1,182 @@
+"""The demo: real and simulated events, from publishers through Pub/Sub to files and tables, audited, on this machine alone.
+
+5,884 real events of flights and weather, and 20,000 simulated ones of a music service with everything that goes wrong in
+traffic, some of them late. Ends with one table, and with status 1 if the audit does not say what was put in.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import chdir
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from local.demo.expected import differences, flights_hours, put_in
+from local.demo.summary import picture, read_verdicts, refusals, unfinished
+from local.pubsub.broker import Broker
+from publisher.simulate import EVENT_TYPES
+from schemas.buckets import HOUR, Bucket, hour_of
+from schemas.envelope import format_time
+from schemas.registry.contracts import DEFAULT_FOLDER
+
+ROOT = Path(__file__).resolve().parents[2]
+FLIGHTS = Path("tests/data/flights.ndjson.gz")
+SEED, EVENTS, HOURS = 1, 20_000, 3
+"""The simulated traffic: the same in every run, but for the hours it lies in, the last full ones."""
+
+PROJECT = "projects/local-demo"
+BUCKETS, TABLES, VERDICTS = "buckets", "tables.duckdb", "verdicts.json"
+TABLE_WIDTH = 110
+
+
+class Run:
+    """Runs one command after the other. SIGINT and SIGTERM end the one that runs, and are remembered."""
+
+    def __init__(self) -> None:
+        self.signals: list[int] = []
+        self._running: subprocess.Popen[bytes] | None = None
+        # They raise nothing: an exception could fall between the start of a command and its being known here.
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._end)
+
+    def command(self, arguments: Sequence[str]) -> int:
+        """Its exit status."""
+        with subprocess.Popen([sys.executable, "-m", *arguments]) as self._running:  # noqa: S603 - our own commands
+            if self.signals:
+                self._running.terminate()
+            return self._running.wait()
+
+    def _end(self, number: int, _: object) -> None:
+        self.signals.append(number)
+        if self._running:
+            self._running.terminate()
+
+
+def main(folder: Path = Path("demo")) -> int:
+    """Runs the demo in the checkout, and leaves what it made in `folder`. Returns the exit status."""
+    run = Run()
+    started = time.monotonic()
+    console = Console(highlight=False, soft_wrap=True)
+    end = hour_of(datetime.now(UTC))
+    topics = [f"{PROJECT}/topics/{name}" for name in ("flights", "music", "audit")]
+    with chdir(ROOT), Broker(topics=topics) as broker:
+        os.environ["PUBSUB_EMULATOR_HOST"] = broker.address
+        clear(folder, console)
+        for title, good, command in commands(folder, end):
+            console.print(f"[bold cyan]{title}[/]\n[dim]$ python -m {' '.join(command)}[/]")
+            status = run.command(command)
+            if run.signals:
+                return 128 + run.signals[0]
+            if status not in good:
+                console.print(f"[bold red]failed with exit status {status}: {title}[/]")
+                return 1
+        verdicts = read_verdicts(folder / VERDICTS)
+        wrong = differences(verdicts, put_in(FLIGHTS, SEED, EVENTS, HOURS, end))
+        show(console, folder, verdicts, wrong)
+        where_next(console, folder, end)
+    outcome = (
+        "[bold red]The audit does not say what was put in.[/]" if wrong else "[bold green]The audit says what was put in.[/]"
+    )
+    console.print(f"{outcome} {time.monotonic() - started:.0f} s")
+    return 1 if wrong else 0
+
+
+def clear(folder: Path, console: Console) -> None:
+    """Begins with nothing: what an earlier run left goes, so that every run shows the same."""
+    if folder.exists():
+        console.print(f"[dim]{folder}/ of an earlier run is replaced[/]")
+        shutil.rmtree(folder)
+    # A run closes the hours of all types that it has contracts for, so each topic's run gets those of its own types.
+    for contract in DEFAULT_FOLDER.iterdir():
+        if contract.is_dir():
+            shutil.copytree(
+                contract, folder / "contracts" / ("music" if contract.name in EVENT_TYPES else "flights") / contract.name
+            )
+
+
+def commands(folder: Path, end: datetime) -> Sequence[tuple[str, tuple[int, ...], list[str]]]:
+    """What the demo does: a title, the exit statuses that are no failure, and a Python module with its arguments."""
+    audit_topic = ["--audit_topic", f"{PROJECT}/topics/audit"]
+    stores = ["--buckets", str(folder / BUCKETS), "--tables", str(folder / TABLES)]
+    music = ["publisher", "simulate", "--topic", f"{PROJECT}/topics/music", *audit_topic]
+    music += ["--seed", str(SEED), "--events", str(EVENTS), "--hours", str(HOURS), "--end", format_time(end)]
+    deliver = ["pipelines.deliver", *stores, *audit_topic]
+    deliver_music = [
+        *deliver,
+        "--subscription",
+        f"{PROJECT}/subscriptions/music",
+        "--contracts",
+        str(folder / "contracts/music"),
+    ]
+    deliver_flights = [
+        *deliver,
+        "--subscription",
+        f"{PROJECT}/subscriptions/flights",
+        "--contracts",
+        str(folder / "contracts/flights"),
+    ]
+    age = (end - flights_hours(FLIGHTS)[0]) // (24 * HOUR) + 1
+    audit = [
+        "pipelines.audit",
+        "--subscription",
+        f"{PROJECT}/subscriptions/audit",
+        *stores,
+        "--verdicts",
+        str(folder / VERDICTS),
+    ]
+    return [
+        (
+            "Publish real events",
+            (0,),
+            ["publisher", "publish", str(FLIGHTS), "--topic", f"{PROJECT}/topics/flights", *audit_topic],
+        ),
+        ("Publish simulated events", (0,), [*music, "--part", "first"]),
+        ("Deliver the real events, which are years old", (0,), [*deliver_flights, "--allowed_lateness", f"{age}d"]),
+        ("Deliver the simulated events", (0,), deliver_music),
+        ("Publish what was held back: its hours have closed", (0,), [*music, "--part", "second"]),
+        ("Deliver what is late", (0,), deliver_music),
+        # 1: some verdict is not COMPLETE. Whether that is as it should be, the comparison with what was put in tells.
+        ("Audit", (0, 1), audit),
+    ]
+
+
+def show(console: Console, folder: Path, verdicts: Sequence[dict[str, Any]], wrong: Sequence[str]) -> None:
+    """The table, and below it what a person should look at."""
+    # A terminal that is too narrow would cut the numbers.
+    Console(highlight=False, width=max(console.width, TABLE_WIDTH)).print(picture(verdicts))
+    for line in unfinished(verdicts):
+        console.print(line)
+    console.print("dead letters by reason:", *refusals(folder / TABLES), sep="\n")
+    for line in wrong:
+        console.print(f"[bold red]not as put in:[/] {line}")
+
+
+def where_next(console: Console, folder: Path, end: datetime) -> None:
+    """Tells where everything lies, and what to try."""
+    hour, sql = end - HOUR, f".venv/bin/python -m local.sql {folder / TABLES}"
+    of_hour = f"received_at >= '{format_time(hour)}' AND received_at < '{format_time(end)}'"
+    top = f"SELECT event_id, received_at, track.title, played_ms FROM track_played WHERE {of_hour} LIMIT 5"
+    hourly = (
+        "SELECT hour, status, published, in_files, in_table FROM verdicts WHERE event_type = 'flight_departed' ORDER BY hour"
+    )
+    console.print(
+        f"\nFiles and receipts: {folder / BUCKETS}/   tables: {folder / TABLES}   verdicts: {folder / VERDICTS}\nTry next:"
+    )
+    console.print(f'  {sql} "{top}"')
+    console.print(f"  cat {folder / BUCKETS / Bucket('track_played', hour).receipt_name}")
+    console.print(f'  {sql} "{hourly}"\n')
+
+
+if __name__ == "__main__":
+    argparse.ArgumentParser(prog="python -m local.demo", description=__doc__).parse_args()
+    sys.exit(main())

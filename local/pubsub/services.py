@@ -1,0 +1,200 @@
+"""The gRPC services Publisher and Subscriber over the broker's resources: locks, waiting, streams, answers."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import NoReturn
+
+import grpc
+from google.api_core.exceptions import GoogleAPICallError, InvalidArgument, MethodNotImplemented, NotFound
+from google.pubsub_v1 import types
+
+from local.pubsub.backlog import Flow
+from local.pubsub.resources import MAX_DEADLINE, MAX_MESSAGES, MIN_DEADLINE, Proto, Resources, check_range
+
+MAX_WAIT_SECONDS = 90.0
+"""The longest that a pull waits for a message, where its client set no earlier deadline."""
+
+IDLE_SECONDS = 60.0
+
+
+class Services(grpc.GenericRpcHandler):  # type: ignore[misc]
+    """Answers each call in its own thread."""
+
+    def __init__(self, resources: Resources) -> None:
+        self._resources = resources
+        # Held while resources are used; told when messages may have become available, or a reader has gone.
+        self._changed = threading.Condition()
+        self._methods = {
+            "Publisher/CreateTopic": self._at_once(types.Topic, resources.create_topic),
+            "Publisher/GetTopic": self._at_once(types.GetTopicRequest, resources.get_topic),
+            "Publisher/ListTopics": self._at_once(types.ListTopicsRequest, resources.list_topics),
+            "Publisher/ListTopicSubscriptions": self._at_once(
+                types.ListTopicSubscriptionsRequest, resources.list_topic_subscriptions
+            ),
+            "Publisher/DeleteTopic": self._at_once(types.DeleteTopicRequest, resources.delete_topic),
+            "Publisher/Publish": self._at_once(types.PublishRequest, resources.publish),
+            "Subscriber/CreateSubscription": self._at_once(types.Subscription, resources.create_subscription),
+            "Subscriber/GetSubscription": self._at_once(types.GetSubscriptionRequest, resources.get_subscription),
+            "Subscriber/ListSubscriptions": self._at_once(types.ListSubscriptionsRequest, resources.list_subscriptions),
+            "Subscriber/DeleteSubscription": self._at_once(types.DeleteSubscriptionRequest, resources.delete_subscription),
+            "Subscriber/Acknowledge": self._at_once(types.AcknowledgeRequest, resources.acknowledge),
+            "Subscriber/ModifyAckDeadline": self._at_once(types.ModifyAckDeadlineRequest, resources.modify_ack_deadline),
+            "Subscriber/Pull": unary(types.PullRequest, self._pull),
+            "Subscriber/StreamingPull": grpc.stream_stream_rpc_method_handler(
+                self._streaming_pull, types.StreamingPullRequest.pb().FromString, serialize
+            ),
+        }
+
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler:
+        """gRPC's question who answers a call."""
+        method = handler_call_details.method
+        return self._methods.get(method.removeprefix("/google.pubsub.v1.")) or refusal(method)
+
+    def _at_once(self, request_type: Proto, answer: Callable[[Proto], Proto]) -> grpc.RpcMethodHandler:
+        def call(request: Proto, _: grpc.ServicerContext) -> Proto:
+            with self._changed:
+                response = answer(request)
+                self._changed.notify_all()
+                return response
+
+        return unary(request_type, call)
+
+    def _pull(self, request: Proto, context: grpc.ServicerContext) -> Proto:
+        """Answers with no message shortly before its client would give up, so that to wait in vain is no error."""
+        check_range("max_messages", request.max_messages, 1, 2**31)
+        remaining = context.time_remaining()
+        wait = MAX_WAIT_SECONDS if remaining is None else min(MAX_WAIT_SECONDS, 0.9 * remaining)
+        until = time.monotonic() + (0 if request.return_immediately else wait)
+        context.add_callback(self._wake)
+        taken: list[tuple[str, bytes]] = []
+        with self._changed:
+            seconds = self._resources.subscription(request.subscription).ack_deadline_seconds
+            # A client that has gone is given nothing: it would be leased to nobody.
+            while context.is_active():
+                taken = self._resources.take(request.subscription, seconds, request.max_messages, Flow())
+                left = until - time.monotonic()
+                if taken or left <= 0:
+                    break
+                self._wait(request.subscription, left)
+        return fill(types.PullResponse.pb()(), taken)
+
+    def _streaming_pull(self, requests: Iterator[Proto], context: grpc.ServicerContext) -> Iterator[Proto]:
+        """Gives what is there, as much as the client's flow control allows, until the client ends the stream."""
+        try:
+            first = next(requests, None)
+            if first is None:
+                return
+            with self._changed:
+                stream = Stream(self._resources, first)
+            threading.Thread(target=self._read, args=(stream, requests), name="pubsub-stream", daemon=True).start()
+            while True:
+                taken: list[tuple[str, bytes]] = []
+                with self._changed:
+                    while context.is_active() and not stream.ended:
+                        if taken := stream.take():
+                            break
+                        self._wait(stream.name, IDLE_SECONDS)
+                if stream.error:
+                    raise stream.error
+                if not taken:
+                    return
+                yield fill(types.StreamingPullResponse.pb()(), taken)
+        except GoogleAPICallError as error:
+            abort(context, error)
+
+    def _read(self, stream: Stream, requests: Iterator[Proto]) -> None:
+        try:
+            for request in requests:
+                with self._changed:
+                    stream.apply(request)
+                    self._changed.notify_all()
+        except GoogleAPICallError as error:
+            stream.error = error
+        except grpc.RpcError:
+            # How gRPC says that the client has gone, which is a usual end.
+            pass
+        stream.ended = True
+        self._wake()
+
+    def _wait(self, subscription: str, at_most: float) -> None:
+        lease = self._resources.seconds_to_next_end(subscription)
+        self._changed.wait(at_most if lease is None else min(at_most, lease))
+
+    def _wake(self) -> None:
+        with self._changed:
+            self._changed.notify_all()
+
+
+class Stream:
+    """One client's streaming pull: what it asked for, and what it has in hand."""
+
+    def __init__(self, resources: Resources, first: Proto) -> None:
+        """first: its first request. Raises NotFound and InvalidArgument."""
+        self._resources = resources
+        self.name: str = first.subscription
+        self.ended = False
+        self.error: GoogleAPICallError | None = None
+        self._backlog = resources.backlog(self.name)
+        check_range("stream_ack_deadline_seconds", first.stream_ack_deadline_seconds, MIN_DEADLINE, MAX_DEADLINE)
+        self._deadline = MIN_DEADLINE
+        self._flow = Flow(first.max_outstanding_messages, first.max_outstanding_bytes)
+        first.subscription = ""
+        self.apply(first)
+
+    def take(self) -> list[tuple[str, bytes]]:
+        """Leases what the client has room for. Raises NotFound once the subscription is deleted, also if it was made again."""
+        if self._resources.backlog(self.name) is not self._backlog:
+            raise NotFound(f"subscription {self.name} has been deleted, and made again")
+        return self._resources.take(self.name, self._deadline, MAX_MESSAGES, self._flow)
+
+    def apply(self, request: Proto) -> None:
+        """Does what a request on the open stream asks for. Raises NotFound and InvalidArgument."""
+        if request.subscription or len(request.modify_deadline_ack_ids) != len(request.modify_deadline_seconds):
+            raise InvalidArgument("a request on an open stream names no subscription, and as many deadlines as ack ids")
+        if request.stream_ack_deadline_seconds:
+            check_range("stream_ack_deadline_seconds", request.stream_ack_deadline_seconds, MIN_DEADLINE, MAX_DEADLINE)
+            self._deadline = request.stream_ack_deadline_seconds
+        if request.ack_ids:
+            self._resources.ack(self.name, request.ack_ids)
+        for ack_id, seconds in zip(request.modify_deadline_ack_ids, request.modify_deadline_seconds, strict=True):
+            self._resources.extend(self.name, [ack_id], seconds)
+
+
+def unary(request_type: Proto, call: Callable[[Proto, grpc.ServicerContext], Proto]) -> grpc.RpcMethodHandler:
+    """A handler of one request and one response, which tells errors of google.api_core as their status."""
+
+    def answer(request: Proto, context: grpc.ServicerContext) -> Proto:
+        try:
+            return call(request, context)
+        except GoogleAPICallError as error:
+            abort(context, error)
+
+    return grpc.unary_unary_rpc_method_handler(answer, request_type.pb().FromString, serialize)
+
+
+def refusal(method: str) -> grpc.RpcMethodHandler:
+    """A handler for a call that is not there."""
+
+    def refuse(_: bytes, context: grpc.ServicerContext) -> NoReturn:
+        abort(context, MethodNotImplemented(f"the local broker has no {method}; use Cloud Pub/Sub, or its emulator"))
+
+    return grpc.unary_unary_rpc_method_handler(refuse)
+
+
+def abort(context: grpc.ServicerContext, error: GoogleAPICallError) -> NoReturn:
+    context.abort(error.grpc_status_code, error.message)
+    raise AssertionError("abort always raises")
+
+
+def fill(response: Proto, taken: Iterable[tuple[str, bytes]]) -> Proto:
+    """Puts messages and their ack ids into the answer to a pull."""
+    for ack_id, message in taken:
+        response.received_messages.add(ack_id=ack_id).message.MergeFromString(message)
+    return response
+
+
+def serialize(message: Proto) -> bytes:
+    return bytes(message.SerializeToString())

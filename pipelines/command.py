@@ -1,0 +1,121 @@
+"""Flags, and how a command ends: what every pipeline's command line shares."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import math
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from queue import Empty, SimpleQueue
+from typing import NoReturn, TextIO, TypeVar
+
+from schemas.registry.contracts import ContractError
+from storage.buckets.manifest import ReceiptError
+from storage.objects.base import BucketsError
+from storage.tables.base import TablesError
+from transforms.pubsub.leases import give_all_back
+from transforms.pubsub.retry import PubSubError
+
+T = TypeVar("T")
+
+
+DRAIN_SECONDS = 600.0
+"""So long a stream that was told to end may take to deliver what it has taken; then it is given back."""
+
+
+class UserError(Exception):
+    """Something that the user can mend. The message says what, where, and how."""
+
+
+USER_ERRORS = (UserError, ContractError, BucketsError, TablesError, PubSubError, ReceiptError)
+"""What a user can mend. Told in one line, without a stack trace."""
+
+
+def run_main(main: Callable[[Sequence[str]], int]) -> int:
+    """Runs a command with the process's arguments; what a user can mend becomes one line and exit status 2.
+
+    SIGINT and SIGTERM end the process with 128 and the signal's number, after it has given back what it holds; a second one
+    ends it at once. Inside a block of `drained_by` the first one begins a drain, and those count that come after it. To be
+    called in the main thread.
+    """
+    told = sys.stderr
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=told)
+    # What stops a run is raised, and told once, below; Beam would tell it several times, with stack traces.
+    logging.getLogger("apache_beam").setLevel(logging.CRITICAL)
+    for room in ("__main__", "pipelines", "transforms", "storage", "audit"):
+        logging.getLogger(room).setLevel(logging.INFO)
+    ends: SimpleQueue[int | BaseException | signal.Signals] = SimpleQueue()
+
+    def work() -> None:
+        try:
+            ends.put(main(sys.argv[1:]))
+        except BaseException as error:  # noqa: BLE001 - raised again below
+            ends.put(error)
+
+    # The work has a thread of its own, and this one only waits. An exception that a signal raises where the work is done can
+    # be lost, in a destructor or in a library that catches everything; a signal in a queue can't.
+    signals = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.signal(number, lambda number, _: ends.put(signal.Signals(number))) for number in signals]
+    threading.Thread(target=work, name="work", daemon=True).start()
+    end = _first(ends)
+    if isinstance(end, signal.Signals) and _drains:
+        print("ending: what was taken is being delivered; a second signal ends it at once", file=told, flush=True)
+        for drain in _drains:
+            drain()
+        with suppress(Empty):
+            end = _first(ends, DRAIN_SECONDS)
+    for number, handler in zip(signals, before, strict=True):
+        signal.signal(number, signal.SIG_DFL if isinstance(end, signal.Signals) else handler)
+    if isinstance(end, signal.Signals):
+        _interrupted(end, told)
+    if isinstance(end, USER_ERRORS):
+        print(f"error: {end}", file=told)
+        return 2
+    if isinstance(end, OSError) and end.errno in (errno.ENOSPC, errno.EDQUOT):
+        # Of a folder that is not the user's own, such as the one for temporary files: stores tell of theirs themselves.
+        print(f"error: {end}. Free some space, or name another folder in TMPDIR; then run it again", file=told)
+        return 2
+    if isinstance(end, BaseException):
+        sys.stderr = told
+        raise end
+    return end
+
+
+def _first(ends: SimpleQueue[T], seconds: float = math.inf) -> T:
+    """What comes first. Waits a little at a time: a signal may reach the process in another thread, and is handled only when
+    this one runs again. Raises Empty."""
+    until = time.monotonic() + seconds
+    while True:
+        with suppress(Empty):
+            return ends.get(timeout=0.2)
+        if time.monotonic() > until:
+            raise Empty
+
+
+@contextmanager
+def drained_by(drain: Callable[[], None]) -> Iterator[None]:
+    """While the block lasts, the first signal to end calls `drain`, which makes the work end by itself within DRAIN_SECONDS."""
+    _drains.append(drain)
+    try:
+        yield
+    finally:
+        _drains.remove(drain)
+
+
+_drains: list[Callable[[], None]] = []
+
+
+def _interrupted(number: signal.Signals, told: TextIO) -> NoReturn:
+    """Ends the process while its work goes on, as a kill would, but gives back first what it holds."""
+    give_all_back()
+    if told.isatty():
+        print("\x1b[?25h", end="", file=told)  # a progress bar may have hidden the cursor
+    print("interrupted: nothing was acknowledged that is not delivered; run it again", file=told, flush=True)
+    sys.stdout.flush()
+    os._exit(128 + number)

@@ -1,0 +1,66 @@
+"""Unknown fields: a schema is compiled once into a collector of what a value has and the schema does not know."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from schemas.avro_schemas import expand, node, split_union
+
+Collector = Callable[[Any], dict[str, Any]]
+"""Takes a value that fits its schema, gives what the schema does not know in it, nested as in the value; empty if nothing."""
+
+
+def collector_of(schema: Any, *, aliases: bool) -> Collector:
+    """Compiles a record's schema. aliases: whether a field's aliases are known names as well."""
+    return _collector(expand(schema), aliases) or _nothing
+
+
+def _nothing(_: Any) -> dict[str, Any]:
+    return {}
+
+
+def _collector(schema: Any, aliases: bool) -> Collector | None:
+    inner, nullable = split_union(schema)
+    if nullable:
+        return _nullable_collector(_collector(inner, aliases))
+    inner = node(inner)
+    if inner["type"] == "record":
+        return _record_collector(inner, aliases)
+    if inner["type"] == "array":
+        return _items_collector(
+            _collector(inner["items"], aliases), lambda items: ((str(at), item) for at, item in enumerate(items))
+        )
+    if inner["type"] == "map":
+        return _items_collector(_collector(inner["values"], aliases), lambda value: value.items())
+    return None
+
+
+def _nullable_collector(collect: Collector | None) -> Collector | None:
+    return None if collect is None else lambda value: {} if value is None else collect(value)
+
+
+def _items_collector(collect: Collector | None, items: Callable[[Any], Iterable[tuple[str, Any]]]) -> Collector | None:
+    if collect is None:
+        return None
+    return lambda value: {key: unknown for key, item in items(value) if (unknown := collect(item))}
+
+
+def _record_collector(schema: Mapping[str, Any], aliases: bool) -> Collector:
+    names = {field["name"]: [field["name"], *(field.get("aliases", ()) if aliases else ())] for field in schema["fields"]}
+    known = frozenset(name for all_names in names.values() for name in all_names)
+    compiled = ((field, _collector(field["type"], aliases)) for field in schema["fields"])
+    nested = tuple((name, collect) for field, collect in compiled if collect for name in names[field["name"]])
+
+    def collect_flat(value: Any) -> dict[str, Any]:
+        return {} if value.keys() <= known else {name: item for name, item in value.items() if name not in known}
+
+    def collect(value: Any) -> dict[str, Any]:
+        found = collect_flat(value)
+        for name, collect_field in nested:
+            item = value.get(name)
+            if item is not None and (below := collect_field(item)):
+                found[name] = below
+        return found
+
+    return collect if nested else collect_flat

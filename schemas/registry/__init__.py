@@ -1,0 +1,1 @@
+"""The contracts of event types: load and check."""

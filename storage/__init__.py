@@ -1,0 +1,1 @@
+"""Stores, and the bucket format on top of them."""

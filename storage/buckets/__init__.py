@@ -1,0 +1,1 @@
+"""The bucket format: data files, id indexes, manifests, commit log."""

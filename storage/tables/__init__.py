@@ -1,0 +1,1 @@
+"""Table stores: a DuckDB file or BigQuery."""

@@ -1,0 +1,63 @@
+"""Columns as BigQuery's schema fields, and the schema of a table that gains some."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from google.cloud.bigquery import SchemaField
+
+from schemas.columns import Column
+from storage.tables.base import TablesError
+
+_OLD_NAMES = {"INTEGER": "INT64", "FLOAT": "FLOAT64", "BOOLEAN": "BOOL", "RECORD": "STRUCT"}
+"""BigQuery's API answers with these names for types of its SQL."""
+
+
+def to_field(column: Column, added: bool = False) -> SchemaField:
+    """The column as it is in a new table; added: as it comes to a table that is there, which takes no REQUIRED one."""
+    return SchemaField.from_api_repr(_resource(column, added))
+
+
+def _resource(column: Column, added: bool) -> dict[str, Any]:
+    mode = "NULLABLE" if added and column.mode == "REQUIRED" else column.mode
+    resource: dict[str, Any] = {"name": column.name, "type": column.type, "mode": mode}
+    if column.description:
+        resource["description"] = column.description
+    if column.fields:
+        resource["fields"] = [_resource(field, added) for field in column.fields]
+    return resource
+
+
+def merged(table: str, live: Sequence[SchemaField], columns: Sequence[Column]) -> list[SchemaField]:
+    """`live`, relaxed where a column is no longer REQUIRED, and after it the columns that it lacks.
+
+    It equals `live` when there is nothing to do. Raises TablesError when a type has changed.
+    """
+    return _merged(f"table {table}: column ", live, columns)
+
+
+def _merged(place: str, live: Sequence[SchemaField], columns: Sequence[Column]) -> list[SchemaField]:
+    wanted = {column.name: column for column in columns}
+    kept = [_widened(place, field, wanted.pop(field.name, None)) for field in live]
+    return kept + [to_field(column, added=True) for column in wanted.values()]
+
+
+def _widened(place: str, field: SchemaField, column: Column | None) -> SchemaField:
+    resource = field.to_api_repr()
+    mode = field.mode
+    if column is None:
+        return SchemaField.from_api_repr({**resource, "mode": "NULLABLE"}) if mode == "REQUIRED" else field
+    there = _OLD_NAMES.get(field.field_type, field.field_type)
+    if there != column.type or (mode == "REPEATED") != (column.mode == "REPEATED"):
+        raise TablesError(
+            f"{place}{field.name} is {mode} {there} there and {column.mode} {column.type} now. A type can't change: "
+            "give the contract's field another name, or load into another table"
+        )
+    fields = _merged(f"{place}{field.name}.", field.fields, column.fields)
+    relaxed = mode == "REQUIRED" and column.mode != "REQUIRED"
+    if not relaxed and fields == list(field.fields):
+        return field
+    changed = {"mode": "NULLABLE" if relaxed else mode}
+    nested = {"fields": [nested.to_api_repr() for nested in fields]} if fields else {}
+    return SchemaField.from_api_repr({**resource, **changed, **nested})

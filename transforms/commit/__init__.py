@@ -1,0 +1,1 @@
+"""Step 3: staged files to a new manifest version."""

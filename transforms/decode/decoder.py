@@ -1,0 +1,173 @@
+"""Receive: all that concerns one message at once: decode, check, stamp, encode, pack."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import NamedTuple
+
+from schemas.buckets import DEAD_LETTERS, Bucket
+from schemas.codec.avro_binary import EnvelopeEncoder, envelope_encoder
+from schemas.envelope import (
+    CONTENT_TYPE,
+    EVENT_ID,
+    EVENT_TYPE,
+    JSON,
+    RECEIVED_AT,
+    REPLAY_OF,
+    SCHEMA_VERSION,
+    SENT_AT,
+    Message,
+    micros,
+    parse_time,
+    stamp,
+)
+from schemas.fingerprints import id_hash
+from schemas.outcomes import Reason, Rejected, Stage
+from schemas.registry.contracts import Contracts
+from schemas.row_schemas import dead_letter_schema, encoder
+from schemas.shards import Shard
+from schemas.transcoder import Transcoder, transcoder
+from storage.buckets.id_index import digest_of, mark
+from transforms.decode.packs import PACK_BYTES, Pack, label_of
+
+_HOUR = 3_600_000_000
+"""Microseconds."""
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+_MAX_ROUTES = 10_000
+"""A content type can be written in countless ways; so many of them are remembered."""
+
+
+@dataclass(frozen=True)
+class Packed:
+    """A pack and where it belongs. name: the pack's; message_ids: whose records are in it."""
+
+    name: str
+    message_ids: list[str]
+    bucket: Bucket
+    shard: Shard
+    data: bytes
+
+
+_Key = tuple[str, int, int, str]
+"""Stream, hours since 1970, shard's index and label. Plain values: a key is made for every message, a bucket for every pack."""
+
+
+@dataclass
+class _Filling:
+    message_ids: list[str] = field(default_factory=list)
+    marks: list[bytes] = field(default_factory=list)
+    records: list[bytes] = field(default_factory=list)
+    size: int = 0
+
+
+class _Route(NamedTuple):
+    """What is found out once for all messages that say the same of themselves."""
+
+    transcode: Transcoder
+    encode_envelope: EnvelopeEncoder
+    label: str
+
+
+class Receiver:
+    """Turns messages into packs of encoded records.
+
+    Every message goes into exactly one pack: that of its event's bucket or that of the dead letters'. Where it goes depends on
+    the message alone, so each delivery of it comes to the same place.
+    """
+
+    def __init__(self, contracts: Contracts, allowed_lateness: timedelta, shards: int, new_id: Callable[[], str]) -> None:
+        self._contracts = contracts
+        self._allowed_lateness = allowed_lateness
+        self._shards = shards
+        self._new_id = new_id
+        self._routes: dict[tuple[str, str | None, str | None], _Route] = {}
+        self._encode_dead_letter = encoder(dead_letter_schema())
+        self._filling: dict[_Key, _Filling] = {}
+
+    def add(self, message: Message) -> Packed | None:
+        """Takes one message; gives the pack that it has filled up, if any."""
+        attributes = message.attributes
+        said = attributes.get
+        claimed = said(EVENT_TYPE, "")
+        event_id = said(EVENT_ID) or message.message_id
+        received_at, skewed_from = message.publish_time, None
+        try:
+            if RECEIVED_AT in attributes:
+                received_at, skewed_from = stamp(attributes, received_at, self._allowed_lateness)
+            names = claimed, said(SCHEMA_VERSION), said(CONTENT_TYPE)
+            route = self._routes.get(names) or self._find_route(*names)
+            sent = said(SENT_AT)
+            sent_at = _sent_at(sent) if sent else None
+            record, unknown = route.transcode(message.data)
+        except Rejected as refusal:
+            return self._refuse(message, received_at, claimed, event_id, refusal)
+        moment, skewed = micros(received_at), None if skewed_from is None else micros(skewed_from)
+        # A dead letter that was replayed is known by its first message: should it be refused for its payload now, where there
+        # is only its row, it is still the same one.
+        identity = said(REPLAY_OF) or message.message_id
+        row = route.encode_envelope(event_id, moment, sent_at, identity, unknown, skewed) + record
+        return self._put(message, claimed, moment, route.label, id_hash(event_id), row)
+
+    def finish(self) -> list[Packed]:
+        """The packs that are not full. Starts anew."""
+        filling, self._filling = self._filling, {}
+        return [self._packed(*one) for one in filling.items()]
+
+    def _find_route(self, claimed: str, version: str | None, content_type: str | None) -> _Route:
+        if not claimed:
+            raise Rejected(Stage.ENVELOPE, Reason.NO_TYPE, f"the attribute {EVENT_TYPE} is missing")
+        contract = self._contracts.get(claimed, version)
+        transcode = transcoder(contract, self._contracts.newest(claimed), content_type or JSON)
+        route = _Route(transcode, envelope_encoder(claimed, contract.version), label_of(claimed))
+        if len(self._routes) < _MAX_ROUTES:
+            self._routes[claimed, version, content_type] = route
+        return route
+
+    def _refuse(self, message: Message, received_at: datetime, claimed: str, event_id: str, refusal: Rejected) -> Packed | None:
+        # A dead letter that was replayed and is refused again is still the same one.
+        identity = message.attributes.get(REPLAY_OF) or message.message_id
+        record = self._encode_dead_letter(
+            {
+                "message_id": identity,
+                "event_id": event_id,
+                "event_type": message.attributes.get(EVENT_TYPE),
+                "received_at": received_at,
+                "published_at": message.publish_time,
+                "data": message.data,
+                "attributes": dict(message.attributes),
+                "stage": refusal.stage.value,
+                "reason": refusal.reason.value,
+                "detail": refusal.detail,
+            }
+        )
+        # Two broken messages under one event id are two dead letters: what tells them apart is the message's own id.
+        label = label_of(claimed, refusal.reason)
+        return self._put(message, DEAD_LETTERS, micros(received_at), label, id_hash(identity), record)
+
+    def _put(self, message: Message, stream: str, moment: int, label: str, hashed: bytes, record: bytes) -> Packed | None:
+        hour, offset = divmod(moment, _HOUR)
+        key = (stream, hour, Shard.index_of(hashed, self._shards), label)
+        filling = self._filling.get(key)
+        if filling is None:
+            filling = self._filling[key] = _Filling()
+        filling.message_ids.append(message.message_id)
+        filling.marks.append(mark(hashed, offset, digest_of(message.data)))
+        filling.records.append(record)
+        filling.size += len(record)
+        return self._packed(key, self._filling.pop(key)) if filling.size >= PACK_BYTES else None
+
+    def _packed(self, key: _Key, filling: _Filling) -> Packed:
+        stream, hour, shard, label = key
+        bucket = Bucket(stream, _EPOCH + timedelta(hours=hour))
+        pack = Pack.of(self._new_id(), label, filling.marks, filling.records)
+        return Packed(pack.name, filling.message_ids, bucket, Shard(shard, self._shards), pack.to_bytes())
+
+
+def _sent_at(text: str) -> int:
+    try:
+        return micros(parse_time(text))
+    except (ValueError, OverflowError) as error:
+        raise Rejected(Stage.ENVELOPE, Reason.BAD_ATTRIBUTE, f"attribute {SENT_AT}: {error}") from None

@@ -1,0 +1,1 @@
+"""Which ids are delivered already."""

@@ -1,0 +1,1 @@
+"""Pub/Sub on local runners: pull, extend, acknowledge."""

@@ -1,0 +1,1 @@
+"""Replay, backfill and missing events."""

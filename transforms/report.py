@@ -1,0 +1,63 @@
+"""Reporting: tells the audit topic what each receipt says."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import apache_beam as beam
+from google.api_core.exceptions import GoogleAPIError
+from google.cloud import pubsub_v1
+
+from storage.buckets.manifest import Receipt
+from transforms.pubsub.retry import PubSubError, told
+
+REPORT_SECONDS = 60.0
+"""How long Pub/Sub may take to accept the reports of a bundle; the client repeats what fails meanwhile."""
+
+
+class Report(beam.PTransform):  # type: ignore[misc]
+    """Takes receipts. Tells the audit topic what each says; a report that is sent twice carries the same id.
+
+    make_client: makes the client in the process that publishes. Raises PubSubError when Pub/Sub does not take a report.
+    """
+
+    def __init__(self, topic: str, make_client: Callable[[], pubsub_v1.PublisherClient]) -> None:
+        super().__init__()
+        self._fn = _Report(topic, make_client)
+
+    def expand(self, receipts: beam.PCollection) -> beam.PCollection:
+        return receipts | "Publish report" >> beam.ParDo(self._fn).with_output_types(bytes)
+
+
+class _Report(beam.DoFn):  # type: ignore[misc]
+    def __init__(self, topic: str, make_client: Callable[[], pubsub_v1.PublisherClient]) -> None:
+        self._topic = topic
+        self._make_client = make_client
+
+    def setup(self) -> None:
+        self._client = self._make_client()
+
+    def start_bundle(self) -> None:
+        self._futures: list[pubsub_v1.publisher.futures.Future] = []
+
+    def process(self, element: Receipt) -> None:
+        report = element.report()
+        self._futures.append(self._client.publish(self._topic, report.to_json(), report="delivered", report_id=report.id))
+
+    def finish_bundle(self) -> None:
+        until = time.monotonic() + REPORT_SECONDS
+        for future in self._futures:
+            try:
+                future.result(timeout=max(0.0, until - time.monotonic()))
+            except TimeoutError:
+                raise PubSubError(
+                    f"{self._topic}: Pub/Sub took no report for {REPORT_SECONDS:.0f} s. Is it reachable? Run it again."
+                ) from None
+            except GoogleAPIError as error:
+                raise PubSubError(
+                    f"{self._topic}: Pub/Sub refused a report: {told(error)}. Mend that, and run it again."
+                ) from None
+
+    def teardown(self) -> None:
+        self._client.stop()

@@ -1,0 +1,1 @@
+"""Revisits hours that no event reaches, so that they close and load."""

@@ -1,0 +1,72 @@
+"""Ticks: the passing of time, as a source that ends when its run is told to end."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from apache_beam import coders
+from apache_beam.io.unbounded_source import CheckpointMark, UnboundedReader, UnboundedSource
+from apache_beam.utils.timestamp import MAX_TIMESTAMP, Timestamp
+
+from transforms.clocks import utc_now
+from transforms.pubsub.leases import Leases, lent
+from transforms.pubsub.source import BEHIND
+
+
+class Ticks(UnboundedSource):  # type: ignore[misc]
+    """An empty element at `first` and every so often after it, until the leases on the subscription are stopped."""
+
+    def __init__(self, subscription: str, first: datetime, every: timedelta) -> None:
+        self._subscription = subscription
+        self._first = first
+        self._every = every
+
+    def split(self, desired_num_splits: int, options: Any = None) -> list[Ticks]:
+        return [self]
+
+    def create_reader(self, options: Any, checkpoint_mark: _Mark | None) -> _Reader:
+        leases = lent(self._subscription)
+        if leases is None:
+            raise RuntimeError(f"{self._subscription}: nobody in this process holds its messages")
+        return _Reader(leases, checkpoint_mark.following if checkpoint_mark else self._first, self._every)
+
+    def get_checkpoint_mark_coder(self) -> coders.Coder:
+        return coders.PickleCoder()
+
+
+@dataclass
+class _Mark(CheckpointMark):  # type: ignore[misc]
+    following: datetime
+
+
+class _Reader(UnboundedReader):  # type: ignore[misc]
+    def __init__(self, leases: Leases, following: datetime, every: timedelta) -> None:
+        self._leases = leases
+        self._following = following
+        self._every = every
+
+    def start(self) -> bool:
+        return self.advance()
+
+    def advance(self) -> bool:
+        if self._leases.stopped or self._following > utc_now():
+            return False
+        self._current = self._following
+        self._following += self._every
+        return True
+
+    def get_current(self) -> bytes:
+        return b""
+
+    def get_current_timestamp(self) -> Timestamp:
+        return Timestamp.of(self._current.timestamp())
+
+    def get_watermark(self) -> Timestamp:
+        if self._leases.stopped:
+            return MAX_TIMESTAMP
+        return Timestamp.of(min(self._following, utc_now() - BEHIND).timestamp())
+
+    def get_checkpoint_mark(self) -> CheckpointMark:
+        return _Mark(self._following)

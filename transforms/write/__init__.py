@@ -1,0 +1,1 @@
+"""Step 2: records to staged data files."""
