@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.crash.field import LANES, Field, places
-from tests.crash.kills import kills_of
-from tests.crash.points import STAGES
+from tests.crash.crash_points import STAGES
+from tests.crash.kill_report import kills_of
+from tests.crash.worlds import LANES, Field, places
 
 
 @pytest.fixture(scope="module")

@@ -13,10 +13,10 @@ import duckdb
 import pytest
 
 from schemas.buckets import DEAD_LETTERS, Bucket, hour_of
-from tests.crash.events import HOURS, Event, Witness, check, first_round, kinds_of, publish, report, second_round
-from tests.crash.field import Field, Place, aim, audit, finish, new_world, run_well
-from tests.crash.lane import BACKFILL
-from tests.crash.points import ELSEWHERE, STAGES
+from tests.crash.crash_points import ELSEWHERE, STAGES
+from tests.crash.expected_events import HOURS, Event, Witness, check, first_round, kinds_of, publish, report, second_round
+from tests.crash.fork_server import BACKFILL
+from tests.crash.worlds import Field, Place, aim, audit, finish, new_world, run_well
 from tests.support.archive import Archived, write_archive
 from tests.support.delivery import World
 from tests.support.pubsub import pull_now, subscriber

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.crash.events import HOURS, MENDED, Event, Witness, check, first_round, publish, report, songs
-from tests.crash.field import Field, Place, Target, aim, audit, finish, left, new_world, run_well
-from tests.crash.lane import DELIVER, REPLAY
-from tests.crash.points import ELSEWHERE, STAGES
+from tests.crash.crash_points import ELSEWHERE, STAGES
+from tests.crash.expected_events import HOURS, MENDED, Event, Witness, check, first_round, publish, report, songs
+from tests.crash.fork_server import DELIVER, REPLAY
+from tests.crash.worlds import Field, Place, Target, aim, audit, finish, left, new_world, run_well
 from tests.support.delivery import World
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:The return_immediately flag")]

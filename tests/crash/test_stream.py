@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.crash.events import Event, Witness, check, first_round, publish, report, second_round
-from tests.crash.field import Field, Place, Target, attempt, audit, finish, left, new_world
-from tests.crash.lane import STREAM
-from tests.crash.points import ELSEWHERE, STAGES
+from tests.crash.crash_points import ELSEWHERE, STAGES
+from tests.crash.expected_events import Event, Witness, check, first_round, publish, report, second_round
+from tests.crash.fork_server import STREAM
+from tests.crash.worlds import Field, Place, Target, attempt, audit, finish, left, new_world
 from tests.support.delivery import World
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:The return_immediately flag")]

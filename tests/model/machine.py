@@ -18,9 +18,9 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from schemas.buckets import DEAD_LETTERS
 from schemas.registry.contracts import load_contracts
 from storage.tables.duckdb_file import DuckDBFile
+from tests.model.observed_state import Held, Store
+from tests.model.oracle import BROKEN, GOOD, LARGE, OTHER, Event, Said, Sets
 from tests.model.process import Message, Process, Stopped, Stopping
-from tests.model.sets import BROKEN, GOOD, LARGE, OTHER, Event, Said, Sets
-from tests.model.store import Held, Store
 
 KINDS = ("first", "second")
 STREAMS = (*KINDS, DEAD_LETTERS)
@@ -34,7 +34,7 @@ PAYLOADS = st.sampled_from([GOOD, GOOD, GOOD, OTHER, LARGE, BROKEN])
 
 
 class Delivery(RuleBasedStateMachine):
-    """What happens to deliver. The promises are the invariants; `tests.model.sets` says what they are."""
+    """What happens to deliver. The promises are the invariants; `tests.model.oracle` says what they are."""
 
     def __init__(self) -> None:
         super().__init__()

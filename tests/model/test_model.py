@@ -6,7 +6,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import run_state_machine_as_test
 
-from tests.model.ways_back import DeliveryAndWaysBack
+from tests.model.recovery_rules import DeliveryAndWaysBack
 
 pytestmark = pytest.mark.slow
 

@@ -17,8 +17,8 @@ from schemas.buckets import DEAD_LETTERS, HOUR, Bucket, hour_of
 from schemas.registry.contracts import load_contracts
 from storage.buckets.manifest_store import shown_receipt
 from storage.tables.duckdb_file import DuckDBFile
+from tests.model.oracle import report_of
 from tests.model.process import LATENESS, Message, Process, Stopping
-from tests.model.sets import report_of
 from transforms.dedup.delivered_index import forget
 
 NINE = datetime(2026, 1, 31, 9, 5, tzinfo=UTC)

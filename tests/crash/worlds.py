@@ -17,10 +17,10 @@ from queue import SimpleQueue
 from typing import NamedTuple, TypeVar
 
 from local.pubsub.broker import Broker
-from tests.crash.events import HOURS
-from tests.crash.kills import KILLED, Kills
-from tests.crash.lane import AUDIT, DELIVER, Ended, Lane
-from tests.crash.points import ELSEWHERE
+from tests.crash.crash_points import ELSEWHERE
+from tests.crash.expected_events import HOURS
+from tests.crash.fork_server import AUDIT, DELIVER, Ended, Lane
+from tests.crash.kill_report import KILLED, Kills
 from tests.support.delivery import SEARCH, TAP, World, make_world
 from tests.support.pubsub import pull_now, subscriber
 

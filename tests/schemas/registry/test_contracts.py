@@ -109,7 +109,7 @@ def test_a_folder_in_the_place_of_a_version_is_refused(tmp_path: Path) -> None:
 
 def run_check(*arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "schemas.registry.check", *arguments]
-    root = Path(__file__).parents[2]
+    root = Path(__file__).parents[3]
     return subprocess.run(command, capture_output=True, text=True, check=False, cwd=root)
 
 

@@ -18,8 +18,8 @@ from schemas.envelope import RECEIVED_AT, REPLAY_OF, parse_time
 from schemas.outcomes import Reason
 from storage.objects.local import Directory
 from tests.model.machine import KINDS, MOST_WRITES, ORDERS, STREAMS, Delivery
+from tests.model.oracle import LARGE, Said, report_of
 from tests.model.process import LATENESS, Process
-from tests.model.sets import LARGE, Said, report_of
 from tests.support.archive import Archived, write_archive
 from transforms.recovery.archive import Wanted, archive_files, read_messages
 from transforms.recovery.replay import Letter, Replay

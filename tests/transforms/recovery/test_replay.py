@@ -14,9 +14,9 @@ from schemas.outcomes import Reason
 from schemas.registry.contracts import Contracts, load_contracts
 from storage.objects.base import Stored
 from storage.tables.duckdb_file import DuckDBFile
+from tests.model.observed_state import Store
+from tests.model.oracle import Row
 from tests.model.process import LATENESS, Message, Process, Stopping
-from tests.model.sets import Row
-from tests.model.store import Store
 from transforms.recovery.replay import Letter, Replay
 
 NINE = datetime(2026, 1, 31, 9, 50, tzinfo=UTC)

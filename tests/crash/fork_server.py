@@ -39,7 +39,7 @@ class Lane:
     """The lane's process, seen from the test."""
 
     def __enter__(self) -> Self:
-        command = [sys.executable, "-m", "tests.crash.lane"]
+        command = [sys.executable, "-m", "tests.crash.fork_server"]
         environment = os.environ | {"GRPC_ENABLE_FORK_SUPPORT": "0", "NO_GCE_CHECK": "true"}
         pipe = subprocess.PIPE
         self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, env=environment)
@@ -92,7 +92,7 @@ def main() -> None:
 
 
 def _start(line: str) -> int:
-    return subprocess.Popen([sys.executable, "-m", "tests.crash.lane", line]).pid
+    return subprocess.Popen([sys.executable, "-m", "tests.crash.fork_server", line]).pid
 
 
 def _work(request: Mapping[str, Any]) -> None:
@@ -116,7 +116,7 @@ def _run(request: Mapping[str, Any]) -> int:
 
     from pipelines import audit, backfill, deliver, graph, replay
     from storage.objects import local as directory
-    from tests.crash.points import Points
+    from tests.crash.crash_points import Points
     from transforms.pubsub import leases
     from transforms.recovery import replay as replaying
 

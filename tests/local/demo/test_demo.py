@@ -22,7 +22,7 @@ from schemas.buckets import Bucket
 from schemas.envelope import format_time, parse_time
 from tests.support.pubsub import make_subscription, make_topic
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 FLIGHTS = ROOT / "tests" / "data" / "flights.ndjson.gz"
 HOUR = datetime(2026, 1, 31, 9, tzinfo=UTC)
 VERDICT = {

@@ -24,7 +24,7 @@ from storage.buckets.manifest import Receipt
 from storage.buckets.manifest_store import shown_receipt
 from storage.objects.base import BucketsError, Stored
 from storage.objects.local import Directory
-from tests.transforms.test_horizon import DAY, NOON, Process, Stops, balance, rows
+from tests.transforms.commit.test_dedup_horizon import DAY, NOON, Process, Stops, balance, rows
 from transforms.commit.commit import commit
 
 LATER = NOON + HOUR

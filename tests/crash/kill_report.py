@@ -8,8 +8,8 @@ from collections import Counter
 
 import pytest
 
-from tests.crash.lane import Ended
-from tests.crash.points import ELSEWHERE, STAGES
+from tests.crash.crash_points import ELSEWHERE, STAGES
+from tests.crash.fork_server import Ended
 
 KILLED = -signal.SIGKILL
 

@@ -15,7 +15,7 @@ from schemas.outcomes import Exit
 from storage.buckets.manifest import Receipt
 from storage.objects.base import Buckets
 from storage.tables.duckdb_file import DuckDBFile
-from tests.model.sets import Event, Row
+from tests.model.oracle import Event, Row
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from storage.objects import local as directory
 from storage.objects.local import Directory
 from storage.tables import duckdb_file
 from storage.tables.duckdb_file import DuckDBFile
-from tests.crash.lane import BACKFILL, DELIVER, REPLAY, STREAM
+from tests.crash.fork_server import BACKFILL, DELIVER, REPLAY, STREAM
 from transforms import report as reporting
 from transforms.pubsub.leases import Leases
 from transforms.recovery import archive_source
