@@ -1,6 +1,6 @@
-"""Witnesses: what files really hold, counted from their rows, and whether the files are those that receipts list.
+"""Witnesses: what files really hold, counted from their rows, and whether the files are those that manifests list.
 
-Each file is read once. A file or index of other bytes than its receipt lists can't be trusted: its rows are counted all the
+Each file is read once. A file or index of other bytes than its manifest lists can't be trusted: its rows are counted all the
 same, to tell what is wrong, and its hour is UNKNOWN.
 """
 
@@ -14,15 +14,15 @@ from typing import Any, BinaryIO
 import fastavro
 import google_crc32c
 
-from audit.duplicate_verifier import Holders
-from audit.verdicts import Held
+from audit.duplicate_verifier import DuplicateVerifier
 from schemas.buckets import Bucket, hour_of
 from schemas.envelope import RECEIVED_AT, parse_time
 from schemas.fingerprints import Tally, id_hash
-from storage.buckets.committable import Part
-from storage.buckets.id_index import MARK_BYTES, hashes
-from storage.buckets.manifest import Receipt
-from storage.objects.base import Buckets, BucketsError
+from storage.buckets.committable import DataFile
+from storage.buckets.id_index import ENTRY_BYTES, hashes
+from storage.buckets.manifest import Manifest
+from storage.objects.base import ObjectStore, StoreError
+from storage.tables.base import RowCounts
 
 IdsByHour = dict[datetime, set[bytes]]
 """Hashes of event ids by the hour that they were published for: the bucket's, or an earlier one that they came too late for."""
@@ -31,17 +31,17 @@ IdsByHour = dict[datetime, set[bytes]]
 @dataclass(frozen=True)
 class Seen:
     """What a bucket's files hold. ids: what arrived, by event id, another hour's files holding it or its own; unheld,
-    unreadable, foreign: as in Evidence."""
+    unreadable, unexpected: as in Evidence."""
 
-    held: Held = field(default_factory=Held)
+    row_counts: RowCounts = field(default_factory=RowCounts)
     ids: IdsByHour = field(default_factory=dict)
     unheld: int = 0
     unreadable: tuple[str, ...] = ()
-    foreign: tuple[str, ...] = ()
+    unexpected: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
-class Refusals:
+class DeadLetterScan:
     """The dead letters of an hour. seen: by message id; events: event type -> event ids, each as often as it comes;
     ids: event type -> what arrived."""
 
@@ -50,10 +50,10 @@ class Refusals:
     ids: Mapping[str, IdsByHour] = field(default_factory=dict)
 
 
-def see_events(buckets: Buckets, receipt: Receipt, holders: Holders) -> Seen:
+def see_events(store: ObjectStore, manifest: Manifest, verifier: DuplicateVerifier) -> Seen:
     """Counts an event type's bucket by event id, and looks after what it dropped since another hour holds it."""
     ids: IdsByHour = {}
-    rows, own = 0, receipt.bucket.hour
+    rows, own = 0, manifest.bucket.hour
 
     def look(row: Mapping[str, Any]) -> bytes:
         digest, skewed_from = id_hash(row["event_id"]), row["skewed_from"]
@@ -62,15 +62,15 @@ def see_events(buckets: Buckets, receipt: Receipt, holders: Holders) -> Seen:
         rows += 1
         return digest
 
-    unreadable, foreign = _read(buckets, receipt, look)
-    held = Held(rows, _tally(set().union(*ids.values())))
-    proof = holders.prove(receipt)
-    for hour, found in proof.ids.items():
+    unreadable, unexpected = _read(store, manifest, look)
+    row_counts = RowCounts(rows, _tally(set().union(*ids.values())))
+    verification = verifier.verify(manifest)
+    for hour, found in verification.ids.items():
         ids.setdefault(hour, set()).update(found)
-    return Seen(held, ids, proof.unheld, unreadable + proof.unreadable, foreign)
+    return Seen(row_counts, ids, verification.unheld, unreadable + verification.unreadable, unexpected)
 
 
-def see_dead_letters(buckets: Buckets, receipt: Receipt) -> Refusals:
+def see_dead_letters(store: ObjectStore, manifest: Manifest) -> DeadLetterScan:
     """Counts an hour's dead letters by message id, and gathers their event ids by type."""
     messages: list[bytes] = []
     events: dict[str, list[bytes]] = {}
@@ -78,14 +78,14 @@ def see_dead_letters(buckets: Buckets, receipt: Receipt) -> Refusals:
 
     def look(row: Mapping[str, Any]) -> bytes:
         kind, event, message = row["event_type"] or "", id_hash(row["event_id"]), id_hash(row["message_id"])
-        ids.setdefault(kind, {}).setdefault(_claimed_hour(row, receipt.bucket.hour), set()).add(event)
+        ids.setdefault(kind, {}).setdefault(_claimed_hour(row, manifest.bucket.hour), set()).add(event)
         events.setdefault(kind, []).append(event)
         messages.append(message)
         return message
 
-    unreadable, foreign = _read(buckets, receipt, look)
-    seen = Seen(Held(len(messages), _tally(set(messages))), unreadable=unreadable, foreign=foreign)
-    return Refusals(seen, {kind: Tally.of_hashes(b"".join(all_)) for kind, all_ in events.items()}, ids)
+    unreadable, unexpected = _read(store, manifest, look)
+    seen = Seen(RowCounts(len(messages), _tally(set(messages))), unreadable=unreadable, unexpected=unexpected)
+    return DeadLetterScan(seen, {kind: Tally.of_hashes(b"".join(all_)) for kind, all_ in events.items()}, ids)
 
 
 def _claimed_hour(dead_letter: Mapping[str, Any], own: datetime) -> datetime:
@@ -117,55 +117,55 @@ class _Measured:
 
 
 def _read(
-    buckets: Buckets, receipt: Receipt, look: Callable[[Mapping[str, Any]], bytes]
+    store: ObjectStore, manifest: Manifest, look: Callable[[Mapping[str, Any]], bytes]
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Gives each row in the files that the receipt lists to `look`, which gives the hash of its id, and returns what can't be
-    read or trusted, and what is foreign. What can't be read does not keep the rest from being read."""
+    """Gives each row in the files that the manifest lists to `look`, which gives the hash of its id, and returns what can't be
+    read or trusted, and what is unexpected. What can't be read does not keep the rest from being read."""
     problems: list[str] = []
-    for part in receipt.parts:
-        name = f"{receipt.bucket.folder}/{part.name}"
+    for data_file in manifest.data_files:
+        name = f"{manifest.bucket.folder}/{data_file.name}"
         try:
-            with buckets.open(name) as stream:
-                file: Any = _Measured(stream)
+            with store.open(name) as source:
+                file: Any = _Measured(source)
                 rows: Any = fastavro.reader(file)
                 digests = [look(row) for row in rows]
                 file.read()
-        except (BucketsError, OSError) as error:
+        except (StoreError, OSError) as error:
             problems.append(f"{name} can't be read: {error}")
             continue
         except Exception as error:  # noqa: BLE001 - what a damaged file makes the reader raise has no end
             problems.append(f"{name} can't be read: it is damaged ({type(error).__name__})")
             continue
-        if (file.size, file.crc32c) != (part.size, part.crc32c):
-            problems.append(f"{name} can't be trusted: its size or checksum is not the one in the receipt")
-        problems += _index_problems(buckets, receipt.bucket, part, digests)
-    foreign: tuple[str, ...] = ()
+        if (file.size, file.crc32c) != (data_file.size, data_file.crc32c):
+            problems.append(f"{name} can't be trusted: its size or checksum is not the one in the manifest")
+        problems += _index_problems(store, manifest.bucket, data_file, digests)
+    unexpected: tuple[str, ...] = ()
     try:
-        foreign = _foreign(buckets, receipt)
-    except BucketsError as error:
+        unexpected = _unexpected(store, manifest)
+    except StoreError as error:
         problems.append(str(error))
-    return tuple(problems), foreign
+    return tuple(problems), unexpected
 
 
-def _index_problems(buckets: Buckets, bucket: Bucket, part: Part, digests: list[bytes]) -> Iterator[str]:
-    name = f"{bucket.folder}/{part.index_name}"
+def _index_problems(store: ObjectStore, bucket: Bucket, data_file: DataFile, digests: list[bytes]) -> Iterator[str]:
+    name = f"{bucket.folder}/{data_file.index_name}"
     try:
-        data, stored = buckets.read(name)
-    except BucketsError as error:
+        data, stored = store.read(name)
+    except StoreError as error:
         yield f"{name} can't be read: {error}"
         return
-    if stored.crc32c != part.index_crc32c:
-        yield f"{name} can't be trusted: its checksum is not the one in the receipt"
-    if len(data) % MARK_BYTES or hashes(data) != b"".join(sorted(digests)):
-        yield f"{name} does not list the ids that are in {part.name}"
+    if stored.crc32c != data_file.index_crc32c:
+        yield f"{name} can't be trusted: its checksum is not the one in the manifest"
+    if len(data) % ENTRY_BYTES or hashes(data) != b"".join(sorted(digests)):
+        yield f"{name} does not list the ids that are in {data_file.name}"
 
 
-def _foreign(buckets: Buckets, receipt: Receipt) -> tuple[str, ...]:
-    """What lies in the bucket's folder and is neither listed nor part of a receipt."""
-    bucket = receipt.bucket
-    listed = {name for part in receipt.parts for name in (part.name, part.index_name)} | {
-        file.name for file in receipt.elsewhere
+def _unexpected(store: ObjectStore, manifest: Manifest) -> tuple[str, ...]:
+    """What lies in the bucket's folder and is neither listed nor part of a manifest."""
+    bucket = manifest.bucket
+    listed = {name for data_file in manifest.data_files for name in (data_file.name, data_file.index_name)} | {
+        file.name for file in manifest.elsewhere
     }
-    own = {f"{bucket.folder}/{name}" for name in listed} | {bucket.receipt_name, bucket.success_name}
-    names = buckets.list(f"{bucket.folder}/")
+    own = {f"{bucket.folder}/{name}" for name in listed} | {bucket.manifest_name, bucket.success_name}
+    names = store.list(f"{bucket.folder}/")
     return tuple(name for name in names if name not in own and not name.startswith(f"{bucket.folder}/_receipts/"))

@@ -7,16 +7,16 @@ from collections.abc import Iterable
 from datetime import UTC, datetime
 from hashlib import sha256
 
-from schemas.audit_reports import Delivered, Published, Report, parse_report
+from schemas.audit_reports import DeliveredReport, PublishedReport, Report, parse_report
 from schemas.buckets import Bucket
-from storage.objects.base import Buckets, BucketsError
+from storage.objects.base import ObjectStore, StoreError
 
 _FOLDER = "audit/reports"
 
 _log = logging.getLogger(__name__)
 
 
-def keep(buckets: Buckets, reports: Iterable[Report]) -> int:
+def keep(store: ObjectStore, reports: Iterable[Report]) -> int:
     """Stores reports, one a line, under their hours, and returns how many hours that touched. Keeping the same ones again
     changes nothing."""
     by_hour: dict[datetime, set[bytes]] = {}
@@ -24,44 +24,44 @@ def keep(buckets: Buckets, reports: Iterable[Report]) -> int:
         by_hour.setdefault(_hour(report), set()).add(report.to_json())
     for hour, lines in by_hour.items():
         content = b"\n".join(sorted(lines)) + b"\n"
-        buckets.create(f"{_folder(hour)}/{sha256(content).hexdigest()[:32]}.ndjson", content)
+        store.create(f"{_folder(hour)}/{sha256(content).hexdigest()[:32]}.ndjson", content)
     return len(by_hour)
 
 
-def known_hours(buckets: Buckets) -> list[datetime]:
+def known_hours(store: ObjectStore) -> list[datetime]:
     """The hours that some report speaks of, in order."""
     hours = set()
-    for name in buckets.list(f"{_FOLDER}/"):
+    for name in store.list(f"{_FOLDER}/"):
         try:
             hours.add(datetime.strptime("/".join(name.split("/")[2:4]), "dt=%Y-%m-%d/hour=%H").replace(tzinfo=UTC))
         except ValueError:
-            _log.warning("%s/%s is none of the audit's files; it is left alone, and should be moved away", buckets.uri, name)
+            _log.warning("%s/%s is none of the audit's files; it is left alone, and should be moved away", store.uri, name)
     return sorted(hours)
 
 
-def heard(buckets: Buckets, hour: datetime) -> tuple[list[Published], dict[Bucket, dict[str, Delivered]]]:
-    """The publishers' reports of an hour, one of each id, and of each bucket the newest of each line. BucketsError names a
+def heard(store: ObjectStore, hour: datetime) -> tuple[list[PublishedReport], dict[Bucket, dict[str, DeliveredReport]]]:
+    """The publishers' reports of an hour, one of each id, and of each bucket the newest of each lineage. StoreError names a
     broken file."""
-    published: dict[str, Published] = {}
-    delivered: dict[Bucket, dict[str, Delivered]] = {}
-    for name in buckets.list(f"{_folder(hour)}/"):
-        data, _ = buckets.read(name)
+    published: dict[str, PublishedReport] = {}
+    delivered: dict[Bucket, dict[str, DeliveredReport]] = {}
+    for name in store.list(f"{_folder(hour)}/"):
+        data, _ = store.read(name)
         for line in data.splitlines():
             try:
                 report = parse_report(line)
             except ValueError as error:
-                raise BucketsError(f"{name} can't be read: {error}. Restore it from a copy.") from None
-            if isinstance(report, Published):
+                raise StoreError(f"{name} can't be read: {error}. Restore it from a copy.") from None
+            if isinstance(report, PublishedReport):
                 published[report.id] = report
                 continue
-            lines = delivered.setdefault(report.bucket, {})
-            if report.line not in lines or lines[report.line].version < report.version:
-                lines[report.line] = report
+            newest = delivered.setdefault(report.bucket, {})
+            if report.lineage not in newest or newest[report.lineage].version < report.version:
+                newest[report.lineage] = report
     return list(published.values()), delivered
 
 
 def _hour(report: Report) -> datetime:
-    return report.hour if isinstance(report, Published) else report.bucket.hour
+    return report.hour if isinstance(report, PublishedReport) else report.bucket.hour
 
 
 def _folder(hour: datetime) -> str:

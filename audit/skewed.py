@@ -8,20 +8,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import datetime
 
-from audit.duplicate_verifier import Holders
-from audit.file_scan import IdsByHour, Refusals, Seen, see_dead_letters, see_events
+from audit.duplicate_verifier import DuplicateVerifier
+from audit.file_scan import DeadLetterScan, IdsByHour, Seen, see_dead_letters, see_events
 from schemas.buckets import DEAD_LETTERS, HOUR, LAST_HOUR, Bucket
 from storage.buckets.listing import buckets_of
-from storage.buckets.manifest import ReceiptError
+from storage.buckets.manifest import ManifestError
 from storage.buckets.manifest_store import shown_receipt
-from storage.objects.base import Buckets, BucketsError
+from storage.objects.base import ObjectStore, StoreError
 
 
 class SkewedIds:
     """Gathers skewed events by type and hour from what witnesses see. Hours are to be seen from the newest on."""
 
-    def __init__(self, buckets: Buckets, holders: Holders) -> None:
-        self._buckets, self._holders = buckets, holders
+    def __init__(self, store: ObjectStore, verifier: DuplicateVerifier) -> None:
+        self._store, self._verifier = store, verifier
         self._seen: set[Bucket] = set()
         self._ids: dict[tuple[str, datetime], set[bytes]] = {}
 
@@ -32,30 +32,30 @@ class SkewedIds:
     def add_events(self, bucket: Bucket, seen: Seen) -> None:
         self._add(bucket, seen, {bucket.stream: seen.ids})
 
-    def add_dead_letters(self, bucket: Bucket, refusals: Refusals) -> None:
-        self._add(bucket, refusals.seen, refusals.ids)
+    def add_dead_letters(self, bucket: Bucket, dead_letter_scan: DeadLetterScan) -> None:
+        self._add(bucket, dead_letter_scan.seen, dead_letter_scan.ids)
 
     def look_after(self, streams: set[str], hour: datetime) -> tuple[str, ...]:
         """Has all later buckets of the streams seen that were not seen whole yet, and returns what could not be read."""
         unreadable: list[str] = []
         try:
-            later = [one for stream in streams for one in buckets_of(self._buckets, stream, hour + HOUR, LAST_HOUR)]
-        except BucketsError as error:
+            later = [one for stream in streams for one in buckets_of(self._store, stream, hour + HOUR, LAST_HOUR)]
+        except StoreError as error:
             return (str(error),)
         for bucket in later:
             if bucket in self._seen:
                 continue
             try:
-                receipt = shown_receipt(self._buckets, bucket)
-            except (BucketsError, ReceiptError) as error:
+                manifest = shown_receipt(self._store, bucket)
+            except (StoreError, ManifestError) as error:
                 unreadable.append(str(error))
                 continue
             if bucket.stream == DEAD_LETTERS:
-                refusals = see_dead_letters(self._buckets, receipt)
-                self.add_dead_letters(bucket, refusals)
-                unreadable += refusals.seen.unreadable
+                dead_letter_scan = see_dead_letters(self._store, manifest)
+                self.add_dead_letters(bucket, dead_letter_scan)
+                unreadable += dead_letter_scan.seen.unreadable
             else:
-                seen = see_events(self._buckets, receipt, self._holders)
+                seen = see_events(self._store, manifest, self._verifier)
                 self.add_events(bucket, seen)
                 unreadable += seen.unreadable
         return tuple(unreadable)

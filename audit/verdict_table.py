@@ -13,8 +13,8 @@ from audit.verdicts import Verdict
 from schemas.columns import columns_of
 from schemas.envelope import format_time
 from schemas.tables import Table
-from storage.objects.base import AlreadyExists, Buckets
-from storage.tables.base import Tables
+from storage.objects.base import AlreadyExists, ObjectStore
+from storage.tables.base import TableStore
 
 _MICROS = {"type": "long", "logicalType": "timestamp-micros"}
 
@@ -46,22 +46,22 @@ TABLE = Table("verdicts", columns_of(SCHEMA), partition_by="hour", id_column="ev
 
 
 def keep_verdicts(
-    buckets: Buckets, tables: Tables, hour: datetime, verdicts: Sequence[Verdict], now: datetime
+    store: ObjectStore, tables: TableStore, hour: datetime, verdicts: Sequence[Verdict], now: datetime
 ) -> list[dict[str, Any]]:
     """Stores the verdicts of one hour as its next version, in a file and in the table, and returns them as rows of SCHEMA."""
     folder = f"audit/verdicts/dt={hour:%Y-%m-%d}/hour={hour:%H}"
-    version = 1 + sum(1 for _ in buckets.list(f"{folder}/"))
+    version = 1 + sum(1 for _ in store.list(f"{folder}/"))
     while True:
         rows = [_row(verdict, version, now) for verdict in verdicts]
         file = BytesIO()
         fastavro.writer(file, SCHEMA, rows, codec="deflate")
         name = f"{folder}/verdicts-{version:06d}.avro"
         try:
-            buckets.create(name, file.getvalue())
+            store.create(name, file.getvalue())
             break
         except AlreadyExists:
             version += 1
-    tables.load(f"verdicts-{hour:%Y%m%d%H}-{version}", TABLE, hour, buckets, [name])
+    tables.load(f"verdicts-{hour:%Y%m%d%H}-{version}", TABLE, hour, store, [name])
     return rows
 
 

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
-from schemas.audit_reports import Delivered, Published
+from schemas.audit_reports import DeliveredReport, PublishedReport
 from schemas.fingerprints import Tally, total
-from schemas.outcomes import Exit
+from schemas.outcomes import Outcome
+from storage.tables.base import RowCounts
 
 
 class Status(StrEnum):
@@ -23,14 +24,6 @@ class Status(StrEnum):
 
 
 @dataclass(frozen=True)
-class Held:
-    """What a place really holds of one event type and hour. rows: all of them; distinct: the tally of their distinct ids."""
-
-    rows: int = 0
-    distinct: Tally = Tally()
-
-
-@dataclass(frozen=True)
 class Evidence:
     """What is known of one event type and hour, each from a witness of its own.
 
@@ -40,24 +33,24 @@ class Evidence:
     for this hour, or dropped since another hour holds them, as it does; elsewhere: how many of those a later hour's files
     tell of, as they came, or came again, too late for this one; unheld: how many ids the bucket dropped since another hour
     holds them, and that hour does not; dead_files, dead_table: the hour's dead letters of all types, by message id;
-    unreadable: what a witness could not see or can't trust; foreign: files in the bucket that no receipt lists.
+    unreadable: what a witness could not see or can't trust; unexpected: files in the bucket that no manifest lists.
     """
 
     event_type: str
     hour: datetime
-    published: tuple[Published, ...] = ()
-    delivered: Delivered | None = None
-    dead_letters: Delivered | None = None
-    files: Held = Held()
-    table: Held = Held()
+    published: tuple[PublishedReport, ...] = ()
+    delivered: DeliveredReport | None = None
+    dead_letters: DeliveredReport | None = None
+    files: RowCounts = RowCounts()
+    table: RowCounts = RowCounts()
     refused: Tally = Tally()
     arrived: Tally = Tally()
     elsewhere: int = 0
     unheld: int = 0
-    dead_files: Held = Held()
-    dead_table: Held = Held()
+    dead_files: RowCounts = RowCounts()
+    dead_table: RowCounts = RowCounts()
     unreadable: tuple[str, ...] = ()
-    foreign: tuple[str, ...] = ()
+    unexpected: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -80,8 +73,9 @@ class Verdict:
 def judge(evidence: Evidence) -> Verdict:
     """The verdict.
 
-    COMPLETE needs a publisher's report, closed buckets, books that balance, and files and table that agree with the books, with
-    each other, and as sets of ids with what was published. What is not seen makes UNKNOWN, whatever else was found.
+    COMPLETE needs a publisher's report, closed buckets, counters that balance, and files and table that agree with the
+    counters, with each other, and as sets of ids with what was published. What is not seen makes UNKNOWN, whatever else was
+    found.
     """
     findings = list(_findings(evidence))
     sides = {side for side, _ in findings}
@@ -96,11 +90,11 @@ def judge(evidence: Evidence) -> Verdict:
         hour=evidence.hour,
         status=status,
         published=_published(evidence).count if evidence.published else None,
-        received=_books(evidence, Exit.RECEIVED).count,
+        received=_counters(evidence, Outcome.RECEIVED).count,
         in_files=evidence.files.rows,
         in_table=evidence.table.rows,
         late=evidence.delivered.late if evidence.delivered else 0,
-        duplicates=_books(evidence, Exit.DUPLICATE).count,
+        duplicates=_counters(evidence, Outcome.DUPLICATE).count,
         dead_letters=evidence.refused.count,
         findings=tuple(text for _, text in findings),
     )
@@ -110,33 +104,33 @@ def _published(e: Evidence) -> Tally:
     return total(report.messages for report in e.published)
 
 
-def _books(e: Evidence, way: Exit) -> Tally:
+def _counters(e: Evidence, outcome: Outcome) -> Tally:
     reports = (report for report in (e.delivered, e.dead_letters) if report)
-    return total(report.books.get(e.event_type, {}).get(way, Tally()) for report in reports)
+    return total(report.counters.get(e.event_type, {}).get(outcome, Tally()) for report in reports)
 
 
 def _findings(e: Evidence) -> Iterator[tuple[Status, str]]:
     yield from ((Status.UNKNOWN, text) for text in _unseen(e))
-    yield from ((Status.SURPLUS, f"{name} lies in the bucket, and no receipt lists it") for name in e.foreign)
+    yield from ((Status.SURPLUS, f"{name} lies in the bucket, and no manifest lists it") for name in e.unexpected)
 
     if e.unheld:
         yield Status.MISSING, f"{e.unheld} ids were dropped as delivered in other hours, which do not hold them"
-    published, received, delivered = _published(e), _books(e, Exit.RECEIVED), _books(e, Exit.DELIVERED)
+    published, received, delivered = _published(e), _counters(e, Outcome.RECEIVED), _counters(e, Outcome.DELIVERED)
     if _lost(e):
         yield Status.MISSING, f"{published.count} messages were published, {received.count} received"
-    ways_out = delivered + _books(e, Exit.DUPLICATE) + _books(e, Exit.DEAD_LETTER)
+    ways_out = delivered + _counters(e, Outcome.DUPLICATE) + _counters(e, Outcome.DEAD_LETTER)
     yield from _differ("received", received, "delivered, duplicate or dead letter", ways_out)
     yield from _differ("counted as delivered", delivered, "in the files", e.files.distinct)
     yield from _differ("in the files", e.files.distinct, "in the table", e.table.distinct)
-    for place, held in (
+    for place, row_counts in (
         ("files", e.files),
         ("table", e.table),
         ("dead letters", e.dead_files),
         ("table of them", e.dead_table),
     ):
-        if held.rows > held.distinct.count:
-            yield Status.SURPLUS, f"{held.rows} rows in the {place} have only {held.distinct.count} ids"
-    dead = _books(e, Exit.DEAD_LETTER).count
+        if row_counts.rows > row_counts.distinct.count:
+            yield Status.SURPLUS, f"{row_counts.rows} rows in the {place} have only {row_counts.distinct.count} ids"
+    dead = _counters(e, Outcome.DEAD_LETTER).count
     if e.refused.count != dead:
         side = Status.MISSING if e.refused.count < dead else Status.SURPLUS
         yield side, f"{dead} dead letters were counted, {e.refused.count} are in the files"
@@ -153,7 +147,7 @@ def _unseen(e: Evidence) -> Iterator[str]:
         yield "no publisher has reported on this hour"
     if e.delivered is None:
         if not e.refused.count and not e.elsewhere:
-            yield "the bucket has no receipt"
+            yield "the bucket has no manifest"
     elif not e.delivered.closed:
         yield "the bucket has not closed"
     # Where all of an hour came too late for it, the hour has no bucket at all, and needs none.
@@ -178,7 +172,7 @@ def _lost(e: Evidence) -> bool:
 
     What came too late for the hour was counted as received in another one, with its repeats, and can't be told apart there.
     """
-    return not e.elsewhere and _books(e, Exit.RECEIVED).count < _published(e).count
+    return not e.elsewhere and _counters(e, Outcome.RECEIVED).count < _published(e).count
 
 
 def _sets_differ(e: Evidence) -> Iterator[tuple[Status, str]]:

@@ -34,10 +34,10 @@ from storage.objects.local import Directory
 from storage.tables.duckdb_file import DuckDBFile
 from transforms.clocks import Fixed, new_id
 from transforms.commit.transform import CommitBuckets
-from transforms.decode.decoder import Receiver
-from transforms.decode.transform import PACKS, Receive
-from transforms.windows import Hourly
-from transforms.write.transform import WriteParts
+from transforms.decode.decoder import Decoder
+from transforms.decode.transform import PACKS, Decode
+from transforms.windows import HourlyWindows
+from transforms.write.transform import WriteDataFiles
 
 LATENESS = timedelta(days=7)
 HORIZON = timedelta(hours=24)
@@ -72,26 +72,26 @@ def textbook(events: int, folder: Path, _topic: str) -> None:
 
 
 def deliver_files(events: int, folder: Path, _topic: str) -> None:
-    """Our graph up to receipts: checked, counted, each event once, and durable."""
-    contracts, buckets, hourly = load_contracts(_contracts(folder)), Directory(folder), Hourly(LATENESS, ends=True)
+    """Our graph up to manifests: checked, counted, each event once, and durable."""
+    contracts, store, windows = load_contracts(_contracts(folder)), Directory(folder), HourlyWindows(LATENESS, ends=True)
     schemas = {kind: row_schema(contracts.newest(kind)) for kind in contracts.types}
     with beam.Pipeline(options=beam_options(LOCAL, [])) as pipeline:
-        received = pipeline | _Messages(events) | Receive(contracts, LATENESS, LOCAL_SHARDS, None)
-        parts = received[PACKS] | WriteParts(buckets, schemas, hourly, HORIZON, ends=True)
-        _ = {"Parts": parts} | CommitBuckets(buckets, Fixed(OVER), hourly, HORIZON, None, ends=True)
+        decoded = pipeline | _Messages(events) | Decode(contracts, LATENESS, LOCAL_SHARDS, None)
+        data_files = decoded[PACKS] | WriteDataFiles(store, schemas, windows, HORIZON, ends=True)
+        _ = {"Data files": data_files} | CommitBuckets(store, Fixed(OVER), windows, HORIZON, None, ends=True)
 
 
 def deliver_all(events: int, folder: Path, audit_topic: str) -> None:
-    """The graph that ships, whole: receipts, table partitions and reports."""
+    """The graph that ships, whole: manifests, table partitions and reports."""
     tables, contracts = DuckDBFile(folder / "tables.duckdb"), load_contracts(_contracts(folder))
     for table in tables_of(contracts).values():
         tables.ensure(table)
     plan = Plan(
         source=_Messages(events),
         ends=True,
-        started=OVER,
+        run_started_at=OVER,
         contracts=contracts,
-        buckets=Directory(folder),
+        store=Directory(folder),
         tables=tables,
         audit_topic=audit_topic,
         allowed_lateness=LATENESS,
@@ -113,12 +113,12 @@ def transcode_step(events: int, folder: Path, _topic: str) -> None:
         transcoder(contract, contract, envelope.JSON)(message.data)
 
 
-def receive_step(events: int, folder: Path, _topic: str) -> None:
+def decode_step(events: int, folder: Path, _topic: str) -> None:
     """All that the first step does, without Beam: decode, check, stamp, encode, pack."""
-    receiver = Receiver(load_contracts(_contracts(folder)), LATENESS, LOCAL_SHARDS, new_id)
+    decoder = Decoder(load_contracts(_contracts(folder)), LATENESS, LOCAL_SHARDS, new_id)
     for message in messages(events):
-        receiver.add(message)
-    receiver.finish()
+        decoder.add(message)
+    decoder.finish()
 
 
 CONTENDERS: Mapping[str, Contender] = {
@@ -129,7 +129,7 @@ CONTENDERS: Mapping[str, Contender] = {
 }
 """Each leaves every event in Avro files below its folder."""
 
-STEPS: Mapping[str, Contender] = {"payloads alone": transcode_step, "receive, without Beam": receive_step}
+STEPS: Mapping[str, Contender] = {"payloads alone": transcode_step, "decode, without Beam": decode_step}
 """Parts of deliver. They leave nothing."""
 
 _SCHEMA = parse_schema(

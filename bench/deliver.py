@@ -99,22 +99,22 @@ def compare(events: int, console: Console) -> dict[str, Timings]:
             client.create_topic(name=TOPIC)
         spawn = get_context("spawn")
         processes = {name: stack.enter_context(ProcessPoolExecutor(1, mp_context=spawn)) for name in names}
-        tell = stack.enter_context(progress("measured", len(names) * (ROUNDS + 1), console))
+        report_progress = stack.enter_context(progress("measured", len(names) * (ROUNDS + 1), console))
         done = 0
         for round_number in range(ROUNDS + 1):
             for name, process in processes.items():
-                one = process.submit(measure, name, 1).result()
+                single = process.submit(measure, name, 1).result()
                 if round_number:  # the one before the first loads modules, and is not counted
                     whole = process.submit(measure, name, events).result()
-                    timings[name].one.append(one.seconds)
+                    timings[name].one.append(single.seconds)
                     timings[name].all.append(whole.seconds)
                     timings[name].peak_mb = whole.peak_mb
                 done += 1
-                tell(done)
+                report_progress(done)
     return timings
 
 
-def picture(events: int, timings: Mapping[str, Timings]) -> Table:
+def summary_table(events: int, timings: Mapping[str, Timings]) -> Table:
     """The table that is printed."""
     cores = "one core" if hasattr(os, "sched_setaffinity") else f"{os.cpu_count()} cores"
     machine = f"{platform.system()} {platform.machine()}, {cores}, Python {platform.python_version()}"
@@ -122,13 +122,13 @@ def picture(events: int, timings: Mapping[str, Timings]) -> Table:
     table.add_column("", no_wrap=True)
     for header in ("events/s, median", "events/s, best", "of textbook", "of bare loop", "start-up", "peak memory"):
         table.add_column(header, justify="right")
-    rate = {name: events / median(one.all) for name, one in timings.items()}
-    for name, one in timings.items():
+    rate = {name: events / median(timing.all) for name, timing in timings.items()}
+    for name, timing in timings.items():
         if name == next(iter(STEPS)):
             table.add_section()
         ratios = [f"{rate[name] / rate[other]:.2f}" if name in CONTENDERS else "" for other in ("textbook", "bare loop")]
-        best = f"{events / min(one.all):,.0f}"
-        table.add_row(name, f"{rate[name]:,.0f}", best, *ratios, f"{median(one.one):.2f} s", f"{one.peak_mb:,.0f} MB")
+        best = f"{events / min(timing.all):,.0f}"
+        table.add_row(name, f"{rate[name]:,.0f}", best, *ratios, f"{median(timing.one):.2f} s", f"{timing.peak_mb:,.0f} MB")
     return table
 
 
@@ -140,9 +140,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     timings = compare(events, Console(stderr=True))
     # A terminal that is too narrow would cut the numbers.
     console = Console(highlight=False, width=max(Console().width, TABLE_WIDTH))
-    console.print(picture(events, timings))
+    console.print(summary_table(events, timings))
     console.print("Start-up is a whole run with one event; the rates include it. What is compared: docs/benchmark.md")
-    rates = {name: round(events / median(one.all)) for name, one in timings.items()}
+    rates = {name: round(events / median(timing.all)) for name, timing in timings.items()}
     kept = {"deliver": rates["deliver, files"], "textbook": rates["textbook"], "bare_loop": rates["bare loop"]}
     LATEST.write_text(json.dumps(kept) + "\n")
     return 0

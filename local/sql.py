@@ -31,11 +31,11 @@ def main() -> int:
     except duckdb.Error as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    picture = Table(*columns)
+    table = Table(*columns)
     for row in rows:
-        picture.add_row(*("" if value is None else str(value) for value in row))
+        table.add_row(*("" if value is None else str(value) for value in row))
     # What looks like rich's markup in the data is data.
-    Console(highlight=False, markup=False, emoji=False).print(picture)
+    Console(highlight=False, markup=False, emoji=False).print(table)
     return 0
 
 

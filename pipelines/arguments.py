@@ -14,7 +14,7 @@ from schemas.registry.contracts import DEFAULT_FOLDER
 
 def add_stores(flags: argparse.ArgumentParser) -> None:
     """The flags that say what the graph is built with, wherever its events come from."""
-    flags.add_argument("--buckets", required=True, help="where the hourly files go: a folder, or gs://bucket[/prefix]")
+    flags.add_argument("--storage", required=True, help="where the hourly files go: a folder, or gs://bucket[/prefix]")
     flags.add_argument("--tables", required=True, help="where the tables are: FILE.duckdb, or bigquery://project.dataset")
     flags.add_argument("--audit_topic", required=True, type=resource("topics"), help="where the counts go")
     flags.add_argument(

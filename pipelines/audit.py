@@ -32,10 +32,10 @@ from pipelines.pubsub_clients import subscriber
 from schemas.audit_reports import parse_report
 from schemas.buckets import DEAD_LETTERS, FIRST_HOUR, HOUR, LAST_HOUR
 from schemas.envelope import format_time
-from storage.buckets.listing import buckets_of, streams_of
-from storage.objects.base import Buckets
-from storage.open import open_buckets, open_tables
-from storage.tables.base import Tables
+from storage.buckets.listing import buckets_of, event_types_of
+from storage.objects.base import ObjectStore
+from storage.open import open_store, open_tables
+from storage.tables.base import TableStore
 from transforms.clocks import utc_now
 from transforms.pubsub.leases import Leases, batches
 from transforms.pubsub.retry import check_subscription
@@ -50,7 +50,7 @@ def parser() -> argparse.ArgumentParser:
     """The command line."""
     flags = argparse.ArgumentParser(prog="python -m pipelines.audit", description=__doc__, allow_abbrev=False)
     flags.add_argument("--subscription", required=True, type=resource("subscriptions"), help="where the reports come from")
-    flags.add_argument("--buckets", required=True, help="the folder or gs://bucket[/prefix] that deliver writes to")
+    flags.add_argument("--storage", required=True, help="the folder or gs://bucket[/prefix] that deliver writes to")
     flags.add_argument("--tables", required=True, help="the FILE.duckdb or bigquery://project.dataset that deliver loads")
     flags.add_argument(
         "--verdicts", type=Path, default=Path("verdicts.json"), help="the JSON file to write (default: verdicts.json)"
@@ -62,17 +62,17 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str]) -> int:
     """Takes reports, judges, keeps the verdicts, and tells about each that is not COMPLETE."""
     flags = parser().parse_args(argv)
-    buckets, tables = open_buckets(flags.buckets), open_tables(flags.tables)
-    check_delivered(buckets, tables)
-    buckets.check_writable()
-    tables.check_writable(buckets)
+    store, tables = open_store(flags.storage), open_tables(flags.tables)
+    check_delivered(store, tables)
+    store.check_writable()
+    tables.check_writable(store)
     # A file that can't be updated is to be known before a report is taken.
     write_json(flags.verdicts, [])
     with subscriber() as client:
         check_subscription(client, flags.subscription)
-        unreadable = take_reports(client, flags.subscription, buckets)
-    asked = every_hour(*flags.hours) if flags.hours else all_hours(buckets)
-    rows = audit(buckets, tables, asked)
+        unreadable = take_reports(client, flags.subscription, store)
+    asked = every_hour(*flags.hours) if flags.hours else all_hours(store)
+    rows = audit(store, tables, asked)
     write_json(flags.verdicts, rows)
     silent = sorted({format_time(hour) for hour in asked} - {row["hour"] for row in rows})
     for row in rows:
@@ -81,7 +81,7 @@ def main(argv: Sequence[str]) -> int:
     if silent:
         print(f"UNKNOWN: nobody has reported on {len(silent)} of {len(asked)} hours, of which {silent[0]} is the first")
     if unreadable:
-        print(f"{unreadable} messages could not be read as reports; they are kept in {buckets.uri}/{UNREADABLE}/")
+        print(f"{unreadable} messages could not be read as reports; they are kept in {store.uri}/{UNREADABLE}/")
     numbers = Counter(row["status"] for row in rows)
     print(
         ", ".join(f"{number} {status}" for status, number in sorted(numbers.items()))
@@ -100,22 +100,22 @@ def every_hour(first: datetime, last: datetime) -> list[datetime]:
     return [first + HOUR * step for step in range((last - first) // HOUR + 1)]
 
 
-def all_hours(buckets: Buckets) -> list[datetime]:
+def all_hours(store: ObjectStore) -> list[datetime]:
     """The hours that some report speaks of, and those that have a bucket: its reports may have been lost."""
-    streams = [*streams_of(buckets), DEAD_LETTERS]
-    held = {bucket.hour for stream in streams for bucket in buckets_of(buckets, stream, FIRST_HOUR, LAST_HOUR)}
-    return sorted(held.union(known_hours(buckets)))
+    streams = [*event_types_of(store), DEAD_LETTERS]
+    held = {bucket.hour for stream in streams for bucket in buckets_of(store, stream, FIRST_HOUR, LAST_HOUR)}
+    return sorted(held.union(known_hours(store)))
 
 
-def check_delivered(buckets: Buckets, tables: Tables) -> None:
+def check_delivered(store: ObjectStore, tables: TableStore) -> None:
     """Raises UserError where deliver has never written anything: most likely the flags are not the ones that it has."""
-    if all(next(buckets.list(folder), None) is None for folder in ("events/", f"{DEAD_LETTERS}/")):
-        raise UserError(f"{buckets.uri}: nothing was ever delivered here. Give the --buckets that deliver writes to.")
+    if all(next(store.list(folder), None) is None for folder in ("events/", f"{DEAD_LETTERS}/")):
+        raise UserError(f"{store.uri}: nothing was ever delivered here. Give the --storage that deliver writes to.")
     if "://" not in tables.uri and not Path(tables.uri).exists():
         raise UserError(f"{tables.uri}: nothing was ever delivered here. Give the --tables that deliver loads.")
 
 
-def take_reports(client: pubsub_v1.SubscriberClient, subscription: str, buckets: Buckets) -> int:
+def take_reports(client: pubsub_v1.SubscriberClient, subscription: str, store: ObjectStore) -> int:
     """Keeps what has come, and only then acknowledges it. Returns how many messages are no reports."""
     unreadable = 0
     with Leases(subscription, client) as leases:
@@ -128,20 +128,20 @@ def take_reports(client: pubsub_v1.SubscriberClient, subscription: str, buckets:
                     unreadable += 1
                     name = f"{UNREADABLE}/{received.message.message_id}"
                     _log.warning("%s: message %s is kept as %s: %s", subscription, received.message.message_id, name, error)
-                    buckets.write(name, received.message.data)
-            keep(buckets, reports)
+                    store.write(name, received.message.data)
+            keep(store, reports)
             leases.acknowledge([received.message.message_id for received in batch])
     return unreadable
 
 
-def audit(buckets: Buckets, tables: Tables, asked: Sequence[datetime]) -> list[dict[str, Any]]:
+def audit(store: ObjectStore, tables: TableStore, asked: Sequence[datetime]) -> list[dict[str, Any]]:
     """Judges hours and keeps the verdicts, hour by hour. Returns them as JSON objects, in the order of hours and types."""
     tables.ensure(TABLE)
     rows = []
     with Progress(console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task("hours judged", total=len(asked))
-        for hour, verdicts in groupby(judge_hours(buckets, tables, asked), key=lambda verdict: verdict.hour):
-            rows += keep_verdicts(buckets, tables, hour, list(verdicts), utc_now())
+        for hour, verdicts in groupby(judge_hours(store, tables, asked), key=lambda verdict: verdict.hour):
+            rows += keep_verdicts(store, tables, hour, list(verdicts), utc_now())
             progress.advance(task)
     return [to_json(row) for row in sorted(rows, key=lambda row: (row["hour"], row["event_type"]))]
 

@@ -21,15 +21,15 @@ from pathlib import Path
 
 from pipelines.arguments import add_stores, hours
 from pipelines.command import UserError, run_main
-from pipelines.graph import LOCAL_SHARDS, Looks, Plan, launch
-from pipelines.progress import each
+from pipelines.graph import LOCAL_SHARDS, Plan, SweepScope, launch
+from pipelines.progress import map_with_progress
 from pipelines.pubsub_clients import publisher
 from pipelines.runners import LOCAL, beam_options
 from schemas.buckets import FIRST_HOUR
 from schemas.registry.contracts import load_contracts
 from schemas.tables import tables_of
-from storage.open import open_buckets, open_tables
-from storage.tables.base import TablesError
+from storage.open import open_store, open_tables
+from storage.tables.base import TableStoreError
 from transforms.clocks import utc_now
 from transforms.pubsub.retry import check_topic
 from transforms.recovery.archive import Wanted, archive_files
@@ -55,18 +55,18 @@ def main(argv: Sequence[str]) -> int:
     """Delivers what the archive has of the hours. Raises what `run_main` tells the user."""
     flags = parser().parse_args(argv)
     contracts = load_contracts(flags.contracts)
-    archive, buckets, tables = open_buckets(flags.archive), open_buckets(flags.buckets), open_tables(flags.tables)
+    archive, store, tables = open_store(flags.archive), open_store(flags.storage), open_tables(flags.tables)
     first, last = flags.hours
     wanted = Wanted(first, last, flags.allowed_lateness, read_ids(flags.ids) if flags.ids else None)
-    options, started = beam_options(LOCAL, []), utc_now()
-    buckets.check_writable()
-    tables.check_writable(buckets)
+    options, run_started_at = beam_options(LOCAL, []), utc_now()
+    store.check_writable()
+    tables.check_writable(store)
     with publisher() as client:
         check_topic(client, flags.audit_topic)
     files = archive_files(archive, wanted)
     if not files:
         raise UserError(f"{archive.uri}: there is no file that can hold events of these hours. Is it the archive?")
-    each("tables checked", tables.ensure, list(tables_of(contracts).values()))
+    map_with_progress("tables checked", tables.ensure, list(tables_of(contracts).values()))
     reading = Reading(archive, files, wanted)
     problems: list[str] = []
     for batch, is_last in reading.batches():
@@ -75,20 +75,20 @@ def main(argv: Sequence[str]) -> int:
         plan = Plan(
             source=ReadBatch(batch),
             ends=True,
-            started=started if closes else FIRST_HOUR,
+            run_started_at=run_started_at if closes else FIRST_HOUR,
             contracts=contracts,
-            buckets=buckets,
+            store=store,
             tables=tables,
             audit_topic=flags.audit_topic,
             allowed_lateness=flags.allowed_lateness,
             horizon=flags.dedup_horizon,
             shards=LOCAL_SHARDS,
-            looks=Looks.MET if is_last and wanted.ids is None else Looks.NONE,
-            met=tuple(reading.hours) if is_last and wanted.ids is None else (),
+            sweep_scope=SweepScope.SEEN if is_last and wanted.ids is None else SweepScope.NONE,
+            hours_seen=tuple(reading.hours) if is_last and wanted.ids is None else (),
         )
         try:
             launch(options, plan).wait_until_finish()
-        except TablesError as error:
+        except TableStoreError as error:
             problems.append(str(error))
     print(f"{reading.messages} messages taken from {len(files)} archive files")
     absent = [f"not in the archive: {kind} {event_id}" for kind, event_id in sorted(set(wanted.ids or ()) - reading.found)]

@@ -16,36 +16,36 @@ from queue import Empty, SimpleQueue
 from typing import NoReturn, TextIO, TypeVar
 
 from schemas.registry.contracts import ContractError
-from storage.buckets.manifest import ReceiptError
-from storage.objects.base import BucketsError
-from storage.tables.base import TablesError
-from transforms.pubsub.leases import give_all_back
+from storage.buckets.manifest import ManifestError
+from storage.objects.base import StoreError
+from storage.tables.base import TableStoreError
+from transforms.pubsub.leases import release_all
 from transforms.pubsub.retry import PubSubError
 
 T = TypeVar("T")
 
 
 DRAIN_SECONDS = 600.0
-"""So long a stream that was told to end may take to deliver what it has taken; then it is given back."""
+"""How long a stream may drain after a signal; messages that are not delivered by then are released."""
 
 
 class UserError(Exception):
     """Something that the user can mend. The message says what, where, and how."""
 
 
-USER_ERRORS = (UserError, ContractError, BucketsError, TablesError, PubSubError, ReceiptError)
+USER_ERRORS = (UserError, ContractError, StoreError, TableStoreError, PubSubError, ManifestError)
 """What a user can mend. Told in one line, without a stack trace."""
 
 
 def run_main(main: Callable[[Sequence[str]], int]) -> int:
     """Runs a command with the process's arguments; what a user can mend becomes one line and exit status 2.
 
-    SIGINT and SIGTERM end the process with 128 and the signal's number, after it has given back what it holds; a second one
-    ends it at once. Inside a block of `drained_by` the first one begins a drain, and those count that come after it. To be
+    SIGINT and SIGTERM end the process with 128 and the signal's number, after it has released its leases; a second one
+    ends it at once. Inside a block of `on_shutdown` the first one begins a drain, and those count that come after it. To be
     called in the main thread.
     """
-    told = sys.stderr
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=told)
+    stderr = sys.stderr
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=stderr)
     # What stops a run is raised, and told once, below; Beam would tell it several times, with stack traces.
     logging.getLogger("apache_beam").setLevel(logging.CRITICAL)
     for room in ("__main__", "pipelines", "transforms", "storage", "audit"):
@@ -65,7 +65,7 @@ def run_main(main: Callable[[Sequence[str]], int]) -> int:
     threading.Thread(target=work, name="work", daemon=True).start()
     end = _first(ends)
     if isinstance(end, signal.Signals) and _drains:
-        print("ending: what was taken is being delivered; a second signal ends it at once", file=told, flush=True)
+        print("draining: delivering messages already pulled; send the signal again to stop now", file=stderr, flush=True)
         for drain in _drains:
             drain()
         with suppress(Empty):
@@ -73,16 +73,16 @@ def run_main(main: Callable[[Sequence[str]], int]) -> int:
     for number, handler in zip(signals, before, strict=True):
         signal.signal(number, signal.SIG_DFL if isinstance(end, signal.Signals) else handler)
     if isinstance(end, signal.Signals):
-        _interrupted(end, told)
+        _interrupted(end, stderr)
     if isinstance(end, USER_ERRORS):
-        print(f"error: {end}", file=told)
+        print(f"error: {end}", file=stderr)
         return 2
     if isinstance(end, OSError) and end.errno in (errno.ENOSPC, errno.EDQUOT):
         # Of a folder that is not the user's own, such as the one for temporary files: stores tell of theirs themselves.
-        print(f"error: {end}. Free some space, or name another folder in TMPDIR; then run it again", file=told)
+        print(f"error: {end}. Free some space, or name another folder in TMPDIR; then run it again", file=stderr)
         return 2
     if isinstance(end, BaseException):
-        sys.stderr = told
+        sys.stderr = stderr
         raise end
     return end
 
@@ -99,8 +99,8 @@ def _first(ends: SimpleQueue[T], seconds: float = math.inf) -> T:
 
 
 @contextmanager
-def drained_by(drain: Callable[[], None]) -> Iterator[None]:
-    """While the block lasts, the first signal to end calls `drain`, which makes the work end by itself within DRAIN_SECONDS."""
+def on_shutdown(drain: Callable[[], None]) -> Iterator[None]:
+    """Call `drain` on the first SIGINT or SIGTERM inside the block; it must make the work end within DRAIN_SECONDS."""
     _drains.append(drain)
     try:
         yield
@@ -111,11 +111,11 @@ def drained_by(drain: Callable[[], None]) -> Iterator[None]:
 _drains: list[Callable[[], None]] = []
 
 
-def _interrupted(number: signal.Signals, told: TextIO) -> NoReturn:
-    """Ends the process while its work goes on, as a kill would, but gives back first what it holds."""
-    give_all_back()
-    if told.isatty():
-        print("\x1b[?25h", end="", file=told)  # a progress bar may have hidden the cursor
-    print("interrupted: nothing was acknowledged that is not delivered; run it again", file=told, flush=True)
+def _interrupted(number: signal.Signals, stderr: TextIO) -> NoReturn:
+    """Ends the process while its work goes on, as a kill would, but releases its leases first."""
+    release_all()
+    if stderr.isatty():
+        print("\x1b[?25h", end="", file=stderr)  # a progress bar may have hidden the cursor
+    print("interrupted: no undelivered message was acknowledged; run the command again", file=stderr, flush=True)
     sys.stdout.flush()
     os._exit(128 + number)

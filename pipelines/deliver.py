@@ -2,7 +2,7 @@
 
 On Dataflow it runs until it is drained. On one machine it takes what was published before it started, and stops; with
 --mode=stream it goes on, on Beam's Prism, until SIGTERM or SIGINT; either way a message is acknowledged when its event is in a
-receipt. An hour that is not over yet is written, but not closed.
+manifest. An hour that is not over yet is written, but not closed.
 """
 
 from __future__ import annotations
@@ -22,26 +22,26 @@ from apache_beam.options.pipeline_options import DebugOptions, PipelineOptions
 from google.protobuf.json_format import MessageToJson
 
 from pipelines.arguments import add_stores, duration, resource
-from pipelines.command import UserError, drained_by, run_main
+from pipelines.command import UserError, on_shutdown, run_main
 from pipelines.graph import DATAFLOW_PACE, DATAFLOW_SHARDS, LOCAL_SHARDS, Plan, launch, local_pace
 from pipelines.memory import give_back_freed
 from pipelines.prism import running_prism, what_failed
-from pipelines.progress import each
+from pipelines.progress import map_with_progress
 from pipelines.pubsub_clients import publisher, subscriber
 from pipelines.runners import DATAFLOW, LOCAL, PRISM, add_runner, beam_options, is_dry_run, parse
 from schemas.envelope import DEDUP_KEY
 from schemas.registry.contracts import load_contracts
 from schemas.tables import tables_of
-from storage.objects.base import Buckets
-from storage.open import open_buckets, open_tables
-from storage.tables.base import Tables
+from storage.objects.base import ObjectStore
+from storage.open import open_store, open_tables
+from storage.tables.base import TableStore
 from transforms.clocks import utc_now
 from transforms.load.load import NAMED
-from transforms.pubsub.leases import LEASE_SECONDS, PUT_OFF_SECONDS, Leases
+from transforms.pubsub.leases import LEASE_SECONDS, NACK_DELAY_SECONDS, Leases
 from transforms.pubsub.retry import check_subscription, check_topic
 from transforms.pubsub.source import PubSubSource
 
-AVAILABLE_NOW, STREAM = "available_now", "stream"
+AVAILABLE_NOW, STREAMING = "available_now", "stream"
 FLUSH_EVERY = timedelta(seconds=60)
 
 _log = logging.getLogger(__name__)
@@ -54,15 +54,15 @@ def parser() -> argparse.ArgumentParser:
     add_stores(flags)
     flags.add_argument(
         "--mode",
-        choices=[AVAILABLE_NOW, STREAM],
-        help=f"{AVAILABLE_NOW} (the default on one machine) takes what is there and stops; {STREAM} goes on until SIGTERM, on "
-        f"Beam's Prism (--prism_location=FILE, or downloaded); {DATAFLOW} knows no other",
+        choices=[AVAILABLE_NOW, STREAMING],
+        help=f"{AVAILABLE_NOW} (the default on one machine) takes what is there and stops; {STREAMING} goes on until SIGTERM, "
+        f"on Beam's Prism (--prism_location=FILE, or downloaded); {DATAFLOW} knows no other",
     )
     flags.add_argument(
         "--flush_every",
         type=duration,
         help=f"how long a stream on one machine collects before it writes and acknowledges (default: "
-        f"{FLUSH_EVERY.total_seconds():.0f}s; at least 1s). Each time makes a file, and a version of the receipt that lists "
+        f"{FLUSH_EVERY.total_seconds():.0f}s; at least 1s). Each time makes a file, and a version of the manifest that lists "
         "all of the hour's files: far below the default is for trying things out",
     )
     add_runner(flags)
@@ -76,25 +76,25 @@ def main(argv: Sequence[str]) -> int:
     """
     flags, rest = parse(parser(), argv)
     contracts = load_contracts(flags.contracts)
-    buckets, tables = open_buckets(flags.buckets), open_tables(flags.tables)
-    runner = PRISM if flags.runner == LOCAL and flags.mode == STREAM else flags.runner
+    store, tables = open_store(flags.storage), open_tables(flags.tables)
+    runner = PRISM if flags.runner == LOCAL and flags.mode == STREAMING else flags.runner
     check_mode(runner, flags)
-    options, started = beam_options(runner, rest), utc_now()
-    if runner == DATAFLOW and not (buckets.uri.startswith("gs://") and tables.uri.startswith("bigquery://")):
+    options, run_started_at = beam_options(runner, rest), utc_now()
+    if runner == DATAFLOW and not (store.uri.startswith("gs://") and tables.uri.startswith("bigquery://")):
         raise UserError(
-            f"{DATAFLOW}'s workers see no file of this machine: give --buckets=gs://... and --tables=bigquery://..."
+            f"{DATAFLOW}'s workers see no file of this machine: give --storage=gs://... and --tables=bigquery://..."
         )
     if not is_dry_run(options):
-        check(buckets, tables, flags.subscription, flags.audit_topic)
-        each("tables checked", tables.ensure, list(tables_of(contracts).values()))
+        check(store, tables, flags.subscription, flags.audit_topic)
+        map_with_progress("tables checked", tables.ensure, list(tables_of(contracts).values()))
     plan = Plan(
         source=ReadFromPubSub(subscription=flags.subscription, id_label=DEDUP_KEY, with_attributes=True)
         if runner == DATAFLOW
-        else beam.io.Read(PubSubSource(flags.subscription, started if runner == LOCAL else None)),
+        else beam.io.Read(PubSubSource(flags.subscription, run_started_at if runner == LOCAL else None)),
         ends=runner == LOCAL,
-        started=started,
+        run_started_at=run_started_at,
         contracts=contracts,
-        buckets=buckets,
+        store=store,
         tables=tables,
         audit_topic=flags.audit_topic,
         allowed_lateness=flags.allowed_lateness,
@@ -104,11 +104,11 @@ def main(argv: Sequence[str]) -> int:
         pace=local_pace(flags.flush_every or FLUSH_EVERY) if runner == PRISM else DATAFLOW_PACE,
     )
     if runner == LOCAL:
-        take(options, plan, flags.subscription)
+        run_once(options, plan, flags.subscription)
     elif runner == PRISM:
-        stream(options, plan, flags.subscription)
+        run_streaming(options, plan, flags.subscription)
     elif is_dry_run(options):
-        rehearse(options, plan)
+        dry_run(options, plan)
     else:
         launch(options, plan)
     return 0
@@ -120,15 +120,15 @@ def check_mode(runner: str, flags: argparse.Namespace) -> None:
         raise UserError(f"{DATAFLOW} runs until it is drained: leave --mode={AVAILABLE_NOW} out")
     if flags.flush_every is not None:
         if runner != PRISM:
-            raise UserError(f"--flush_every is for a stream on one machine: add --mode={STREAM}, or leave it out")
+            raise UserError(f"--flush_every is for a stream on one machine: add --mode={STREAMING}, or leave it out")
         if not flags.flush_every:
             raise UserError("--flush_every is at least 1s")
 
 
-def check(buckets: Buckets, tables: Tables, subscription: str, audit_topic: str) -> None:
+def check(store: ObjectStore, tables: TableStore, subscription: str, audit_topic: str) -> None:
     """Raises what `run_main` tells the user, unless stores, subscription and topic can be used."""
-    buckets.check_writable()
-    tables.check_writable(buckets)
+    store.check_writable()
+    tables.check_writable(store)
     with subscriber() as client:
         topic = check_subscription(client, subscription)
     if topic == audit_topic:
@@ -137,11 +137,11 @@ def check(buckets: Buckets, tables: Tables, subscription: str, audit_topic: str)
         check_topic(client, audit_topic)
 
 
-def rehearse(options: PipelineOptions, plan: Plan) -> None:
+def dry_run(options: PipelineOptions, plan: Plan) -> None:
     """Builds Dataflow's job and starts nothing. Beam itself writes no file then: the graph goes to --dataflow_job_file."""
     job = launch(options, plan).job
     steps = len(job.proto_pipeline.components.transforms)
-    told = (
+    summary = (
         f"dry run: job {job.proto.name} of {steps} steps was built and not started; stores, topics and rights were not checked"
     )
     file = options.view_as(DebugOptions).dataflow_job_file
@@ -150,14 +150,14 @@ def rehearse(options: PipelineOptions, plan: Plan) -> None:
             Path(file).write_text(MessageToJson(job.proto_pipeline))
         except OSError as error:
             raise UserError(f"--dataflow_job_file={file} can't be written: {error.strerror}") from None
-        told += f"; its graph is in {file}"
-    print(told)
+        summary += f"; its graph is in {file}"
+    print(summary)
 
 
-def take(options: PipelineOptions, plan: Plan, subscription: str) -> int:
+def run_once(options: PipelineOptions, plan: Plan, subscription: str) -> int:
     """Runs until the source ends, and returns how many messages were acknowledged.
 
-    If the run fails, those whose events are in no receipt yet go back to Pub/Sub.
+    If the run fails, those whose events are in no manifest yet go back to Pub/Sub.
     """
     begin = time.monotonic()
     with subscriber() as client, Leases(subscription, client) as leases:
@@ -169,25 +169,27 @@ def take(options: PipelineOptions, plan: Plan, subscription: str) -> int:
     return taken
 
 
-def in_trouble(left: Sequence[str]) -> str:
-    """What a stream tells at its end of what it has gone on without."""
-    more = [f"and {len(left) - NAMED} more"] if len(left) > NAMED else []
-    head = f"{len(left)} of the buckets could not be delivered to or loaded when last tried; all else was. Nothing is lost, "
-    tail = f"the next run tries again, and what was put off comes again within {PUT_OFF_SECONDS} s:"
-    return "\n  ".join([head + tail, *left[:NAMED], *more])
+def failure_summary(failures: Sequence[str]) -> str:
+    """One message for the failures that are unresolved when a stream ends."""
+    more = [f"and {len(failures) - NAMED} more"] if len(failures) > NAMED else []
+    head = (
+        f"{len(failures)} of the buckets could not be delivered to or loaded when last tried; all else was. Nothing is lost, "
+    )
+    tail = f"the next run tries again, and nacked messages come again within {NACK_DELAY_SECONDS} s:"
+    return "\n  ".join([head + tail, *failures[:NAMED], *more])
 
 
-def stream(options: PipelineOptions, plan: Plan, subscription: str) -> None:
-    """Runs until a signal ends it, and has then delivered all that it has taken. UserError for what it has gone on without.
+def run_streaming(options: PipelineOptions, plan: Plan, subscription: str) -> None:
+    """Runs until a signal ends it, and has then delivered all that it has taken. UserError for unresolved failures.
 
-    If the run fails, those messages whose events are in no receipt yet go back to Pub/Sub.
+    If the run fails, those messages whose events are in no manifest yet go back to Pub/Sub.
     """
     give_back_freed()
     with (
         running_prism(options),
         subscriber() as client,
         Leases(subscription, client) as leases,
-        drained_by(leases.stop),
+        on_shutdown(leases.stop),
     ):
         _log.info("%s: taking what comes, until SIGTERM or SIGINT", subscription)
         try:
@@ -199,8 +201,8 @@ def stream(options: PipelineOptions, plan: Plan, subscription: str) -> None:
         finally:
             # A failed job's threads go on until they ask for more.
             leases.stop()
-    if left := leases.troubles.left():
-        raise UserError(in_trouble(left))
+    if failures := leases.failures.unresolved():
+        raise UserError(failure_summary(failures))
     _log.info("%s: %d messages delivered and acknowledged", subscription, leases.acknowledged)
 
 

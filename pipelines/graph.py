@@ -18,28 +18,28 @@ from schemas.envelope import format_time
 from schemas.registry.contracts import Contracts
 from schemas.row_schemas import dead_letter_schema, row_schema
 from schemas.tables import tables_of
-from storage.objects.base import Buckets
-from storage.tables.base import Tables
+from storage.objects.base import ObjectStore
+from storage.tables.base import TableStore
 from transforms.clocks import Clock, Fixed, utc_now
 from transforms.commit.transform import CommitBuckets
-from transforms.decode.transform import HOURS, PACKS, Receive
-from transforms.dedup.delivered_index import forget
+from transforms.decode.transform import HOURS, PACKS, Decode
+from transforms.dedup.delivered_index import clear_cache
 from transforms.load.transform import LoadTables
 from transforms.report import Report
-from transforms.sweep.transform import FindOpenHours, LookAtHours, PassingHours, WatchHours
-from transforms.windows import LOAD_EVERY, LONGEST_LIFE, PANE_EVERY, Hourly
-from transforms.write.transform import WriteParts
+from transforms.sweep.transform import EachNewHour, SweepHours, SweepPeriodically, UnfinishedHours
+from transforms.windows import LOAD_EVERY, LONGEST_LIFE, PANE_EVERY, HourlyWindows
+from transforms.write.transform import WriteDataFiles
 
 LOCAL_SHARDS = 1
 DATAFLOW_SHARDS = 16
 """Files that a bucket gets at each pane, and so the workers that can write one busy event type at a time."""
 
 
-class Looks(Enum):
-    """Which buckets a run looks at, to close them or to finish what was left undone, besides those that its events go to."""
+class SweepScope(Enum):
+    """Which buckets a run sweeps, to close them or to finish what was left undone, besides those that its events go to."""
 
-    ALL = "all: of the hours that it meets, and of those that earlier runs have left open or not loaded"
-    MET = "those of the hours that it meets, and of the silent ones between"
+    ALL = "all: of the hours that it sees, and of those that earlier runs have left open or not loaded"
+    SEEN = "those of the hours that it sees, and of the silent ones between"
     NONE = "none"
 
 
@@ -67,69 +67,76 @@ class Plan:
     """What is plugged into the graph.
 
     source: gives PubsubMessages; ends: whether it does so by itself, with what was there when the run started; leased: the
-    subscription whose messages this process holds, to be acknowledged by the graph; met: hours that runs before this one have
-    met, and left to it to look at; pace: how often a stream does what.
+    subscription whose messages this process holds, to be acknowledged by the graph; hours_seen: hours that runs before this
+    one have seen, and left to it to sweep; pace: how often a stream does what.
     """
 
     source: beam.PTransform
     ends: bool
-    started: datetime
+    run_started_at: datetime
     contracts: Contracts
-    buckets: Buckets
-    tables: Tables
+    store: ObjectStore
+    tables: TableStore
     audit_topic: str
     allowed_lateness: timedelta
     horizon: timedelta
     shards: int
     leased: str | None = None
-    looks: Looks = Looks.ALL
-    met: Sequence[datetime] = ()
+    sweep_scope: SweepScope = SweepScope.ALL
+    hours_seen: Sequence[datetime] = ()
     pace: Pace = DATAFLOW_PACE
 
 
 def build(pipeline: beam.Pipeline, plan: Plan) -> None:
     """The whole way of an event, whatever runs it."""
-    contracts, buckets, lateness = plan.contracts, plan.buckets, plan.allowed_lateness
-    forget(buckets)
+    contracts, store, lateness = plan.contracts, plan.store, plan.allowed_lateness
+    clear_cache(store)
     pace = plan.pace
-    to_write, to_commit = Hourly(lateness, plan.ends, pace.write), Hourly(lateness, plan.ends, pace.commit)
-    to_load = Hourly(lateness, plan.ends, pace.load) if pace.load else None
+    write_windows = HourlyWindows(lateness, plan.ends, pace.write)
+    commit_windows = HourlyWindows(lateness, plan.ends, pace.commit)
+    load_windows = HourlyWindows(lateness, plan.ends, pace.load) if pace.load else None
     # A run that ends has not seen what came after its start, so it closes nothing that was not over by then.
-    closable: Clock = Fixed(plan.started) if plan.ends else utc_now
+    closing_clock: Clock = Fixed(plan.run_started_at) if plan.ends else utc_now
     tables = tables_of(contracts)
     streams = list(tables)
     row_schemas = {kind: row_schema(contracts.newest(kind)) for kind in contracts.types} | {DEAD_LETTERS: dead_letter_schema()}
 
-    received = pipeline | "Read" >> plan.source | "Receive" >> Receive(contracts, lateness, plan.shards, plan.leased)
-    parts = received[PACKS] | "Write parts" >> WriteParts(buckets, row_schemas, to_write, plan.horizon, plan.ends, plan.leased)
+    decoded = pipeline | "Read" >> plan.source | "Decode" >> Decode(contracts, lateness, plan.shards, plan.leased)
+    data_files = decoded[PACKS] | "Write data files" >> WriteDataFiles(
+        store, row_schemas, write_windows, plan.horizon, plan.ends, plan.leased
+    )
 
-    contributions = {"Parts": parts}
-    if plan.looks is not Looks.NONE:
-        contributions["Looks"] = look(pipeline, plan, streams, received[HOURS])
+    committables = {"Data files": data_files}
+    if plan.sweep_scope is not SweepScope.NONE:
+        committables["Close checks"] = sweep(pipeline, plan, streams, decoded[HOURS])
 
     _ = (
-        contributions
-        | "Commit buckets" >> CommitBuckets(buckets, closable, to_commit, plan.horizon, plan.leased, plan.ends)
-        | "Load tables" >> LoadTables(plan.tables, tables, buckets, plan.ends, to_load, plan.leased)
+        committables
+        | "Commit buckets" >> CommitBuckets(store, closing_clock, commit_windows, plan.horizon, plan.leased, plan.ends)
+        | "Load tables" >> LoadTables(plan.tables, tables, store, plan.ends, load_windows, plan.leased)
         | "Report counts" >> Report(plan.audit_topic, publisher)
     )
 
 
-def look(pipeline: beam.Pipeline, plan: Plan, streams: Sequence[str], met: beam.PCollection) -> beam.PCollection:
-    """Looks at the buckets of hours: those met, those that pass, and those in which earlier runs have left something to do."""
-    # As far back as any run can have written: what is in a receipt is not delivered again, so nobody else would look there.
-    oldest = plan.started - plan.allowed_lateness - LONGEST_LIFE
-    hours = [met]
-    if plan.met:
-        hours.append(pipeline | "Met before" >> beam.Create([format_time(hour) for hour in plan.met], reshuffle=False))
+def sweep(pipeline: beam.Pipeline, plan: Plan, streams: Sequence[str], hours_seen: beam.PCollection) -> beam.PCollection:
+    """Sweeps the buckets of hours: those seen, those that pass, and those that earlier runs have left unfinished."""
+    # As far back as any run can have written: what is in a manifest is not delivered again, so nobody else would look there.
+    oldest = plan.run_started_at - plan.allowed_lateness - LONGEST_LIFE
+    hours = [hours_seen]
+    if plan.hours_seen:
+        hours.append(
+            pipeline | "Add hours seen before" >> beam.Create([format_time(hour) for hour in plan.hours_seen], reshuffle=False)
+        )
     if plan.leased and not plan.ends:
-        hours.append(pipeline | "Watch hours" >> WatchHours(plan.buckets, streams, oldest, plan.started, plan.leased))
+        hours.append(
+            pipeline | "Sweep periodically" >> SweepPeriodically(plan.store, streams, oldest, plan.run_started_at, plan.leased)
+        )
     else:
-        if plan.looks is Looks.ALL:
-            hours.append(pipeline | "Find open hours" >> FindOpenHours(plan.buckets, streams, oldest))
+        if plan.sweep_scope is SweepScope.ALL:
+            hours.append(pipeline | "Find unfinished hours" >> UnfinishedHours(plan.store, streams, oldest))
         if not plan.ends:
-            hours.append(pipeline | "Passing hours" >> PassingHours(plan.started))
-    return hours | "All hours" >> beam.Flatten() | "Look at hours" >> LookAtHours(streams, plan.ends)
+            hours.append(pipeline | "Emit each new hour" >> EachNewHour(plan.run_started_at))
+    return hours | "All hours" >> beam.Flatten() | "Sweep hours" >> SweepHours(streams, plan.ends)
 
 
 def launch(options: PipelineOptions, plan: Plan) -> PipelineResult:

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 
 from pipelines.arguments import add_settings, hours
 from pipelines.command import UserError, run_main
-from storage.open import open_buckets
-from transforms.dedup.delivered_index import forget
+from storage.open import open_store
+from transforms.dedup.delivered_index import clear_cache
 from transforms.recovery.archive import Wanted, archive_files
 from transforms.recovery.archive_source import Reading
 from transforms.recovery.missing_events import missing
@@ -26,7 +26,7 @@ def parser() -> argparse.ArgumentParser:
     """The command line."""
     flags = argparse.ArgumentParser(prog="python -m pipelines.missing", description=__doc__, allow_abbrev=False)
     flags.add_argument("--archive", required=True, help="the folder or gs://bucket[/prefix] that the subscription writes to")
-    flags.add_argument("--buckets", required=True, help="the folder or gs://bucket[/prefix] that deliver writes to")
+    flags.add_argument("--storage", required=True, help="the folder or gs://bucket[/prefix] that deliver writes to")
     flags.add_argument(
         "--hours", required=True, type=hours, help="events of which hours, FROM..TO as 2026-01-31T00..2026-01-31T23"
     )
@@ -37,21 +37,21 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str]) -> int:
     """Prints them, in order. Raises what `run_main` tells the user."""
     flags = parser().parse_args(argv)
-    archive, buckets = open_buckets(flags.archive), open_buckets(flags.buckets)
+    archive, store = open_store(flags.archive), open_store(flags.storage)
     first, last = flags.hours
     wanted = Wanted(first, last, flags.allowed_lateness)
     files = archive_files(archive, wanted)
     if not files:
         raise UserError(f"{archive.uri}: there is no file that can hold events of these hours. Is it the archive?")
-    forget(buckets)
+    clear_cache(store)
     reading = Reading(archive, files, wanted)
-    found = {one for batch, _ in reading.batches() for one in missing(buckets, batch, wanted, flags.dedup_horizon)}
-    plain = sorted((kind, event_id) for kind, event_id in found if not {"\t", "\n"} & {*kind} and "\n" not in event_id)
+    missing_events = {event for batch, _ in reading.batches() for event in missing(store, batch, wanted, flags.dedup_horizon)}
+    plain = sorted((kind, event_id) for kind, event_id in missing_events if not {"\t", "\n"} & {*kind} and "\n" not in event_id)
     for kind, event_id in plain:
         print(f"{kind}\t{event_id}")
     problems = reading.problems
-    if len(plain) < len(found):
-        problems.append(f"{len(found) - len(plain)} ids have line breaks: backfill their hours without --ids")
+    if len(plain) < len(missing_events):
+        problems.append(f"{len(missing_events) - len(plain)} ids have line breaks: backfill their hours without --ids")
     if problems:
         more = [f"and {len(problems) - NAMED} more"] if len(problems) > NAMED else []
         raise UserError("\n  ".join(["there may be more, because of this:", *problems[:NAMED], *more]))

@@ -45,8 +45,8 @@ def running_prism(options: PipelineOptions) -> Iterator[None]:
         raise UserError(
             f"Prism, which --mode=stream needs, can't be had: {_one_line(error) or 'that is no file'}. {_HELP}"
         ) from None
-    with _quiet(), TemporaryFile() as said, _started(list(map(str, command)), said) as process:
-        _wait(process, endpoint, said)
+    with _quiet(), TemporaryFile() as output, _started(list(map(str, command)), output) as process:
+        _wait(process, endpoint, output)
         portable = options.view_as(PortableOptions)
         portable.job_endpoint = endpoint
         # Beam bounds its wait for the end of the job by this too.
@@ -78,12 +78,12 @@ def _quiet() -> Iterator[None]:
 
 
 @contextmanager
-def _started(command: list[str], said: IO[bytes]) -> Iterator[subprocess.Popen[bytes]]:
+def _started(command: list[str], output: IO[bytes]) -> Iterator[subprocess.Popen[bytes]]:
     # A session of its own: what a terminal sends to all of its programs is for this one alone, which needs Prism to end well.
     with subprocess.Popen(  # noqa: S603 - the binary that the user has named, or Beam's own
         ["/bin/sh", "-c", _UNTIL_KILLED, *command],
         stdin=subprocess.PIPE,
-        stdout=said,
+        stdout=output,
         stderr=subprocess.STDOUT,
         start_new_session=True,
     ) as process:
@@ -97,7 +97,7 @@ def _started(command: list[str], said: IO[bytes]) -> Iterator[subprocess.Popen[b
                 process.kill()
 
 
-def _wait(process: subprocess.Popen[bytes], endpoint: str, said: IO[bytes]) -> None:
+def _wait(process: subprocess.Popen[bytes], endpoint: str, output: IO[bytes]) -> None:
     until = time.monotonic() + START_SECONDS
     with grpc.insecure_channel(endpoint) as channel:
         ready = grpc.channel_ready_future(channel)
@@ -107,9 +107,9 @@ def _wait(process: subprocess.Popen[bytes], endpoint: str, said: IO[bytes]) -> N
             except grpc.FutureTimeoutError:
                 continue
         ready.cancel()
-    said.seek(0)
-    words = " ".join(said.read().decode(errors="replace").split())[-300:]
-    raise UserError(f"Prism did not start: {words or 'it said nothing'}. {_HELP}")
+    output.seek(0)
+    words = " ".join(output.read().decode(errors="replace").split())[-300:]
+    raise UserError(f"Prism did not start: {words or 'it printed nothing'}. {_HELP}")
 
 
 def what_failed(error: RuntimeError) -> Exception:

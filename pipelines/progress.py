@@ -16,11 +16,14 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-def each(what: str, act: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
-    """What `act` returns for each item, in the items' order. The first error ends it: what has not begun then is not begun."""
+def map_with_progress(description: str, function: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
+    """Call `function` on each item, and return the results in the order of the items.
+
+    The first error ends it, and calls that have not begun are cancelled.
+    """
     with Progress(console=Console(stderr=True), transient=True) as progress, ThreadPoolExecutor(THREADS) as threads:
-        task = progress.add_task(what, total=len(items))
-        futures = [threads.submit(act, item) for item in items]
+        task = progress.add_task(description, total=len(items))
+        futures = [threads.submit(function, item) for item in items]
         try:
             for future in as_completed(futures):
                 future.result()

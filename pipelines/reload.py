@@ -1,4 +1,4 @@
-"""reload: loads the table partitions of some hours anew from the files that their receipts list.
+"""reload: loads the table partitions of some hours anew from the files that their manifests list.
 
 For tables that were dropped or spoiled, or whose files had to be restored: when the audit says that a table does not hold what
 the files hold. Takes no message, counts nothing, and may be repeated. Exit status 2 when some partition could not be loaded.
@@ -13,13 +13,13 @@ from pathlib import Path
 
 from pipelines.arguments import hours
 from pipelines.command import UserError, run_main
-from pipelines.progress import each
+from pipelines.progress import map_with_progress
 from schemas.buckets import HOUR, Bucket
 from schemas.registry.contracts import DEFAULT_FOLDER, load_contracts
 from schemas.tables import tables_of
 from storage.buckets.manifest_store import DAMAGE, finished_receipt
-from storage.open import open_buckets, open_tables
-from storage.tables.base import NotLoaded
+from storage.open import open_store, open_tables
+from storage.tables.base import LoadError
 from transforms.clocks import new_id
 from transforms.load.load import load, not_loaded
 
@@ -27,7 +27,7 @@ from transforms.load.load import load, not_loaded
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     flags = argparse.ArgumentParser(prog="python -m pipelines.reload", description=__doc__, allow_abbrev=False)
-    flags.add_argument("--buckets", required=True, help="the folder or gs://bucket[/prefix] that deliver writes to")
+    flags.add_argument("--storage", required=True, help="the folder or gs://bucket[/prefix] that deliver writes to")
     flags.add_argument("--tables", required=True, help="the FILE.duckdb or bigquery://project.dataset that deliver loads")
     flags.add_argument(
         "--hours", required=True, type=hours, help="which partitions, FROM..TO as 2026-01-31T00..2026-01-31T23, both included"
@@ -45,10 +45,10 @@ def main(argv: Sequence[str]) -> int:
         if flags.type not in wanted:
             raise UserError(f"--type={flags.type} is none of {', '.join(wanted)}")
         wanted = {flags.type: wanted[flags.type]}
-    buckets, tables = open_buckets(flags.buckets), open_tables(flags.tables)
-    buckets.check_writable()
-    tables.check_writable(buckets)
-    each("tables checked", tables.ensure, list(wanted.values()))
+    store, tables = open_store(flags.storage), open_tables(flags.tables)
+    store.check_writable()
+    tables.check_writable(store)
+    map_with_progress("tables checked", tables.ensure, list(wanted.values()))
     first, last = flags.hours
     asked = [Bucket(stream, first + number * HOUR) for stream in wanted for number in range((last - first) // HOUR + 1)]
     again = new_id()
@@ -56,12 +56,12 @@ def main(argv: Sequence[str]) -> int:
     def reload(bucket: Bucket) -> int | str | None:
         """The rows loaded, why they were not, or None where there is no such bucket."""
         try:
-            receipt = finished_receipt(buckets, bucket)
-            return load(tables, wanted[bucket.stream], buckets, receipt, again) if receipt.version else None
-        except (NotLoaded, *DAMAGE) as failure:
+            manifest = finished_receipt(store, bucket)
+            return load(tables, wanted[bucket.stream], store, manifest, again) if manifest.version else None
+        except (LoadError, *DAMAGE) as failure:
             return str(failure)
 
-    results = each("partitions loaded", reload, asked)
+    results = map_with_progress("partitions loaded", reload, asked)
     if failures := [result for result in results if isinstance(result, str)]:
         raise not_loaded(failures)
     rows = [result for result in results if isinstance(result, int)]

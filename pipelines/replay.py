@@ -23,21 +23,21 @@ from pipelines.pubsub_clients import publisher
 from schemas.buckets import DEAD_LETTERS
 from schemas.outcomes import Reason
 from storage.buckets.listing import buckets_of
-from storage.open import open_buckets
+from storage.open import open_store
 from transforms.clocks import utc_now
 from transforms.pubsub.retry import check_topic
 from transforms.recovery.replay import Outbox, Replay
 
 NAMED = 5
 """So many problems are named where there are more."""
-EXAMPLE = """mend the contract or the program first; run deliver afterwards. For example: python -m pipelines.replay --buckets
-out/buckets --topic projects/my-project/topics/events --hours 2026-01-31T00..2026-01-31T23 --reason unknown_type"""
+EXAMPLE = """mend the contract or the program first; run deliver afterwards. For example: python -m pipelines.replay --storage
+out/storage --topic projects/my-project/topics/events --hours 2026-01-31T00..2026-01-31T23 --reason unknown_type"""
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     flags = argparse.ArgumentParser(prog="python -m pipelines.replay", description=__doc__, epilog=EXAMPLE, allow_abbrev=False)
-    flags.add_argument("--buckets", required=True, help="the folder or gs://bucket[/prefix] that deliver writes to")
+    flags.add_argument("--storage", required=True, help="the folder or gs://bucket[/prefix] that deliver writes to")
     flags.add_argument(
         "--reason",
         required=True,
@@ -57,19 +57,19 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str]) -> int:
     """Publishes them, and tells how many that were. Raises what `run_main` tells the user."""
     flags = parser().parse_args(argv)
-    buckets, now = open_buckets(flags.buckets), utc_now()
+    store, now = open_store(flags.storage), utc_now()
     first, last = flags.hours
-    if next(buckets.list(f"{DEAD_LETTERS}/"), None) is None:
-        raise UserError(f"{buckets.uri}: there are no dead letters here. Give the --buckets that deliver writes to.")
-    asked = list(buckets_of(buckets, DEAD_LETTERS, first, last))
-    replay = Replay(buckets, frozenset(flags.reason), now, flags.allowed_lateness)
+    if next(store.list(f"{DEAD_LETTERS}/"), None) is None:
+        raise UserError(f"{store.uri}: there are no dead letters here. Give the --storage that deliver writes to.")
+    asked = list(buckets_of(store, DEAD_LETTERS, first, last))
+    replay = Replay(store, frozenset(flags.reason), now, flags.allowed_lateness)
     with publisher() as client, Progress(console=Console(stderr=True), transient=True) as progress:
         check_topic(client, flags.topic)
         outbox = Outbox(client, flags.topic)
         task = progress.add_task("hours replayed", total=len(asked))
         for bucket in asked:
-            for letter in replay.due(bucket):
-                if problem := outbox.add(letter):
+            for dead_letter in replay.due(bucket):
+                if problem := outbox.add(dead_letter):
                     replay.problems.append(f"{bucket.folder}: {problem}")
             progress.advance(task)
         outbox.flush()
@@ -77,9 +77,10 @@ def main(argv: Sequence[str]) -> int:
     if not replay.read and not replay.problems:
         print(f"These hours have no dead letter of the reason {' or '.join(flags.reason)}")
     if replay.refused:
-        told = ", ".join(f"{hour:%Y-%m-%dT%H}" for hour in sorted(replay.refused)[:NAMED])
+        first_hours = ", ".join(f"{hour:%Y-%m-%dT%H}" for hour in sorted(replay.refused)[:NAMED])
         print(
-            f"{sum(replay.refused.values())} were replayed too late for their hour and refused again: replay them from {told}"
+            f"{sum(replay.refused.values())} were replayed too late for their hour and refused again: "
+            f"replay them from {first_hours}"
         )
     if replay.problems:
         more = [f"and {len(replay.problems) - NAMED} more"] if len(replay.problems) > NAMED else []

@@ -18,7 +18,7 @@ from google.cloud.pubsub_v1 import PublisherClient
 from publisher.client_settings import ANSWER_SECONDS, check_name, check_topic, make_client, refusal
 from publisher.counts import Acknowledged, Ledger, claimed_hour
 from publisher.errors import Failure, Outgoing, PublisherError, Unreported, one_line
-from schemas.audit_reports import Published
+from schemas.audit_reports import PublishedReport
 from schemas.envelope import (
     CONTENT_TYPE,
     DEDUP_KEY,
@@ -133,22 +133,22 @@ class EventPublisher:
         of them, which can't replace those of the envelope. Raises TypeError for a payload that has no JSON form, ValueError
         for a time without a zone, RuntimeError after `close`.
         """
-        own = dict(attributes or {})
+        attributes_sent = dict(attributes or {})
         if event_type is not None:
-            own[EVENT_TYPE] = event_type
-        own[EVENT_ID] = event_id or self._new_id()
-        own[RECEIVED_AT] = _time(self._clock() if received_at is None else received_at)
+            attributes_sent[EVENT_TYPE] = event_type
+        attributes_sent[EVENT_ID] = event_id or self._new_id()
+        attributes_sent[RECEIVED_AT] = _time(self._clock() if received_at is None else received_at)
         if schema_version is not None:
-            own[SCHEMA_VERSION] = str(schema_version)
+            attributes_sent[SCHEMA_VERSION] = str(schema_version)
         if content_type is not None:
-            own[CONTENT_TYPE] = content_type
+            attributes_sent[CONTENT_TYPE] = content_type
         if sent_at is not None:
-            own[SENT_AT] = _time(sent_at)
+            attributes_sent[SENT_AT] = _time(sent_at)
         data = payload if isinstance(payload, bytes) else orjson.dumps(payload)
         # The client library may send a message twice, which counts once. What is published twice counts twice: both have to
         # be seen, since the second may be right where the first was not, and belong to another hour.
-        own[DEDUP_KEY] = self._new_id()
-        self.publish_raw(data, own, source)
+        attributes_sent[DEDUP_KEY] = self._new_id()
+        self.publish_raw(data, attributes_sent, source)
 
     def publish_raw(self, data: bytes, attributes: Mapping[str, str], source: object = None) -> None:
         """Publishes a message as it is, however broken, and counts it under the type and hour that it claims.
@@ -204,12 +204,12 @@ class EventPublisher:
                 self._client.stop()
                 self._client.transport.close()
 
-    def _send(self, audit_topic: str, report: Published) -> Future[str]:
+    def _send(self, audit_topic: str, report: PublishedReport) -> Future[str]:
         answer: Future[str] = self._client.publish(audit_topic, report.to_json(), report="published", report_id=report.id)
         return answer
 
     def _collect(self, wait: bool) -> None:
-        """Books the answers that are there, or all of them. Holds the lock, so that no answer is between two places."""
+        """Counters the answers that are there, or all of them. Holds the lock, so that no answer is between two places."""
         deadline = time.monotonic() + ANSWER_SECONDS
         waiting: list[_Pending] = []
         acknowledged: list[Acknowledged] = []

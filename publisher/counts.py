@@ -1,4 +1,4 @@
-"""The publisher's own books: how much of each event type and hour Pub/Sub has acknowledged, and which ids."""
+"""The publisher's own counters: how much of each event type and hour Pub/Sub has acknowledged, and which ids."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import NamedTuple
 
-from schemas.audit_reports import Published
+from schemas.audit_reports import PublishedReport
 from schemas.buckets import hour_of
 from schemas.envelope import MAX_CLOCK_SKEW, RECEIVED_AT, format_time, parse_time
 from schemas.fingerprints import Tally, id_hash
@@ -71,7 +71,7 @@ class Ledger:
         """
         self._accounts[event_type, hour_of(hour)].due = True
 
-    def reports(self, reporter: str) -> list[Published]:
+    def reports(self, reporter: str) -> list[PublishedReport]:
         """What was counted or expected since the last call, one report for each type and hour, ordered by hour.
 
         The id is made of reporter, type, hour and the number of the call: a report that is sent twice says the
@@ -83,7 +83,7 @@ class Ledger:
         for event_type, hour in due:
             account = self._accounts[event_type, hour]
             report_id = str(uuid.uuid5(_REPORTS, f"{reporter}/{event_type}/{format_time(hour)}/{self._sequence}"))
-            reports.append(Published(report_id, reporter, event_type, hour, account.messages, account.distinct))
+            reports.append(PublishedReport(report_id, reporter, event_type, hour, account.messages, account.distinct))
             account.messages, account.distinct, account.due = Tally(), Tally(), False
         return reports
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from schemas.audit_reports import Published
+from schemas.audit_reports import PublishedReport
 
 
 class PublisherError(Exception):
@@ -33,7 +33,7 @@ class Failure:
 class Unreported:
     """A report that Pub/Sub did not acknowledge, and why, in one line."""
 
-    report: Published
+    report: PublishedReport
     error: str
 
 

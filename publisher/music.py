@@ -46,7 +46,7 @@ def _playlist(rng: Random) -> str:
     return f"pl{rng.randrange(50_000):06d}"
 
 
-def _track_played(rng: Random, at: datetime) -> Payload:
+def _track_played(rng: Random, moment: datetime) -> Payload:
     duration = rng.randrange(90_000, 420_000)
     played = duration if rng.random() < 0.7 else rng.randrange(30_000, duration)
     source = rng.choice(_SOURCES)
@@ -54,7 +54,7 @@ def _track_played(rng: Random, at: datetime) -> Payload:
     return {
         "user_id": _user(rng),
         "track": {"track_id": _track(rng), "title": rng.choice(_TITLES), "artists": artists, "duration_ms": duration},
-        "started_at": at - timedelta(milliseconds=played),
+        "started_at": moment - timedelta(milliseconds=played),
         "played_ms": played,
         "source": source,
         "shuffle": rng.random() < 0.3,
@@ -76,9 +76,9 @@ def _track_skipped(rng: Random, _at: datetime) -> Payload:
     }
 
 
-def _playlist_created(rng: Random, at: datetime) -> Payload:
+def _playlist_created(rng: Random, moment: datetime) -> Payload:
     count = rng.randrange(6)
-    tracks = [{"track_id": _track(rng), "added_at": at - timedelta(seconds=count - n)} for n in range(count)]
+    tracks = [{"track_id": _track(rng), "added_at": moment - timedelta(seconds=count - n)} for n in range(count)]
     labels = {"mood": rng.choice(("calm", "loud"))} if rng.random() < 0.5 else {}
     return {
         "user_id": _user(rng),
@@ -119,23 +119,23 @@ def _search_made(rng: Random, _at: datetime) -> Payload:
     }
 
 
-def _ad_heard(rng: Random, at: datetime) -> Payload:
+def _ad_heard(rng: Random, moment: datetime) -> Payload:
     ad = rng.randrange(40)
     return {
         "user_id": _user(rng),
         "ad_id": _uuid(1_000_000 + ad),
         "campaign": f"campaign {ad // 4}",
-        "campaign_starts_on": (at - timedelta(days=ad)).date(),
+        "campaign_starts_on": (moment - timedelta(days=ad)).date(),
         "revenue": Decimal(rng.randrange(1_000, 25_000)).scaleb(-6),
         "heard_ms": rng.randrange(1_000, 30_000),
         "clicked": rng.random() < 0.02,
     }
 
 
-def _device_connected(rng: Random, at: datetime) -> Payload:
+def _device_connected(rng: Random, moment: datetime) -> Payload:
     kind, model = rng.choice(_DEVICES)
     version = f"{rng.randrange(9, 15)}.{rng.randrange(5)}" if rng.random() < 0.8 else None
-    first_seen = (at - timedelta(days=rng.randrange(900))).date()
+    first_seen = (moment - timedelta(days=rng.randrange(900))).date()
     return {
         "user_id": _user(rng),
         "device": {"kind": kind, "model": model, "system_version": version, "first_seen_on": first_seen},
@@ -145,7 +145,7 @@ def _device_connected(rng: Random, at: datetime) -> Payload:
     }
 
 
-def _subscription_changed(rng: Random, at: datetime) -> Payload:
+def _subscription_changed(rng: Random, moment: datetime) -> Payload:
     plan, price, seats = rng.choice(_PLANS)
     return {
         "user_id": _user(rng),
@@ -154,8 +154,8 @@ def _subscription_changed(rng: Random, at: datetime) -> Payload:
         "seats": seats,
         "monthly_price": Decimal(price),
         "currency": rng.choice(("EUR", "SEK", "USD")),
-        "effective_on": (at + timedelta(days=rng.randrange(30))).date(),
-        "trial_ends_at": at + timedelta(days=30) if rng.random() < 0.2 else None,
+        "effective_on": (moment + timedelta(days=rng.randrange(30))).date(),
+        "trial_ends_at": moment + timedelta(days=30) if rng.random() < 0.2 else None,
     }
 
 

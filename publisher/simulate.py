@@ -143,16 +143,16 @@ def expected(seed: int, events: int, hours: int, end: datetime) -> dict[tuple[st
     """
     result = {(event_type, hour): Expected() for event_type in EVENT_TYPES for hour in hours_of(hours, end)}
     for message in simulate(seed, events, hours, end):
-        one = result.setdefault((message.event_type or "", hour_of(message.received_at)), Expected())
-        one.messages += 1
-        one.events += not message.copy
+        counts = result.setdefault((message.event_type or "", hour_of(message.received_at)), Expected())
+        counts.messages += 1
+        counts.events += not message.copy
         if message.reason is not None:
-            one.dead[message.reason] += 1
+            counts.dead[message.reason] += 1
         elif message.copy:
-            one.duplicates += 1
+            counts.duplicates += 1
         else:
-            one.delivered += 1
-            one.late += message.round == 2
+            counts.delivered += 1
+            counts.late += message.round == 2
     return result
 
 
@@ -173,13 +173,13 @@ def _event(rng: Random, event_type: str, event_id: str, received_at: datetime) -
     """A good event: of an old or the newest version, as JSON or Avro, with or without what may be left out."""
     payload = MAKERS[event_type][1](rng, received_at)
     *old, contract = _contracts().versions(event_type)
-    said: int | None = contract.version if rng.random() < 0.5 else None  # without a version, the newest is meant
+    version: int | None = contract.version if rng.random() < 0.5 else None  # without a version, the newest is meant
     if old and rng.random() < _OLD_VERSION:
         contract = rng.choice(old)
-        said = contract.version
+        version = contract.version
     payload = {one["name"]: payload[one["name"]] for one in contract.schema["fields"]}
     sent_at = received_at - timedelta(milliseconds=rng.randrange(15, 3_000))
-    bare = Simulated(1, event_type, event_id, received_at, sent_at, b"", said)
+    bare = Simulated(1, event_type, event_id, received_at, sent_at, b"", version)
     if rng.random() < _IN_AVRO:
         return replace(bare, data=_to_avro(contract, payload), content_type=AVRO)
     if rng.random() < 0.5:

@@ -1,1 +1,1 @@
-"""What an event is: envelope, contracts, outcomes, receipts, table schemas. Knows neither Beam nor a cloud client."""
+"""What an event is: envelope, contracts, outcomes, manifests, table schemas. Knows neither Beam nor a cloud client."""

@@ -13,7 +13,7 @@ from datetime import datetime
 from typing import Any, TypeVar
 
 from schemas.buckets import EVENT_TYPE_NAME, FIRST_HOUR, LAST_HOUR, Bucket, hour_of
-from schemas.counters import Books, _tally, books_to_json, read_books
+from schemas.counters import Counters, _tally, counters_to_json, read_counters
 from schemas.envelope import format_time, parse_time
 from schemas.fingerprints import Tally
 from schemas.json_fields import read_count, read_flag, read_text, read_version
@@ -22,7 +22,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Published:
+class PublishedReport:
     """A publisher's own count of one event type in one hour, counting only what Pub/Sub has acknowledged.
 
     id: unique for each report; reporter: one run of one publisher; messages: every message by its event id,
@@ -51,42 +51,43 @@ class Published:
 
 
 @dataclass(frozen=True)
-class Delivered:
-    """What one version of a receipt says of its bucket, since the bucket began. The highest version of a line holds.
+class DeliveredReport:
+    """What one version of a manifest says of its bucket, since the bucket began. The highest version of a lineage
+    holds.
 
-    line: the id of the bucket's first commit, empty where there is none; one that was deleted and rebuilt begins again, with
-    version 1 of another line. late: rows that came after the bucket had closed; reasons: event type -> reason -> number of
+    lineage: the id of the bucket's first commit, empty where there is none; one that was deleted and rebuilt begins again, with
+    version 1 of another lineage. late: rows that came after the bucket had closed; reasons: event type -> reason -> number of
     dead letters.
     """
 
     bucket: Bucket
-    line: str
+    lineage: str
     version: int
     closed: bool
-    books: Books
+    counters: Counters
     late: int = 0
     reasons: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
 
     @property
     def id(self) -> str:
-        return f"{self.bucket.key}/{self.line}/v{self.version}"
+        return f"{self.bucket.key}/{self.lineage}/v{self.version}"
 
     def to_json(self) -> bytes:
         value = {
             "report": "delivered",
             "id": self.id,
             "bucket": self.bucket.key,
-            "line": self.line,
+            "lineage": self.lineage,
             "version": self.version,
             "closed": self.closed,
-            "books": books_to_json(self.books),
+            "counters": counters_to_json(self.counters),
             "late": self.late,
             "reasons": self.reasons,
         }
         return json.dumps(value, sort_keys=True).encode()
 
 
-Report = Published | Delivered
+Report = PublishedReport | DeliveredReport
 
 
 def parse_report(data: bytes) -> Report:
@@ -105,7 +106,7 @@ def parse_report(data: bytes) -> Report:
             raise ValueError(f"not a report: {name} is missing or is not what it should be") from None
 
     if value.get("report") == "published":
-        return Published(
+        return PublishedReport(
             read("id", read_text),
             read("reporter", read_text),
             read("event_type", read_text),
@@ -114,19 +115,19 @@ def parse_report(data: bytes) -> Report:
             read("distinct", _tally),
         )
     if value.get("report") == "delivered":
-        return Delivered(
+        return DeliveredReport(
             read("bucket", _bucket),
-            read("line", read_text),
+            read("lineage", read_text),
             read("version", read_version),
             read("closed", read_flag),
-            read("books", read_books),
+            read("counters", read_counters),
             read("late", read_count),
             read("reasons", read_reasons),
         )
     raise ValueError("not a report of a known kind")
 
 
-# What reads one field of a report, or of a receipt: ValueError, TypeError or AttributeError where it is something else.
+# What reads one field of a report, or of a manifest: ValueError, TypeError or AttributeError where it is something else.
 
 
 def _in_range(hour: datetime) -> datetime:

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 DEAD_LETTERS = "dead_letters"
-"""The stream of refused messages. It has buckets, receipts and a table like an event type, whose name it therefore can't be."""
+"""The stream of refused messages. It has buckets, manifests and a table like an event type, so none can have its name."""
 
 STAGING = "staging"
-"""Where files of all buckets lie until a receipt lists them, under names of their own. What stays belongs to a lost attempt."""
+"""Where files of all buckets lie until a manifest lists them, under names of their own. What stays is of a lost attempt."""
 
 EVENT_TYPE_NAME = re.compile(r"[a-z][a-z0-9_]{0,99}")
 """What an event type can be called, and so what a stream is called."""
@@ -60,12 +60,12 @@ class Bucket:
 
     @property
     def folder(self) -> str:
-        """Where its committed files lie, relative to the root of all buckets, without a slash at the end."""
+        """Where its committed files lie, relative to the root of the store, without a slash at the end."""
         return f"{stream_folder(self.stream)}/dt={self.hour:%Y-%m-%d}/hour={self.hour:%H}"
 
     @property
-    def receipt_name(self) -> str:
-        """The newest receipt whose files are all in place: what a reader of the bucket opens."""
+    def manifest_name(self) -> str:
+        """The newest manifest whose files are all in place: what a reader of the bucket opens."""
         return f"{self.folder}/_RECEIPT.json"
 
     @property
@@ -74,7 +74,7 @@ class Bucket:
         return f"{self.folder}/_SUCCESS"
 
     def version_name(self, version: int) -> str:
-        """The receipt's version `version` (1 or more). Created once, never written again."""
+        """The manifest's version `version` (1 or more). Created once, never written again."""
         return f"{self.folder}/_receipts/{version:06d}.json"
 
     def loaded_name(self, version: int) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from schemas.fingerprints import Tally
 from schemas.json_fields import read_count, read_text
-from schemas.outcomes import Exit
+from schemas.outcomes import Outcome
 
 Reasons = Mapping[str, Mapping[str, int]]
 """event type -> reason -> number of dead letters."""
@@ -22,8 +22,8 @@ def add_reasons(left: Reasons, right: Reasons) -> dict[str, dict[str, int]]:
     return result
 
 
-Books = Mapping[str, Mapping[Exit, Tally]]
-"""event type -> exit -> tally. An event type's bucket has the one type; the dead letters have each that was claimed."""
+Counters = Mapping[str, Mapping[Outcome, Tally]]
+"""event type -> outcome -> tally. An event type's bucket has the one type; the dead letters have each that was claimed."""
 
 
 def _tally(value: object) -> Tally:
@@ -32,20 +32,23 @@ def _tally(value: object) -> Tally:
     return tally
 
 
-def read_books(value: Mapping[str, Mapping[str, object]]) -> dict[str, dict[Exit, Tally]]:
-    """Reads what `books_to_json` gave."""
-    return {read_text(kind): {Exit(way): _tally(tally) for way, tally in exits.items()} for kind, exits in value.items()}
+def read_counters(value: Mapping[str, Mapping[str, object]]) -> dict[str, dict[Outcome, Tally]]:
+    """Reads what `counters_to_json` gave."""
+    return {
+        read_text(kind): {Outcome(outcome): _tally(tally) for outcome, tally in outcomes.items()}
+        for kind, outcomes in value.items()
+    }
 
 
-def books_to_json(books: Books) -> dict[str, dict[str, object]]:
-    return {kind: {str(way): tally.to_json() for way, tally in exits.items()} for kind, exits in books.items()}
+def counters_to_json(counters: Counters) -> dict[str, dict[str, object]]:
+    return {kind: {str(outcome): tally.to_json() for outcome, tally in outcomes.items()} for kind, outcomes in counters.items()}
 
 
-def add_books(left: Books, right: Books) -> dict[str, dict[Exit, Tally]]:
-    """The sum of two books, exit by exit."""
-    result = {kind: dict(exits) for kind, exits in left.items()}
-    for kind, exits in right.items():
+def add_counters(left: Counters, right: Counters) -> dict[str, dict[Outcome, Tally]]:
+    """The sum of two sets of counters, outcome by outcome."""
+    result = {kind: dict(outcomes) for kind, outcomes in left.items()}
+    for kind, outcomes in right.items():
         mine = result.setdefault(kind, {})
-        for way, tally in exits.items():
-            mine[way] = mine.get(way, Tally()) + tally
+        for outcome, tally in outcomes.items():
+            mine[outcome] = mine.get(outcome, Tally()) + tally
     return result

@@ -1,12 +1,12 @@
-"""How a message can end: the exits that the books know, and why a message is refused."""
+"""How a message can end: the outcomes that are counted, and why a message is refused."""
 
 from __future__ import annotations
 
 from enum import StrEnum
 
 
-class Exit(StrEnum):
-    """What the books count per event type and hour. RECEIVED equals the sum of the three ways out."""
+class Outcome(StrEnum):
+    """What is counted per event type and hour. RECEIVED equals the sum of the three others."""
 
     RECEIVED = "received"
     DELIVERED = "delivered"

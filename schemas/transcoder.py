@@ -152,14 +152,14 @@ def _parse_json(data: bytes) -> Any:
 
 
 def _parse_avro(schema: Any, data: bytes) -> Any:
-    stream = BytesIO(data)
+    source = BytesIO(data)
     try:
-        value = schemaless_reader(stream, schema, None)
+        value = schemaless_reader(source, schema, None)
     except _UNREADABLE:
         detail = f"the payload of {len(data)} bytes is cut, or was not written by the contract's schema"
         raise Rejected(Stage.DECODE, Reason.BROKEN_AVRO, detail) from None
-    if stream.tell() != len(data):
-        detail = f"{len(data) - stream.tell()} bytes follow the datum"
+    if source.tell() != len(data):
+        detail = f"{len(data) - source.tell()} bytes follow the datum"
         raise Rejected(Stage.DECODE, Reason.BROKEN_AVRO, detail)
     return value
 

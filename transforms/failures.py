@@ -1,4 +1,4 @@
-"""Troubles: what a stream on one machine could not deliver or load, and goes on without until somebody has mended it."""
+"""The buckets and partitions that a stream on one machine failed to deliver or load, skipped until a retry succeeds."""
 
 from __future__ import annotations
 
@@ -11,76 +11,79 @@ from datetime import datetime
 
 from schemas.buckets import bucket_of
 
-TELL_AGAIN_SECONDS = 600.0
-"""Between two warnings of one trouble."""
+WARN_AGAIN_SECONDS = 600.0
+"""Between two warnings of one failure."""
 
 PAUSES = 10
-"""Messages that have not come again in so many pauses are not waited for: somebody else has taken them, or they are gone. Those
-that come even later are late."""
+"""Nacked messages that are not redelivered within this many pauses are not waited for: another subscriber has pulled them, or
+they are gone. Any that come even later are late."""
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass
-class _Trouble:
-    why: str
-    """The error as a user is told of it."""
-    told: float
-    since: float
-    """Of its last time, on the clock that only goes forward."""
-    keeps_back: bool
-    """Whether messages were put off because of it."""
+class _Failure:
+    message: str
+    """The error, as logged."""
+    warned_at: float
+    """Monotonic time of the last warning, in seconds."""
+    failed_at: float
+    """Monotonic time of the last attempt, in seconds."""
+    blocks_closing: bool
+    """Whether messages were nacked because of it."""
 
 
-class Troubles:
-    """The troubles that are not over, by what they are about: a bucket's folder, or something in it. Safe for threads.
+class FailureTracker:
+    """The unresolved failures, by name: a bucket's folder, or an object in it. Thread-safe.
 
-    pause: seconds until a message comes again that was put off.
+    pause: seconds until a nacked message is redelivered.
     """
 
     def __init__(self, pause: Callable[[], float], clock: Callable[[], float] = time.monotonic) -> None:
         self._pause = pause
         self._clock = clock
         self._lock = threading.Lock()
-        self._known: dict[str, _Trouble] = {}
+        self._known: dict[str, _Failure] = {}
 
-    def met(self, name: str, why: str, keeps_back: bool = False) -> None:
-        """Something is in trouble, or still is. It is told at once, and then now and then; `why` names where and what to do."""
+    def failed(self, name: str, message: str, blocks_closing: bool = False) -> None:
+        """Record a failure. It is logged at once and then now and then; `message` says where it happened and what to do."""
         now = self._clock()
         with self._lock:
             known = self._known.get(name)
-            tell = known is None or known.why != why or now >= known.told + TELL_AGAIN_SECONDS
-            told = now if known is None or tell else known.told
-            self._known[name] = _Trouble(why, told, now, keeps_back or (known is not None and known.keeps_back))
-        if tell:
-            _log.warning("%s. The rest goes on, and this is tried again", why.rstrip("."))
+            warns = known is None or known.message != message or now >= known.warned_at + WARN_AGAIN_SECONDS
+            warned_at = now if known is None or warns else known.warned_at
+            blocks = blocks_closing or (known is not None and known.blocks_closing)
+            self._known[name] = _Failure(message, warned_at, now, blocks)
+        if warns:
+            _log.warning("%s: skipping this bucket, will retry", message.rstrip("."))
 
-    def keeps_back(self, name: str, brings: bool) -> bool:
-        """Whether messages that belong there may not have come again yet, though all goes well now.
+    def blocks_closing(self, name: str, has_messages: bool) -> bool:
+        """Whether nacked messages of the bucket may still be outstanding, even though the last attempt succeeded.
 
-        brings: whether some of them have: what is put off comes again when its pause is over, and is refused again or not.
+        has_messages: whether some of them are in this attempt: nacked messages are redelivered after a pause, and may fail
+        again.
         """
         with self._lock:
             known = self._known.get(name)
-            if known is None or not known.keeps_back:
+            if known is None or not known.blocks_closing:
                 return False
-            return self._clock() < known.since + self._pause() * (1 if brings else PAUSES)
+            return self._clock() < known.failed_at + self._pause() * (1 if has_messages else PAUSES)
 
-    def over(self, name: str, brings: bool = False) -> None:
-        """What was tried there has succeeded. A trouble that keeps messages back is over when they have come again."""
-        if name not in self._known or self.keeps_back(name, brings):
+    def recovered(self, name: str, has_messages: bool = False) -> None:
+        """Record a success. A failure whose messages were nacked is resolved once they are redelivered."""
+        if name not in self._known or self.blocks_closing(name, has_messages):
             return
         with self._lock:
-            mended = self._known.pop(name, None)
-        if mended:
-            _log.info("%s: all goes well again", name)
+            resolved = self._known.pop(name, None)
+        if resolved:
+            _log.info("%s: recovered", name)
 
     def hours(self) -> set[datetime]:
-        """The hours of the buckets that they are about."""
+        """The hours of the buckets with unresolved failures."""
         with self._lock:
             return {bucket.hour for name in self._known if (bucket := bucket_of(f"{name}/"))}
 
-    def left(self) -> list[str]:
-        """Those that are not over."""
+    def unresolved(self) -> list[str]:
+        """The messages of the unresolved failures."""
         with self._lock:
-            return sorted(known.why for known in self._known.values())
+            return sorted(known.message for known in self._known.values())

@@ -1,4 +1,4 @@
-"""Side by side: what a bundle's elements ask of a store, asked at once."""
+"""Parallel work on a store: the buckets of a bundle, several at a time."""
 
 from __future__ import annotations
 
@@ -11,32 +11,32 @@ import apache_beam as beam
 from schemas.buckets import Bucket
 
 AT_ONCE = 8
-"""Commits and loads that a worker makes side by side: each is a dozen round trips to a store that has time for many."""
+"""Commits and loads that a worker makes in parallel: each is a dozen round trips to a store that has time for many."""
 
 
-class SideBySide(beam.DoFn):  # type: ignore[misc]
-    """Works on the buckets of a bundle side by side, in threads, and on the elements of one bucket in turn. What `act` gives is
-    put out when all are done; the first error is raised then, so that one bucket's trouble keeps no other from being worked on.
+class ParallelByBucket(beam.DoFn):  # type: ignore[misc]
+    """Processes the buckets of a bundle in parallel, in threads, and the elements of one bucket in turn. The results of
+    `process_one` are emitted when all are done; the first error is raised then, so that a failure of one bucket stops no other.
     """
 
     def start_bundle(self) -> None:
         self._waiting: dict[Bucket | None, list[Any]] = {}
 
     def process(self, element: Any) -> None:
-        self._waiting.setdefault(self.bucket_of(element), []).append(element)
+        self._waiting.setdefault(self.key_of(element), []).append(element)
 
     def finish_bundle(self) -> list[Any]:
         with ThreadPoolExecutor(AT_ONCE) as threads:
             futures = [threads.submit(self._in_turn, elements) for elements in self._waiting.values()]
-        return [given for future in futures for given in future.result()]
+        return [result for future in futures for result in future.result()]
 
     def _in_turn(self, elements: Iterable[Any]) -> list[Any]:
-        return [given for element in elements for given in self.act(element)]
+        return [result for element in elements for result in self.process_one(element)]
 
-    def bucket_of(self, element: Any) -> Bucket | None:
-        """What belongs to one bucket is worked on one after the other."""
+    def key_of(self, element: Any) -> Bucket | None:
+        """The key of an element: elements with the same one are processed in turn."""
         raise NotImplementedError
 
-    def act(self, element: Any) -> list[Any]:
-        """Takes an element, gives windowed values, or tagged outputs of such."""
+    def process_one(self, element: Any) -> list[Any]:
+        """Process one element, and return windowed values or tagged outputs of them."""
         raise NotImplementedError

@@ -1,4 +1,4 @@
-"""Reporting: tells the audit topic what each receipt says."""
+"""Reporting: tells the audit topic what each manifest says."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ import apache_beam as beam
 from google.api_core.exceptions import GoogleAPIError
 from google.cloud import pubsub_v1
 
-from storage.buckets.manifest import Receipt
-from transforms.pubsub.retry import PubSubError, told
+from storage.buckets.manifest import Manifest
+from transforms.pubsub.retry import PubSubError, message_of
 
 REPORT_SECONDS = 60.0
 """How long Pub/Sub may take to accept the reports of a bundle; the client repeats what fails meanwhile."""
 
 
 class Report(beam.PTransform):  # type: ignore[misc]
-    """Takes receipts. Tells the audit topic what each says; a report that is sent twice carries the same id.
+    """Takes manifests. Tells the audit topic what each says; a report that is sent twice carries the same id.
 
     make_client: makes the client in the process that publishes. Raises PubSubError when Pub/Sub does not take a report.
     """
@@ -26,8 +26,8 @@ class Report(beam.PTransform):  # type: ignore[misc]
         super().__init__()
         self._fn = _Report(topic, make_client)
 
-    def expand(self, receipts: beam.PCollection) -> beam.PCollection:
-        return receipts | "Publish report" >> beam.ParDo(self._fn).with_output_types(bytes)
+    def expand(self, manifests: beam.PCollection) -> beam.PCollection:
+        return manifests | "Publish report" >> beam.ParDo(self._fn).with_output_types(bytes)
 
 
 class _Report(beam.DoFn):  # type: ignore[misc]
@@ -41,7 +41,7 @@ class _Report(beam.DoFn):  # type: ignore[misc]
     def start_bundle(self) -> None:
         self._futures: list[pubsub_v1.publisher.futures.Future] = []
 
-    def process(self, element: Receipt) -> None:
+    def process(self, element: Manifest) -> None:
         report = element.report()
         self._futures.append(self._client.publish(self._topic, report.to_json(), report="delivered", report_id=report.id))
 
@@ -56,7 +56,7 @@ class _Report(beam.DoFn):  # type: ignore[misc]
                 ) from None
             except GoogleAPIError as error:
                 raise PubSubError(
-                    f"{self._topic}: Pub/Sub refused a report: {told(error)}. Mend that, and run it again."
+                    f"{self._topic}: Pub/Sub refused a report: {message_of(error)}. Mend that, and run it again."
                 ) from None
 
     def teardown(self) -> None:

@@ -24,7 +24,7 @@ LONGEST_LIFE = timedelta(days=32)
 """Pub/Sub keeps a message for 31 days at most. Beam drops what is later than the lateness it allows: with this, nothing is."""
 
 
-class Hourly(beam.PTransform):  # type: ignore[misc]
+class HourlyWindows(beam.PTransform):  # type: ignore[misc]
     """Hourly windows that give each element once: while the hour goes on, when it is over, and whatever comes after.
 
     ends: the source ends by itself, so that everything is there when the watermark passes; its engine has no clock for panes.
@@ -33,10 +33,10 @@ class Hourly(beam.PTransform):  # type: ignore[misc]
 
     def __init__(self, allowed_lateness: timedelta, ends: bool, every: timedelta = PANE_EVERY) -> None:
         super().__init__()
-        now_and_then = AfterProcessingTime(int(every.total_seconds()))
+        repeatedly = AfterProcessingTime(int(every.total_seconds()))
         # Made once: where collections join, Beam wants their windows and triggers to be the same.
         self._windows = FixedWindows(int(HOUR.total_seconds()))
-        self._trigger = AfterWatermark(late=AfterCount(1)) if ends else AfterWatermark(early=now_and_then, late=now_and_then)
+        self._trigger = AfterWatermark(late=AfterCount(1)) if ends else AfterWatermark(early=repeatedly, late=repeatedly)
         self._lateness = int((allowed_lateness + LONGEST_LIFE).total_seconds())
 
     def expand(self, elements: beam.PCollection) -> beam.PCollection:
@@ -48,8 +48,8 @@ class Hourly(beam.PTransform):  # type: ignore[misc]
         )
 
 
-def at(hour: datetime, value: Any) -> WindowedValue:
-    """A value that belongs to an hour, before it is put into windows."""
+def in_hour(value: Any, hour: datetime) -> WindowedValue:
+    """The value with the hour as its timestamp, not yet assigned to a window."""
     return WindowedValue(value, Timestamp.of(hour.timestamp()), [GlobalWindow()])
 
 

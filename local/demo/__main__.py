@@ -21,8 +21,8 @@ from typing import Any
 
 from rich.console import Console
 
-from local.demo.expected import differences, flights_hours, put_in
-from local.demo.summary import picture, read_verdicts, refusals, unfinished
+from local.demo.expected import differences, expected_results, flights_hours
+from local.demo.summary import dead_letters_by_reason, read_verdicts, summary_table, unfinished
 from local.pubsub.broker import Broker
 from publisher.simulate import EVENT_TYPES
 from schemas.buckets import HOUR, Bucket, hour_of
@@ -35,7 +35,7 @@ SEED, EVENTS, HOURS = 1, 20_000, 3
 """The simulated traffic: the same in every run, but for the hours it lies in, the last full ones."""
 
 PROJECT = "projects/local-demo"
-BUCKETS, TABLES, VERDICTS = "buckets", "tables.duckdb", "verdicts.json"
+STORAGE, TABLES, VERDICTS = "storage", "tables.duckdb", "verdicts.json"
 TABLE_WIDTH = 110
 
 
@@ -81,7 +81,7 @@ def main(folder: Path = Path("demo")) -> int:
                 console.print(f"[bold red]failed with exit status {status}: {title}[/]")
                 return 1
         verdicts = read_verdicts(folder / VERDICTS)
-        wrong = differences(verdicts, put_in(FLIGHTS, SEED, EVENTS, HOURS, end))
+        wrong = differences(verdicts, expected_results(FLIGHTS, SEED, EVENTS, HOURS, end))
         show(console, folder, verdicts, wrong)
         where_next(console, folder, end)
     outcome = (
@@ -107,7 +107,7 @@ def clear(folder: Path, console: Console) -> None:
 def commands(folder: Path, end: datetime) -> Sequence[tuple[str, tuple[int, ...], list[str]]]:
     """What the demo does: a title, the exit statuses that are no failure, and a Python module with its arguments."""
     audit_topic = ["--audit_topic", f"{PROJECT}/topics/audit"]
-    stores = ["--buckets", str(folder / BUCKETS), "--tables", str(folder / TABLES)]
+    stores = ["--storage", str(folder / STORAGE), "--tables", str(folder / TABLES)]
     music = ["publisher", "simulate", "--topic", f"{PROJECT}/topics/music", *audit_topic]
     music += ["--seed", str(SEED), "--events", str(EVENTS), "--hours", str(HOURS), "--end", format_time(end)]
     deliver = ["pipelines.deliver", *stores, *audit_topic]
@@ -153,10 +153,10 @@ def commands(folder: Path, end: datetime) -> Sequence[tuple[str, tuple[int, ...]
 def show(console: Console, folder: Path, verdicts: Sequence[dict[str, Any]], wrong: Sequence[str]) -> None:
     """The table, and below it what a person should look at."""
     # A terminal that is too narrow would cut the numbers.
-    Console(highlight=False, width=max(console.width, TABLE_WIDTH)).print(picture(verdicts))
+    Console(highlight=False, width=max(console.width, TABLE_WIDTH)).print(summary_table(verdicts))
     for line in unfinished(verdicts):
         console.print(line)
-    console.print("dead letters by reason:", *refusals(folder / TABLES), sep="\n")
+    console.print("dead letters by reason:", *dead_letters_by_reason(folder / TABLES), sep="\n")
     for line in wrong:
         console.print(f"[bold red]not as put in:[/] {line}")
 
@@ -170,10 +170,10 @@ def where_next(console: Console, folder: Path, end: datetime) -> None:
         "SELECT hour, status, published, in_files, in_table FROM verdicts WHERE event_type = 'flight_departed' ORDER BY hour"
     )
     console.print(
-        f"\nFiles and receipts: {folder / BUCKETS}/   tables: {folder / TABLES}   verdicts: {folder / VERDICTS}\nTry next:"
+        f"\nFiles and manifests: {folder / STORAGE}/   tables: {folder / TABLES}   verdicts: {folder / VERDICTS}\nTry next:"
     )
     console.print(f'  {sql} "{top}"')
-    console.print(f"  cat {folder / BUCKETS / Bucket('track_played', hour).receipt_name}")
+    console.print(f"  cat {folder / STORAGE / Bucket('track_played', hour).manifest_name}")
     console.print(f'  {sql} "{hourly}"\n')
 
 

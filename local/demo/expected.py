@@ -22,13 +22,13 @@ def flights_hours(file: Path) -> list[datetime]:
     return _every_hour(hour for _, hour in _flights(file))
 
 
-def put_in(flights: Path, seed: int, events: int, hours: int, end: datetime) -> dict[Key, Expected]:
+def expected_results(flights: Path, seed: int, events: int, hours: int, end: datetime) -> dict[Key, Expected]:
     """What must come out of each event type and hour."""
     result = expected(seed, events, hours, end)
-    found = _flights(flights)
-    for key in product({kind for kind, _ in found}, _every_hour(hour for _, hour in found)):
+    keys = _flights(flights)
+    for key in product({kind for kind, _ in keys}, _every_hour(hour for _, hour in keys)):
         result[key] = Expected()
-    for key in found:
+    for key in keys:
         result[key].messages += 1
         result[key].delivered += 1
     return result
@@ -36,22 +36,22 @@ def put_in(flights: Path, seed: int, events: int, hours: int, end: datetime) -> 
 
 def differences(verdicts: Iterable[Mapping[str, Any]], expectation: Mapping[Key, Expected]) -> list[str]:
     """Where the verdicts say something else than what was put in, a sentence each."""
-    found = {(row["event_type"], parse_time(row["hour"])): row for row in verdicts}
+    rows = {(row["event_type"], parse_time(row["hour"])): row for row in verdicts}
     result = [
         f"{kind or '(no type)'} {format_time(hour)}: a verdict on what was never put in"
-        for kind, hour in found.keys() - expectation.keys()
+        for kind, hour in rows.keys() - expectation.keys()
     ]
-    for (kind, hour), one in expectation.items():
-        row = found.get((kind, hour), {})
+    for (kind, hour), counts in expectation.items():
+        row = rows.get((kind, hour), {})
         wanted = {
             "status": "COMPLETE",
-            "published": one.messages,
-            "received": one.messages,
-            "in_files": one.delivered,
-            "in_table": one.delivered,
-            "late": one.late,
-            "duplicates": one.duplicates,
-            "dead_letters": one.dead.total(),
+            "published": counts.messages,
+            "received": counts.messages,
+            "in_files": counts.delivered,
+            "in_table": counts.delivered,
+            "late": counts.late,
+            "duplicates": counts.duplicates,
+            "dead_letters": counts.dead.total(),
         }
         wrong = [f"{name} is {row.get(name)}, not {value}" for name, value in wanted.items() if row.get(name) != value]
         if wrong:
@@ -66,5 +66,5 @@ def _flights(file: Path) -> list[Key]:
 
 
 def _every_hour(hours: Iterable[datetime]) -> list[datetime]:
-    found = sorted(set(hours))
-    return [found[0] + HOUR * step for step in range((found[-1] - found[0]) // HOUR + 1)]
+    ordered = sorted(set(hours))
+    return [ordered[0] + HOUR * step for step in range((ordered[-1] - ordered[0]) // HOUR + 1)]

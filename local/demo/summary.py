@@ -28,7 +28,7 @@ def read_verdicts(file: Path) -> list[dict[str, Any]]:
     return verdicts
 
 
-def picture(verdicts: Sequence[dict[str, Any]]) -> Table:
+def summary_table(verdicts: Sequence[dict[str, Any]]) -> Table:
     """One row for each event type: its hours, its events, and how many of its hours are COMPLETE."""
     table = Table("event type", "hours", *_NUMBERS.values(), "hours\nCOMPLETE", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for column in table.columns:
@@ -58,10 +58,8 @@ def unfinished(verdicts: Sequence[dict[str, Any]]) -> list[str]:
     ]
 
 
-def refusals(tables: Path) -> list[str]:
+def dead_letters_by_reason(tables: Path) -> list[str]:
     """The dead letters by reason, a line each, as the table has them."""
     with duckdb.connect(tables, read_only=True) as db:
-        found = db.execute(
-            "SELECT reason, count(*) FROM dead_letters GROUP BY reason ORDER BY count(*) DESC, reason"
-        ).fetchall()
-    return [f"{number:>6}  {reason}" for reason, number in found]
+        rows = db.execute("SELECT reason, count(*) FROM dead_letters GROUP BY reason ORDER BY count(*) DESC, reason").fetchall()
+    return [f"{number:>6}  {reason}" for reason, number in rows]

@@ -75,10 +75,10 @@ class Services(grpc.GenericRpcHandler):  # type: ignore[misc]
             # A client that has gone is given nothing: it would be leased to nobody.
             while context.is_active():
                 taken = self._resources.take(request.subscription, seconds, request.max_messages, Flow())
-                left = until - time.monotonic()
-                if taken or left <= 0:
+                remaining_seconds = until - time.monotonic()
+                if taken or remaining_seconds <= 0:
                     break
-                self._wait(request.subscription, left)
+                self._wait(request.subscription, remaining_seconds)
         return fill(types.PullResponse.pb()(), taken)
 
     def _streaming_pull(self, requests: Iterator[Proto], context: grpc.ServicerContext) -> Iterator[Proto]:

@@ -56,11 +56,11 @@ def _record_collector(schema: Mapping[str, Any], aliases: bool) -> Collector:
         return {} if value.keys() <= known else {name: item for name, item in value.items() if name not in known}
 
     def collect(value: Any) -> dict[str, Any]:
-        found = collect_flat(value)
+        unknown = collect_flat(value)
         for name, collect_field in nested:
             item = value.get(name)
             if item is not None and (below := collect_field(item)):
-                found[name] = below
-        return found
+                unknown[name] = below
+        return unknown
 
     return collect if nested else collect_flat

@@ -123,13 +123,13 @@ def _load_versions(folder: Path, problems: list[str]) -> list[Contract]:
         except (OSError, UnicodeDecodeError) as error:
             problems.append(f"{path}: can't be read: {error}")
             continue
-        raw, found = parse_problems(text)
-        if not found:
-            found = schema_problems(raw, folder.name)
-        if not found:
+        raw, found_problems = parse_problems(text)
+        if not found_problems:
+            found_problems = schema_problems(raw, folder.name)
+        if not found_problems:
             contract = Contract(folder.name, version, cast(dict[str, Any], parse_schema(raw)), path)
             earlier = [(older.version, older_text) for older, older_text in sound.items()]
-            found = incompatibilities(text, earlier)
+            found_problems = incompatibilities(text, earlier)
             sound[contract] = text
-        problems += (f"{path}: {problem}" for problem in found)
+        problems += (f"{path}: {problem}" for problem in found_problems)
     return list(sound)

@@ -1,4 +1,4 @@
-"""Contributions: what one attempt at some work adds to a bucket.
+"""Committables: what one attempt at some work adds to a bucket.
 
 They are united by their ids, so adding the same one again changes nothing, and their order does not matter: retries, restarts,
 backfills and late panes can repeat without harm.
@@ -13,7 +13,7 @@ from hashlib import sha256
 from typing import Any
 
 from schemas.audit_reports import read_reasons
-from schemas.counters import Books, Reasons, add_books, add_reasons, books_to_json, read_books
+from schemas.counters import Counters, Reasons, add_counters, add_reasons, counters_to_json, read_counters
 from schemas.fingerprints import Tally
 from schemas.json_fields import read_count, read_text
 from schemas.shards import Shard
@@ -21,7 +21,7 @@ from storage.buckets.duplicate_refs import Elsewhere
 
 
 @dataclass(frozen=True)
-class Part:
+class DataFile:
     """One Avro file of a bucket, and beside it its index: the sorted 16-byte hashes of its ids.
 
     name: without a folder, ends in .avro, unique to the attempt that wrote it; size: bytes; crc32c: 0 to 2^32 - 1;
@@ -37,7 +37,7 @@ class Part:
 
     @property
     def index_name(self) -> str:
-        """The index's file name: it lies beside the part."""
+        """The index's file name: it lies beside the data file."""
         return self.name.removesuffix(".avro") + ".ids"
 
     def to_json(self) -> dict[str, object]:
@@ -53,7 +53,7 @@ class Part:
         }
 
     @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> Part:
+    def from_json(cls, value: Mapping[str, Any]) -> DataFile:
         ids = Tally.from_json({"count": value["rows"], "fingerprint": value["fingerprint"]})
         name, shard = read_text(value["name"]), Shard.parse(value["shard"])
         if "/" in name or not name.endswith(".avro"):
@@ -62,82 +62,87 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Contribution:
+class Committable:
     """What one attempt at some work adds to a bucket: counts, files, or nothing but the wish to be looked at.
 
-    id: made before the contribution crosses a shuffle, so that a repeat is known as one; packs: the names of the packs whose
-    messages may be acknowledged once it is committed; trouble: why other packs could not be written, empty where all were. No
-    receipt keeps these two. conflicts: what it adds to the hour's dead letters, after it is in the receipt itself.
+    id: made before the committable crosses a shuffle, so that a repeat is known as one; packs: the names of the packs whose
+    messages may be acknowledged once it is committed; failure: why other packs could not be written, empty where all were. No
+    manifest keeps these two. conflicts: what it adds to the hour's dead letters, after it is in the manifest itself.
     elsewhere: files that name the ids it dropped because another hour holds them.
     """
 
     id: str
-    books: Books = field(default_factory=dict)
+    counters: Counters = field(default_factory=dict)
     reasons: Reasons = field(default_factory=dict)
-    parts: tuple[Part, ...] = ()
+    data_files: tuple[DataFile, ...] = ()
     packs: tuple[str, ...] = ()
-    conflicts: Contribution | None = None
-    trouble: str = ""
+    conflicts: Committable | None = None
+    failure: str = ""
     elsewhere: tuple[Elsewhere, ...] = ()
 
     def to_json(self) -> bytes:
-        more = {"packs": self.packs, "trouble": self.trouble}
-        return json.dumps({**work_to_json(self), **more}, sort_keys=True).encode()
+        more = {"packs": self.packs, "failure": self.failure}
+        return json.dumps({**committable_to_json(self), **more}, sort_keys=True).encode()
 
     @classmethod
-    def from_json(cls, data: bytes | str) -> Contribution:
+    def from_json(cls, data: bytes | str) -> Committable:
         value = json.loads(data)
-        return replace(work_from_json(value), packs=tuple(value["packs"]), trouble=value["trouble"])
+        return replace(committable_from_json(value), packs=tuple(value["packs"]), failure=value["failure"])
 
     @property
     def is_empty(self) -> bool:
         """Whether it changes nothing."""
-        return not (self.books or self.parts)
+        return not (self.counters or self.data_files)
 
 
-LOOK = Contribution("")
+CLOSE_CHECK = Committable("")
 """Adds nothing: asks that a bucket be looked at, so that it closes though no event came."""
 
 
-def combine(contributions: Iterable[Contribution]) -> Contribution:
-    """One contribution that adds what the given ones add, each id once, under an id that depends on theirs alone."""
-    given = list(contributions)
+def combine(committables: Iterable[Committable]) -> Committable:
+    """One committable that adds what the given ones add, each id once, under an id that depends on theirs alone."""
+    given = list(committables)
     each = {one.id: one for one in given if not one.is_empty}
-    trouble = max((one.trouble for one in given), default="")
+    failure = max((one.failure for one in given), default="")
     if not each:
-        return replace(LOOK, trouble=trouble)
-    books: Books = {}
+        return replace(CLOSE_CHECK, failure=failure)
+    counters: Counters = {}
     reasons: Reasons = {}
-    parts: list[Part] = []
+    data_files: list[DataFile] = []
     packs: list[str] = []
     elsewhere: list[Elsewhere] = []
     for key in sorted(each):
-        books = add_books(books, each[key].books)
+        counters = add_counters(counters, each[key].counters)
         reasons = add_reasons(reasons, each[key].reasons)
-        parts.extend(each[key].parts)
+        data_files.extend(each[key].data_files)
         packs.extend(each[key].packs)
         elsewhere.extend(each[key].elsewhere)
     conflicts = combine(one.conflicts for one in each.values() if one.conflicts)
     refused = None if conflicts.is_empty else conflicts
     unique = sha256("\n".join(sorted(each)).encode()).hexdigest()[:32]
-    return Contribution(unique, books, reasons, tuple(parts), tuple(packs), refused, trouble, tuple(elsewhere))
+    return Committable(unique, counters, reasons, tuple(data_files), tuple(packs), refused, failure, tuple(elsewhere))
 
 
-def work_to_json(work: Contribution) -> dict[str, object]:
-    """What a receipt keeps of a contribution."""
-    parts = [part.to_json() for part in work.parts]
-    value: dict[str, object] = {"id": work.id, "books": books_to_json(work.books), "reasons": work.reasons, "parts": parts}
-    if work.elsewhere:
-        value["elsewhere"] = [file.to_json() for file in work.elsewhere]
-    if work.conflicts:
-        value["conflicts"] = work_to_json(work.conflicts)
+def committable_to_json(committable: Committable) -> dict[str, object]:
+    """What a manifest keeps of a committable."""
+    data_files = [data_file.to_json() for data_file in committable.data_files]
+    value: dict[str, object] = {
+        "id": committable.id,
+        "counters": counters_to_json(committable.counters),
+        "reasons": committable.reasons,
+        "data_files": data_files,
+    }
+    if committable.elsewhere:
+        value["elsewhere"] = [file.to_json() for file in committable.elsewhere]
+    if committable.conflicts:
+        value["conflicts"] = committable_to_json(committable.conflicts)
     return value
 
 
-def work_from_json(value: Mapping[str, Any]) -> Contribution:
-    """Reads what `work_to_json` gave. ValueError, TypeError, KeyError or AttributeError where it is something else."""
-    parts = tuple(Part.from_json(part) for part in value["parts"])
+def committable_from_json(value: Mapping[str, Any]) -> Committable:
+    """Reads what `committable_to_json` gave. ValueError, TypeError, KeyError or AttributeError where it is something else."""
+    data_files = tuple(DataFile.from_json(data_file) for data_file in value["data_files"])
     elsewhere = tuple(Elsewhere.from_json(file) for file in value.get("elsewhere", ()))
-    books, reasons = read_books(value["books"]), read_reasons(value["reasons"])
-    conflicts = work_from_json(value["conflicts"]) if "conflicts" in value else None
-    return Contribution(read_text(value["id"]), books, reasons, parts, conflicts=conflicts, elsewhere=elsewhere)
+    counters, reasons = read_counters(value["counters"]), read_reasons(value["reasons"])
+    conflicts = committable_from_json(value["conflicts"]) if "conflicts" in value else None
+    return Committable(read_text(value["id"]), counters, reasons, data_files, conflicts=conflicts, elsewhere=elsewhere)

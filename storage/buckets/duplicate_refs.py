@@ -16,7 +16,7 @@ from schemas.buckets import FIRST_HOUR, HOUR, STAGING, Bucket, hour_of
 from schemas.envelope import ENVELOPE_FIELDS
 from schemas.fingerprints import HASH_BYTES
 from schemas.shards import Shard
-from storage.objects.base import Buckets, BucketsError
+from storage.objects.base import ObjectStore, StoreError
 
 # The envelope's fields come first in every event's record, and no more than these is read.
 _ENVELOPE: Any = parse_schema({"type": "record", "name": "envelope", "fields": list(ENVELOPE_FIELDS)})
@@ -28,26 +28,26 @@ def published_for(record: bytes, own: datetime) -> datetime:
     return hour_of(row["skewed_from"] or own)
 
 
-def write_elsewhere(buckets: Buckets, shard: Shard, unique: str, entries: Iterable[bytes]) -> tuple[Elsewhere, ...]:
+def write_elsewhere(store: ObjectStore, shard: Shard, unique: str, entries: Iterable[bytes]) -> tuple[Elsewhere, ...]:
     """Stores entries (`storage.buckets.duplicate_refs`) in staging under a name that ends in `unique`; no file
     where there is none."""
     data, count = packed(entries)
     if not count:
         return ()
     name = f"elsewhere-{shard}-{unique}.ids"
-    return (Elsewhere(name, count, buckets.write(f"{STAGING}/{name}", data).crc32c),)
+    return (Elsewhere(name, count, store.write(f"{STAGING}/{name}", data).crc32c),)
 
 
-def read_elsewhere(buckets: Buckets, bucket: Bucket, file: Elsewhere) -> dict[tuple[datetime, datetime], NDArray[np.bytes_]]:
-    """A committed file's ids, by the hour that they were published for and the one said to hold them. Raises BucketsError."""
+def read_elsewhere(store: ObjectStore, bucket: Bucket, file: Elsewhere) -> dict[tuple[datetime, datetime], NDArray[np.bytes_]]:
+    """A committed file's ids, by the hour that they were published for and the one said to hold them. Raises StoreError."""
     name = f"{bucket.folder}/{file.name}"
-    data, stored = buckets.read(name)
+    data, stored = store.read(name)
     if stored.crc32c != file.crc32c:
-        raise BucketsError(f"{name} can't be trusted: its checksum is not the one in the receipt")
+        raise StoreError(f"{name} can't be trusted: its checksum is not the one in the manifest")
     try:
         return by_hours(data)
     except (ValueError, OverflowError):
-        raise BucketsError(f"{name} can't be read: it holds no ids with their hours") from None
+        raise StoreError(f"{name} can't be read: it holds no ids with their hours") from None
 
 
 _ENTRY = np.dtype([("id", f"V{HASH_BYTES}"), ("hour", ">i4"), ("held", ">i4")])

@@ -7,25 +7,25 @@ from datetime import datetime
 from itertools import groupby
 
 from schemas.buckets import EVENT_TYPE_NAME, Bucket, bucket_of, stream_folder
-from storage.objects.base import Buckets
+from storage.objects.base import ObjectStore
 
 
-def streams_of(buckets: Buckets) -> set[str]:
+def event_types_of(store: ObjectStore) -> set[str]:
     """The event types that have ever had a bucket. Asks for one name of each."""
     found: set[str] = set()
     start = ""
-    while (name := next(buckets.list("events/", start), None)) is not None:
-        stream = name.split("/")[1]
-        if EVENT_TYPE_NAME.fullmatch(stream):
-            found.add(stream)
-        start = f"events/{stream}0"  # the first name beyond the folder: 0 comes after the slash
+    while (name := next(store.list("events/", start), None)) is not None:
+        event_type = name.split("/")[1]
+        if EVENT_TYPE_NAME.fullmatch(event_type):
+            found.add(event_type)
+        start = f"events/{event_type}0"  # the first name beyond the folder: 0 comes after the slash
     return found
 
 
-def buckets_of(buckets: Buckets, stream: str, first: datetime, last: datetime) -> Iterator[Bucket]:
+def buckets_of(store: ObjectStore, stream: str, first: datetime, last: datetime) -> Iterator[Bucket]:
     """The stream's buckets from the hour `first` to `last`, both included, in order, that hold anything. Only lists names."""
     before = None
-    for name in buckets.list(f"{stream_folder(stream)}/", Bucket(stream, first).folder):
+    for name in store.list(f"{stream_folder(stream)}/", Bucket(stream, first).folder):
         bucket = bucket_of(name)
         if bucket is None or bucket == before:
             continue
@@ -35,15 +35,15 @@ def buckets_of(buckets: Buckets, stream: str, first: datetime, last: datetime) -
         yield bucket
 
 
-def open_hours(buckets: Buckets, streams: Iterable[str], since: datetime) -> set[datetime]:
+def open_hours(store: ObjectStore, streams: Iterable[str], since: datetime) -> set[datetime]:
     """The hours from the day of `since` on in which something is left to do: a bucket of one of the streams was begun, and is
-    not closed, or its newest receipt is not loaded. Only lists names.
+    not closed, or its newest manifest is not loaded. Only lists names.
     """
     result = set()
     for stream in streams:
         start = f"{stream_folder(stream)}/dt={since:%Y-%m-%d}"
         # In the order of their names those of a bucket come one after the other.
-        for bucket, names in groupby(buckets.list(f"{stream_folder(stream)}/", start), bucket_of):
+        for bucket, names in groupby(store.list(f"{stream_folder(stream)}/", start), bucket_of):
             if bucket and not _is_done(bucket, frozenset(names)):
                 result.add(bucket.hour)
     return result

@@ -1,4 +1,4 @@
-"""Parts: one Avro file of a bucket's shard, and its index of ids."""
+"""Data files: one Avro file of a bucket's shard, and its index of ids."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from schemas.buckets import STAGING, Bucket
 from schemas.codec.avro_binary import long
 from schemas.fingerprints import Tally
 from schemas.shards import Shard
-from storage.buckets.committable import Part
-from storage.buckets.id_index import MARK_BYTES, hashes, ordered
-from storage.objects.base import Buckets, Damaged
+from storage.buckets.committable import DataFile
+from storage.buckets.id_index import ENTRY_BYTES, hashes, ordered
+from storage.objects.base import Damaged, ObjectStore
 
 CODEC = "deflate"
 
@@ -30,8 +30,8 @@ BLOCK_BYTES = 1024 * 1024
 _IN_MEMORY = 16 * 1024 * 1024
 
 
-class PartWriter:
-    """Frames encoded records as an Avro file in the staging folder, where nobody reads it until a receipt lists it.
+class DataFileWriter:
+    """Frames encoded records as an Avro file in the staging folder, where nobody reads it until a manifest lists it.
 
     To be used in a `with` block.
     """
@@ -40,7 +40,7 @@ class PartWriter:
         self._file: BinaryIO = SpooledTemporaryFile(max_size=_IN_MEMORY)  # type: ignore[assignment]  # noqa: SIM115 - closed at the end of the block
         self._sync = token_bytes(16)
         Writer(self._file, schema, codec=CODEC, sync_marker=self._sync).flush()
-        self._marks: list[bytes] = []
+        self._entries: list[bytes] = []
         self._block: list[bytes] = []
         self._block_records = 0
         self._block_size = 0
@@ -51,11 +51,11 @@ class PartWriter:
     def __exit__(self, *_: object) -> None:
         self._file.close()
 
-    def add(self, marks: bytes, records: bytes) -> None:
-        """One record or more, one behind the other, and their marks."""
-        self._marks.append(marks)
+    def add(self, entries: bytes, records: bytes) -> None:
+        """One record or more, one behind the other, and their index entries."""
+        self._entries.append(entries)
         self._block.append(records)
-        self._block_records += len(marks) // MARK_BYTES
+        self._block_records += len(entries) // ENTRY_BYTES
         self._block_size += len(records)
         if self._block_size >= BLOCK_BYTES:
             self._end_block()
@@ -67,24 +67,26 @@ class PartWriter:
         self._file.write(b"".join((long(self._block_records), long(len(data)), data, self._sync)))
         self._block, self._block_records, self._block_size = [], 0, 0
 
-    def finish(self, buckets: Buckets, bucket: Bucket, shard: Shard, unique: str) -> Part | None:
-        """Stores file and index under a name that ends in `unique`; None if there is no record. Raises BucketsError."""
-        if not self._marks:
+    def finish(self, store: ObjectStore, bucket: Bucket, shard: Shard, unique: str) -> DataFile | None:
+        """Stores file and index under a name that ends in `unique`; None if there is no record. Raises StoreError."""
+        if not self._entries:
             return None
         if self._block:
             self._end_block()
-        index = ordered(b"".join(self._marks))
+        index = ordered(b"".join(self._entries))
         name = f"part-{shard}-{unique}"
         with ThreadPoolExecutor(1) as beside:  # a store takes its time for each, and has time for both
-            indexed = beside.submit(buckets.write, f"{STAGING}/{name}.ids", index)
-            stored = buckets.write(f"{STAGING}/{name}.avro", self._file)
-        return Part(f"{name}.avro", shard, stored.size, stored.crc32c, indexed.result().crc32c, Tally.of_hashes(hashes(index)))
+            indexed = beside.submit(store.write, f"{STAGING}/{name}.ids", index)
+            stored = store.write(f"{STAGING}/{name}.avro", self._file)
+        return DataFile(
+            f"{name}.avro", shard, stored.size, stored.crc32c, indexed.result().crc32c, Tally.of_hashes(hashes(index))
+        )
 
 
-def read_marks(buckets: Buckets, folder: str, part: Part) -> bytes:
-    """The marks in a part's index, packed and sorted. Damaged names an index that is not the one that was committed."""
-    name = f"{folder}/{part.index_name}"
-    data, stored = buckets.read(name)
-    if stored.crc32c != part.index_crc32c:
-        raise Damaged(f"{name} is not the index that its receipt lists: the checksum differs. Restore it from a copy.")
+def read_entries(store: ObjectStore, folder: str, data_file: DataFile) -> bytes:
+    """The entries in a data file's index, packed and sorted. Damaged names an index that is not the one that was committed."""
+    name = f"{folder}/{data_file.index_name}"
+    data, stored = store.read(name)
+    if stored.crc32c != data_file.index_crc32c:
+        raise Damaged(f"{name} is not the index that its manifest lists: the checksum differs. Restore it from a copy.")
     return data

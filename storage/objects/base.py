@@ -1,4 +1,4 @@
-"""Buckets: the store of objects: files, receipts, markers. One interface, a directory or Cloud Storage behind it."""
+"""Object store: files, manifests and markers by name. One interface, a directory or Cloud Storage behind it."""
 
 from __future__ import annotations
 
@@ -7,23 +7,23 @@ from dataclasses import dataclass
 from typing import BinaryIO, Protocol
 
 
-class BucketsError(Exception):
+class StoreError(Exception):
     """The store refused, or could not be reached after bounded retries. The message says what, where, and what to do."""
 
 
-class NotFound(BucketsError):
+class NotFound(StoreError):
     """No object has this name."""
 
 
-class Damaged(BucketsError):
+class Damaged(StoreError):
     """An object is there, and is not what was committed. Restore it from a copy."""
 
 
-class AlreadyExists(BucketsError):
+class AlreadyExists(StoreError):
     """`create` met an object of this name, with other bytes than those given."""
 
 
-class Changed(BucketsError):
+class Changed(StoreError):
     """`replace` met another generation than the expected one."""
 
 
@@ -37,7 +37,7 @@ class Stored:
     generation: int
 
 
-class Buckets(Protocol):
+class ObjectStore(Protocol):
     """Objects by name (`a/b/c`, relative to the root). Safe for use by many threads and processes; can be pickled.
 
     Reads see every finished write at once. A write is seen whole or not at all, and when it has returned
@@ -49,7 +49,7 @@ class Buckets(Protocol):
         """The root: an absolute path, or gs://bucket[/prefix], with no slash at the end."""
 
     def check_writable(self) -> None:
-        """Raises BucketsError, saying what to do, when objects can't be written under the root (made if it is missing)."""
+        """Raises StoreError, saying what to do, when objects can't be written under the root (made if it is missing)."""
 
     def read(self, name: str) -> tuple[bytes, Stored]:
         """The object's bytes, and what the store knows of exactly these bytes. Raises NotFound."""

@@ -6,7 +6,7 @@ import errno
 import os
 from typing import BinaryIO, NoReturn
 
-from storage.objects.base import BucketsError
+from storage.objects.base import StoreError
 
 _HINTS = {
     errno.ENOSPC: "free some space, or choose a folder on another disk",
@@ -52,7 +52,7 @@ def flush_folder(path: str) -> None:
 
 
 def explain(error: OSError, what: str) -> NoReturn:
-    """Raises the BucketsError that says `what` went wrong, why, and what to do."""
+    """Raises the StoreError that says `what` went wrong, why, and what to do."""
     where = f" ({error.filename})" if error.filename else ""
     hint = _HINTS.get(error.errno or 0, "see to the disk, then run this again")
-    raise BucketsError(f"{what}: {error.strerror or error}{where}. What to do: {hint}") from error
+    raise StoreError(f"{what}: {error.strerror or error}{where}. What to do: {hint}") from error

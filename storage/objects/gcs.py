@@ -1,4 +1,4 @@
-"""Buckets in Google Cloud Storage."""
+"""An object store in Google Cloud Storage."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from google.api_core.retry import Retry
 from google.cloud import storage
 from google.cloud.storage.retry import DEFAULT_RETRY
 
-from storage.objects.base import AlreadyExists, BucketsError, Changed, NotFound, Stored
-from storage.objects.gcs_errors import explained
+from storage.objects.base import AlreadyExists, Changed, NotFound, Stored, StoreError
+from storage.objects.gcs_errors import translate_errors
 from storage.objects.names import check_name, check_prefix, is_name
 from storage.objects.streams import CHUNK, Ranges, measure
 
@@ -49,11 +49,11 @@ class CloudStorage:
     """
 
     def __init__(self, uri: str, client: storage.Client | None = None, retry: Retry = RETRY) -> None:
-        """`uri`: gs://bucket[/prefix], BucketsError otherwise. `client`: not pickled; where it is missing, each process
+        """`uri`: gs://bucket[/prefix], StoreError otherwise. `client`: not pickled; where it is missing, each process
         makes its own from the surroundings when it first needs one (STORAGE_EMULATOR_HOST, default credentials)."""
         match = _BUCKET.fullmatch(uri.rstrip("/"))
         if not match:
-            raise BucketsError(f"{uri!r} names no Cloud Storage bucket: give gs://bucket or gs://bucket/prefix")
+            raise StoreError(f"{uri!r} names no Cloud Storage bucket: give gs://bucket or gs://bucket/prefix")
         self._bucket_name = match["bucket"]
         self._prefix = f"{match['prefix']}/" if match["prefix"] else ""
         check_prefix(self._prefix)
@@ -82,10 +82,10 @@ class CloudStorage:
 
     def open(self, name: str) -> BinaryIO:
         check_name(name)
-        found = self._look(name)
-        if found is None:
+        stored = self._look(name)
+        if stored is None:
             raise NotFound(f"no object {self.uri}/{name}")
-        return io.BufferedReader(Ranges(found.size, lambda first, last: self._download_range(found, first, last)), CHUNK)
+        return io.BufferedReader(Ranges(stored.size, lambda first, last: self._download_range(stored, first, last)), CHUNK)
 
     def write(self, name: str, data: bytes | BinaryIO) -> Stored:
         # Safe to try again without a precondition: nobody else writes the name, and each try writes the same bytes.
@@ -98,18 +98,18 @@ class CloudStorage:
             return self._upload(name, data, if_generation=0)
         except Changed:
             try:
-                found, stored = self._download(name)
+                existing, stored = self._download(name)
             except NotFound:
-                raise BucketsError(
+                raise StoreError(
                     f"{self.uri}/{name} can't be written: Cloud Storage says that it is there, and then that it is not."
                     " Does somebody delete objects there? Run it again: a repeat does no harm"
                 ) from None
-            if found == data:
+            if existing == data:
                 return stored
             raise AlreadyExists(f"{self.uri}/{name} is there, with other bytes") from None
 
     def replace(self, name: str, data: bytes, generation: int) -> Stored:
-        """As promised by Buckets. A refusal may answer the second try of a write whose first one succeeded.
+        """As promised by ObjectStore. A refusal may answer the second try of a write whose first one succeeded.
 
         Equal bytes don't show that: two writers may well write the same. So each call leaves a mark of its own in the
         object's metadata, and a refusal counts as success where the mark is found. Where yet another write has
@@ -125,21 +125,24 @@ class CloudStorage:
             blob = self._get_blob(name)
             if blob is not None and (blob.metadata or {}).get(_WRITER) == mark:
                 return self._stored(blob)
-            there = "gone" if blob is None else f"at generation {blob.generation}"
-            raise Changed(f"{self.uri}/{name} is {there}, no longer at {generation}: read it again") from None
+            state = "gone" if blob is None else f"at generation {blob.generation}"
+            raise Changed(f"{self.uri}/{name} is {state}, no longer at {generation}: read it again") from None
 
     def publish(self, source: str, target: str) -> None:
-        """As promised by Buckets. The source stays, for a lifecycle rule to delete. A target of the same bytes is left alone,
-        so that a repeat disturbs no reader; on a server that ignores preconditions it is written again."""
+        """As promised by ObjectStore. The source stays, for a lifecycle rule to delete. A target of the same bytes is left
+        alone, so that a repeat disturbs no reader; on a server that ignores preconditions it is written again."""
         check_name(source)
         check_name(target)
         try:
             self._rewrite(source, target, if_generation=0)
         except (NotFound, Changed):
-            here, there = self._look(source), self._look(target)
-            if here is None and there is None:
+            source_object, target_object = self._look(source), self._look(target)
+            if source_object is None and target_object is None:
                 raise NotFound(f"neither {source} nor {target} is in {self.uri}: there is nothing to publish") from None
-            if here and (there is None or (here.size, here.crc32c) != (there.size, there.crc32c)):
+            if source_object and (
+                target_object is None
+                or (source_object.size, source_object.crc32c) != (target_object.size, target_object.crc32c)
+            ):
                 self._rewrite(source, target, if_generation=None)
 
     def list(self, prefix: str, start: str = "") -> Iterator[str]:
@@ -184,7 +187,7 @@ class CloudStorage:
 
         stored = self._run("write", name, attempt)
         if (stored.size, stored.crc32c) != (size, checksum):
-            raise BucketsError(f"{self.uri}/{name} was damaged on its way to the store: write it again")
+            raise StoreError(f"{self.uri}/{name} was damaged on its way to the store: write it again")
         return stored
 
     def _download(self, name: str) -> tuple[bytes, Stored]:
@@ -230,7 +233,7 @@ class CloudStorage:
         return self._run_once(action, name, self._retry(attempt))
 
     def _run_once(self, action: str, name: str, attempt: Callable[[], T]) -> T:
-        with explained(f"can't {action} {self.uri}/{name}".rstrip("/"), self._bucket_name):
+        with translate_errors(f"can't {action} {self.uri}/{name}".rstrip("/"), self._bucket_name):
             return attempt()
 
     def _stored(self, blob: storage.Blob) -> Stored:

@@ -11,7 +11,7 @@ from google.api_core import exceptions as api
 from google.auth.exceptions import DefaultCredentialsError, GoogleAuthError
 from google.cloud.storage.exceptions import DataCorruption
 
-from storage.objects.base import BucketsError, Changed, NotFound
+from storage.objects.base import Changed, NotFound, StoreError
 
 _OURS = (
     api.GoogleAPICallError,
@@ -26,21 +26,21 @@ _OURS = (
 
 
 @contextmanager
-def explained(what: str, bucket: str) -> Iterator[None]:
-    """Turns an error of the block into a BucketsError that begins with `what`; NotFound for a 404, Changed for a 412."""
+def translate_errors(what: str, bucket: str) -> Iterator[None]:
+    """Turns an error of the block into a StoreError that begins with `what`; NotFound for a 404, Changed for a 412."""
     try:
         yield
     except api.NotFound as error:
-        raise NotFound(f"{what}: {_said(error)}") from error
+        raise NotFound(f"{what}: {_message_of(error)}") from error
     except api.PreconditionFailed as error:
-        raise Changed(f"{what}: {_said(error)}") from error
+        raise Changed(f"{what}: {_message_of(error)}") from error
     except _OURS as error:
-        raise BucketsError(f"{what}: {_said(error)}. What to do: {_hint(error, bucket)}") from error
+        raise StoreError(f"{what}: {_message_of(error)}. What to do: {_hint(error, bucket)}") from error
 
 
-def _said(error: Exception) -> str:
+def _message_of(error: Exception) -> str:
     if isinstance(error, api.RetryError) and error.cause is not None:
-        return f"tried again and again, at last: {_said(error.cause)}"
+        return f"tried again and again, at last: {_message_of(error.cause)}"
     if isinstance(error, api.GoogleAPICallError):
         return f"{error.code} {_message(error)}".rstrip(". ")
     if isinstance(error, DataCorruption):

@@ -1,4 +1,4 @@
-"""Buckets in a directory of this machine."""
+"""An object store in a directory of this machine."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import BinaryIO
 
 import google_crc32c
 
-from storage.objects.base import AlreadyExists, BucketsError, Changed, NotFound, Stored
+from storage.objects.base import AlreadyExists, Changed, NotFound, Stored, StoreError
 from storage.objects.fsync import explain, flush, flush_folder, make_folder
 from storage.objects.names import check_name, check_prefix, is_name
 from storage.objects.streams import CHUNK
@@ -87,24 +87,24 @@ class Directory:
         return self._put(name, data, check=lambda _: None)
 
     def create(self, name: str, data: bytes) -> Stored:
-        def check(there: int | None) -> None:
-            if there is not None:
+        def check(current: int | None) -> None:
+            if current is not None:
                 raise AlreadyExists(f"{name} below {self._root} is there, with other bytes")
 
         try:
             return self._put(name, data, check)
         except AlreadyExists:
-            found, stored = self.read(name)
-            if found != data:
+            existing, stored = self.read(name)
+            if existing != data:
                 raise
             # Whoever wrote it may have been killed before this.
             flush_folder(os.path.dirname(self._path(name)))
             return stored
 
     def replace(self, name: str, data: bytes, generation: int) -> Stored:
-        def check(there: int | None) -> None:
-            if there != generation:
-                raise Changed(f"{name} below {self._root} is at generation {there}, not {generation}: read it again")
+        def check(current: int | None) -> None:
+            if current != generation:
+                raise Changed(f"{name} below {self._root} is at generation {current}, not {generation}: read it again")
 
         return self._put(name, data, check)
 
@@ -147,7 +147,7 @@ class Directory:
                 yield name
 
     def _put(self, name: str, data: bytes | BinaryIO, check: Callable[[int | None], None]) -> Stored:
-        """Writes `name` if `check`, given the generation that is there, raises nothing."""
+        """Writes `name` if `check`, given the current generation, raises nothing."""
         path, hidden = self._path(name), self._hidden_path()
         source: BinaryIO = io.BytesIO(data) if isinstance(data, bytes) else data
         source.seek(0)
@@ -159,10 +159,10 @@ class Directory:
                     file.write(chunk)
                     size, checksum = size + len(chunk), google_crc32c.extend(checksum, chunk)
                 with self._locked(name):
-                    there = _generation(path)
-                    check(there)
+                    current = _generation(path)
+                    check(current)
                     file.flush()
-                    self._stamp(file, later_than=there)
+                    self._stamp(file, later_than=current)
                     flush(file)
                     make_folder(os.path.dirname(path))
                     os.replace(hidden, path)
@@ -183,7 +183,7 @@ class Directory:
             os.utime(file.fileno(), ns=(moment, moment))
             if os.fstat(file.fileno()).st_mtime_ns > last:
                 return
-        raise BucketsError(f"the file system of {self._root} keeps no times of modification: choose a folder on another disk")
+        raise StoreError(f"the file system of {self._root} keeps no times of modification: choose a folder on another disk")
 
     @contextmanager
     def _locked(self, name: str) -> Iterator[None]:
@@ -208,7 +208,7 @@ def _stored(name: str, size: int, crc32c: int, descriptor: int) -> Stored:
 def _generation(path: str) -> int | None:
     """None where there is no object, but perhaps a folder."""
     try:
-        there = os.stat(path)
+        status = os.stat(path)
     except (FileNotFoundError, NotADirectoryError):
         return None
-    return there.st_mtime_ns if stat.S_ISREG(there.st_mode) else None
+    return status.st_mtime_ns if stat.S_ISREG(status.st_mode) else None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from storage.objects.base import BucketsError
+from storage.objects.base import StoreError
 
 LONGEST_NAME = 1024
 """Bytes of UTF-8: Cloud Storage's limit (cloud.google.com/storage/docs/objects#naming)."""
@@ -26,15 +26,15 @@ def is_name(name: str) -> bool:
 
 
 def check_name(name: str) -> None:
-    """Raises BucketsError, saying which names are accepted, when `name` is not one of them."""
+    """Raises StoreError, saying which names are accepted, when `name` is not one of them."""
     if not is_name(name):
-        raise BucketsError(
+        raise StoreError(
             f"{name!r} can't name an object: give a/b/c, relative to the root, at most {LONGEST_NAME} bytes, without empty"
             " parts, parts that begin with a dot, backslashes or control characters"
         )
 
 
 def check_prefix(prefix: str) -> None:
-    """Raises BucketsError when no object's name can begin with `prefix`. The empty prefix is the beginning of every name."""
+    """Raises StoreError when no object's name can begin with `prefix`. The empty prefix is the beginning of every name."""
     if prefix:
         check_name(prefix.removesuffix("/"))

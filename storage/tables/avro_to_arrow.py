@@ -11,7 +11,7 @@ from uuid import UUID
 import fastavro
 import pyarrow as pa
 
-from storage.objects.base import BucketsError
+from storage.objects.base import StoreError
 
 ROWS = 10_000
 """Rows of a batch: what a load holds in memory at a time."""
@@ -21,15 +21,15 @@ class Unloadable(Exception):
     """The file is no whole Avro file, or does not fit the table. The message names the file and the place, never a value."""
 
 
-def read_batches(stream: BinaryIO, file: str, columns: pa.Schema) -> Iterator[pa.Table]:
+def read_batches(source: BinaryIO, file: str, columns: pa.Schema) -> Iterator[pa.Table]:
     """The rows of an Avro container as batches with exactly `columns`.
 
     A column that the file lacks is null, or an empty list. A map becomes a list of key and value, an enum or a uuid text,
     and so does a decimal where the column is text.
-    file: its name, for errors. Raises Unloadable; what `stream` raises passes through.
+    file: its name, for errors. Raises Unloadable; what `source` raises passes through.
     """
     shape = _struct([(field.name, field.type) for field in columns], "")
-    records = _records(stream, file)
+    records = _records(source, file)
     while chunk := list(islice(records, ROWS)):
         try:
             yield pa.Table.from_pylist([shape(record) for record in chunk], schema=columns)
@@ -39,10 +39,10 @@ def read_batches(stream: BinaryIO, file: str, columns: pa.Schema) -> Iterator[pa
             raise Unloadable(f"{file}: a value does not fit its column's type ({type(error).__name__})") from error
 
 
-def _records(stream: BinaryIO, file: str) -> Iterator[Any]:
+def _records(source: BinaryIO, file: str) -> Iterator[Any]:
     try:
-        yield from fastavro.reader(stream)
-    except (BucketsError, OSError):
+        yield from fastavro.reader(source)
+    except (StoreError, OSError):
         raise
     except Exception as error:  # fastavro has no error of its own: a broken file shows as any of a dozen
         raise Unloadable(f"{file}: not a whole Avro file ({type(error).__name__})") from error

@@ -8,7 +8,7 @@ from typing import Any
 from google.cloud.bigquery import SchemaField
 
 from schemas.columns import Column
-from storage.tables.base import TablesError
+from storage.tables.base import TableStoreError
 
 _OLD_NAMES = {"INTEGER": "INT64", "FLOAT": "FLOAT64", "BOOLEAN": "BOOL", "RECORD": "STRUCT"}
 """BigQuery's API answers with these names for types of its SQL."""
@@ -32,7 +32,7 @@ def _resource(column: Column, added: bool) -> dict[str, Any]:
 def merged(table: str, live: Sequence[SchemaField], columns: Sequence[Column]) -> list[SchemaField]:
     """`live`, relaxed where a column is no longer REQUIRED, and after it the columns that it lacks.
 
-    It equals `live` when there is nothing to do. Raises TablesError when a type has changed.
+    It equals `live` when there is nothing to do. Raises TableStoreError when a type has changed.
     """
     return _merged(f"table {table}: column ", live, columns)
 
@@ -48,10 +48,10 @@ def _widened(place: str, field: SchemaField, column: Column | None) -> SchemaFie
     mode = field.mode
     if column is None:
         return SchemaField.from_api_repr({**resource, "mode": "NULLABLE"}) if mode == "REQUIRED" else field
-    there = _OLD_NAMES.get(field.field_type, field.field_type)
-    if there != column.type or (mode == "REPEATED") != (column.mode == "REPEATED"):
-        raise TablesError(
-            f"{place}{field.name} is {mode} {there} there and {column.mode} {column.type} now. A type can't change: "
+    live_type = _OLD_NAMES.get(field.field_type, field.field_type)
+    if live_type != column.type or (mode == "REPEATED") != (column.mode == "REPEATED"):
+        raise TableStoreError(
+            f"{place}{field.name} is {mode} {live_type} there and {column.mode} {column.type} now. A type can't change: "
             "give the contract's field another name, or load into another table"
         )
     fields = _merged(f"{place}{field.name}.", field.fields, column.fields)

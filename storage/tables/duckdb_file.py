@@ -17,9 +17,9 @@ import pyarrow.compute as pc
 from schemas.buckets import HOUR, hour_of
 from schemas.fingerprints import Tally
 from schemas.tables import Table
-from storage.objects.base import Buckets, BucketsError, NotFound
+from storage.objects.base import NotFound, ObjectStore, StoreError
 from storage.tables.avro_to_arrow import Unloadable, read_batches
-from storage.tables.base import Facts, LoadFailed, NotLoaded, TablesError
+from storage.tables.base import LoadError, LoadJobFailed, RowCounts, TableStoreError
 from storage.tables.duckdb_schema import column_sql, missing_sql, quote
 
 _JOBS = """
@@ -56,8 +56,8 @@ class DuckDBFile:
     def uri(self) -> str:
         return self.path
 
-    def check_writable(self, buckets: Buckets) -> None:
-        """Raises TablesError, saying what to do, when the file can't be written. Any kind of buckets will do."""
+    def check_writable(self, store: ObjectStore) -> None:
+        """Raises TableStoreError, saying what to do, when the file can't be written. Any object store will do."""
         with self._transaction():
             pass  # opening it writes the table of jobs
 
@@ -86,7 +86,7 @@ class DuckDBFile:
                 if nullable == "NO" and column not in required:
                     db.execute(f"ALTER TABLE {name} ALTER COLUMN {quote(column)} DROP NOT NULL")
 
-    def load(self, job_id: str, table: Table, hour: datetime, buckets: Buckets, files: Sequence[str]) -> int:
+    def load(self, job_id: str, table: Table, hour: datetime, store: ObjectStore, files: Sequence[str]) -> int:
         """See `Tables.load`. ValueError when there are no files, or `hour` is not the start of one."""
         if not files:
             raise ValueError("a load needs one file or more")
@@ -98,17 +98,17 @@ class DuckDBFile:
                 with self._transaction() as db:
                     rows = _rows_of_job(db, job_id, table, hour)
                     if rows is None:
-                        rows = _replace(db, table, hour, buckets, files)
+                        rows = _replace(db, table, hour, store, files)
                         db.execute("INSERT INTO load_jobs.jobs VALUES (?, ?, ?, ?, NULL)", [job_id, table.name, hour, rows])
                     return rows
             except Unloadable as error:
                 with self._transaction() as db:
                     db.execute("INSERT INTO load_jobs.jobs VALUES (?, ?, ?, NULL, ?)", [job_id, table.name, hour, str(error)])
-                raise LoadFailed(f"{what}: {error}") from error
-            except (BucketsError, OSError) as error:
-                raise NotLoaded(f"{what}: can't read a file: {error}") from error
+                raise LoadJobFailed(f"{what}: {error}") from error
+            except (StoreError, OSError) as error:
+                raise LoadError(f"{what}: can't read a file: {error}") from error
 
-    def facts(self, table: Table, first: datetime, last: datetime) -> Mapping[datetime, Facts]:
+    def row_counts(self, table: Table, first: datetime, last: datetime) -> Mapping[datetime, RowCounts]:
         """See `Tables.facts`."""
         when, row_id = quote(table.partition_by), quote(table.id_column)
         lanes = ", ".join(f"coalesce(sum(('0x' || substr(digest, {1 + 8 * lane}, 8))::BIGINT), 0)" for lane in range(4))
@@ -122,10 +122,10 @@ class DuckDBFile:
         with self._transaction() as db:
             if not _exists(db, table.name):
                 return {}
-            found = db.execute(query, [first, last + HOUR]).fetchall()
+            hourly_rows = db.execute(query, [first, last + HOUR]).fetchall()
         return {
-            _EPOCH + timedelta(microseconds=hour): Facts(rows, Tally(ids, (a, b, c, d)))
-            for hour, rows, ids, a, b, c, d in found
+            _EPOCH + timedelta(microseconds=hour): RowCounts(rows, Tally(ids, (a, b, c, d)))
+            for hour, rows, ids, a, b, c, d in hourly_rows
         }
 
     @contextmanager
@@ -150,7 +150,7 @@ class DuckDBFile:
                     raise
                 db.commit()
             except duckdb.Error as error:
-                raise TablesError(f"{self.path}: {_first_line(error)}") from error
+                raise TableStoreError(f"{self.path}: {_first_line(error)}") from error
 
     def _connect(self) -> duckdb.DuckDBPyConnection:
         try:
@@ -161,11 +161,11 @@ class DuckDBFile:
             connection.execute(_JOBS)
         except (duckdb.Error, OSError) as error:
             if "Conflicting lock" in str(error):
-                raise TablesError(
+                raise TableStoreError(
                     f"{self.path} is open in another process, and DuckDB lets only one in. "
                     f"Wait until that one ends, or name another file. DuckDB says: {_first_line(error)}"
                 ) from error
-            raise TablesError(f"{self.path} can't be opened for writing as a DuckDB file: {_first_line(error)}") from error
+            raise TableStoreError(f"{self.path} can't be opened for writing as a DuckDB file: {_first_line(error)}") from error
         return connection
 
 
@@ -175,26 +175,26 @@ def _exists(db: duckdb.DuckDBPyConnection, name: str) -> bool:
 
 
 def _rows_of_job(db: duckdb.DuckDBPyConnection, job_id: str, table: Table, hour: datetime) -> int | None:
-    """The rows that the job of this id has loaded, None where there was none. Raises LoadFailed where it has failed."""
+    """The rows that the job of this id has loaded, None where there was none. Raises LoadJobFailed where it has failed."""
     query = "SELECT table_name = ? AND hour = ?, loaded, failure FROM load_jobs.jobs WHERE job_id = ?"
-    found = db.execute(query, [table.name, hour, job_id]).fetchall()
-    if not found:
+    jobs = db.execute(query, [table.name, hour, job_id]).fetchall()
+    if not jobs:
         return None
-    [(same, rows, failure)] = found
+    [(same, rows, failure)] = jobs
     if not same:
-        raise NotLoaded(f"another load has had the id {job_id}: give the one of {table.name}, {hour:%Y-%m-%d %H}h its own")
+        raise LoadError(f"another load has had the id {job_id}: give the one of {table.name}, {hour:%Y-%m-%d %H}h its own")
     if failure is not None:
-        raise LoadFailed(f"job {job_id} has failed before: {failure}", earlier=True)
+        raise LoadJobFailed(f"job {job_id} has failed before: {failure}", already_failed=True)
     return int(rows)
 
 
-def _replace(db: duckdb.DuckDBPyConnection, table: Table, hour: datetime, buckets: Buckets, files: Sequence[str]) -> int:
+def _replace(db: duckdb.DuckDBPyConnection, table: Table, hour: datetime, store: ObjectStore, files: Sequence[str]) -> int:
     name, when = quote(table.name), quote(table.partition_by)
     if not _exists(db, table.name):
-        raise TablesError(f"there is no table {table.name} to load into: `ensure` makes it")
+        raise TableStoreError(f"there is no table {table.name} to load into: `ensure` makes it")
     columns = db.sql(f"SELECT * FROM {name} LIMIT 0").to_arrow_table().schema
     db.execute(f"DELETE FROM {name} WHERE {when} >= ? AND {when} < ?", [hour, hour + HOUR])
-    rows = _Rows(buckets, files, columns, table.partition_by, hour)
+    rows = _Rows(store, files, columns, table.partition_by, hour)
     # One statement for all files: each INSERT of its own would keep some memory until the transaction ends.
     db.register("rows", pa.RecordBatchReader.from_batches(columns, rows.batches()))
     try:
@@ -212,8 +212,8 @@ def _replace(db: duckdb.DuckDBPyConnection, table: Table, hour: datetime, bucket
 class _Rows:
     """The rows of an hour's files, for DuckDB to fetch. What goes wrong there reaches it as a text only, so it is kept."""
 
-    def __init__(self, buckets: Buckets, files: Sequence[str], columns: pa.Schema, when: str, hour: datetime) -> None:
-        self._buckets, self._files, self._columns, self._when, self._hour = buckets, files, columns, when, hour
+    def __init__(self, store: ObjectStore, files: Sequence[str], columns: pa.Schema, when: str, hour: datetime) -> None:
+        self._store, self._files, self._columns, self._when, self._hour = store, files, columns, when, hour
         self.file = ""
         self.count = 0
         self.error: Exception | None = None
@@ -222,8 +222,8 @@ class _Rows:
         try:
             for file in self._files:
                 self.file = file
-                with self._open(file) as stream:
-                    for batch in read_batches(stream, file, self._columns):
+                with self._open(file) as source:
+                    for batch in read_batches(source, file, self._columns):
                         self._check(batch)
                         self.count += batch.num_rows
                         yield from batch.to_batches()
@@ -233,7 +233,7 @@ class _Rows:
 
     def _open(self, file: str) -> BinaryIO:
         try:
-            return self._buckets.open(file)
+            return self._store.open(file)
         except NotFound as error:
             raise Unloadable(f"{file}: {error}") from error
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from schemas.columns import Column
 from schemas.tables import Table
-from storage.tables.base import TablesError
+from storage.tables.base import TableStoreError
 
 _TYPES = {
     "STRING": "VARCHAR",
@@ -38,7 +38,7 @@ def column_sql(column: Column) -> str:
 def missing_sql(table: Table, live: Mapping[str, Any]) -> Iterator[str]:
     """What ADD COLUMN takes, for each column and nested field that `live` (name -> DuckDB's type) lacks.
 
-    Added ones can be null. Raises TablesError when a type has changed.
+    Added ones can be null. Raises TableStoreError when a type has changed.
     """
     for column in table.columns:
         if column.name in live:
@@ -65,8 +65,8 @@ def _missing(table: str, column: Column, path: str, live: Any) -> Iterator[str]:
             yield f"{inside}.{_column(field)}"
 
 
-def _changed(table: str, path: str, live: Any, column: Column) -> TablesError:
-    return TablesError(
+def _changed(table: str, path: str, live: Any, column: Column) -> TableStoreError:
+    return TableStoreError(
         f"table {table}: column {path} is {live} there and {_type(column)} now. A type can't change: "
         "give the contract's field another name, or load into another table"
     )

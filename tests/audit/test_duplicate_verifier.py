@@ -14,15 +14,15 @@ import fastavro
 import google_crc32c
 import pytest
 
-from audit.duplicate_verifier import Holders
+from audit.duplicate_verifier import DuplicateVerifier
 from audit.file_scan import see_events
 from schemas.buckets import DEAD_LETTERS, HOUR, Bucket
 from schemas.fingerprints import id_hash
-from storage.buckets.committable import LOOK, combine
+from storage.buckets.committable import CLOSE_CHECK, combine
 from storage.buckets.duplicate_refs import Elsewhere, entry, hour_number, packed
-from storage.buckets.manifest import Receipt
+from storage.buckets.manifest import Manifest
 from storage.buckets.manifest_store import shown_receipt
-from storage.objects.base import BucketsError, Stored
+from storage.objects.base import Stored, StoreError
 from storage.objects.local import Directory
 from tests.transforms.commit.test_dedup_horizon import DAY, NOON, Process, Stops, balance, rows
 from transforms.commit.commit import commit
@@ -37,7 +37,7 @@ def new_id() -> Callable[[], str]:
 
 
 @pytest.fixture
-def buckets(tmp_path: Path) -> Directory:
+def store(tmp_path: Path) -> Directory:
     return Directory(tmp_path)
 
 
@@ -45,67 +45,73 @@ def ids(*names: str) -> set[bytes]:
     return {id_hash(name) for name in names}
 
 
-def files(buckets: Directory, hour: Any, pattern: str) -> list[Path]:
-    return sorted(Path(buckets.uri, Bucket("thing", hour).folder).glob(pattern))
+def files(store: Directory, hour: Any, pattern: str) -> list[Path]:
+    return sorted(Path(store.uri, Bucket("thing", hour).folder).glob(pattern))
 
 
 @pytest.mark.parametrize("blind", [True, False], ids=["found at the commit", "found by the writer"])
-def test_what_another_hour_holds_counts_as_arrived_and_is_not_foreign(buckets, new_id, blind: bool) -> None:
-    Process(buckets, new_id).deliver(NOON, ("a", 1), ("b", 1))
-    receipt = Process(buckets, new_id).deliver(LATER, ("b", 1), ("c", 1), blind=blind)
-    seen = see_events(buckets, receipt, Holders(buckets))
-    assert (seen.held.rows, seen.ids, seen.unheld, seen.unreadable, seen.foreign) == (1, {LATER: ids("b", "c")}, 0, (), ())
-    assert [file.count for file in receipt.elsewhere] == [1]
+def test_what_another_hour_holds_counts_as_arrived_and_is_not_unexpected(store, new_id, blind: bool) -> None:
+    Process(store, new_id).deliver(NOON, ("a", 1), ("b", 1))
+    manifest = Process(store, new_id).deliver(LATER, ("b", 1), ("c", 1), blind=blind)
+    seen = see_events(store, manifest, DuplicateVerifier(store))
+    assert (seen.row_counts.rows, seen.ids, seen.unheld, seen.unreadable, seen.unexpected) == (
+        1,
+        {LATER: ids("b", "c")},
+        0,
+        (),
+        (),
+    )
+    assert [file.count for file in manifest.elsewhere] == [1]
 
 
-def test_a_bucket_of_nothing_but_such_duplicates_has_no_part_and_counts_them(buckets, new_id) -> None:
-    Process(buckets, new_id).deliver(NOON, ("a", 1), ("b", 1))
+def test_a_bucket_of_nothing_but_such_duplicates_has_no_data_file_and_counts_them(store, new_id) -> None:
+    Process(store, new_id).deliver(NOON, ("a", 1), ("b", 1))
     for blind in (False, True):
-        receipt = Process(buckets, new_id).deliver(LATER, ("a", 1), ("b", 1), ("b", 1), blind=blind)
-        assert (receipt.parts, see_events(buckets, receipt, Holders(buckets)).ids) == ((), {LATER: ids("a", "b")})
-    assert balance(receipt) == (6, 0, 6)
+        manifest = Process(store, new_id).deliver(LATER, ("a", 1), ("b", 1), ("b", 1), blind=blind)
+        assert (manifest.data_files, see_events(store, manifest, DuplicateVerifier(store)).ids) == ((), {LATER: ids("a", "b")})
+    assert balance(manifest) == (6, 0, 6)
 
 
 @pytest.mark.parametrize("blind", [True, False])
-def test_there_is_no_file_where_no_other_hour_holds_anything(buckets, new_id, blind: bool) -> None:
-    process = Process(buckets, new_id)
+def test_there_is_no_file_where_no_other_hour_holds_anything(store, new_id, blind: bool) -> None:
+    process = Process(store, new_id)
     process.deliver(NOON, ("a", 1), blind=blind)
     process.deliver(NOON, ("a", 1), ("a", 1), ("a", 2), ("b", 1), blind=blind)
     process.deliver(LATER, ("a", 2), blind=blind)  # conflicts
-    assert not [name for name in buckets.list("") if "elsewhere" in name]
-    assert len(rows(buckets, DEAD_LETTERS)) == 2
+    assert not [name for name in store.list("") if "elsewhere" in name]
+    assert len(rows(store, DEAD_LETTERS)) == 2
 
 
 @pytest.mark.parametrize("blind", [True, False])
-def test_an_event_counts_for_the_hour_that_it_was_published_for_when_it_came_too_late_for_it(buckets, new_id, blind) -> None:
-    Process(buckets, new_id).deliver(NOON, ("a", 1))
-    process, early = Process(buckets, new_id), NOON - 99 * HOUR
+def test_an_event_counts_for_the_hour_that_it_was_published_for_when_it_came_too_late_for_it(store, new_id, blind) -> None:
+    Process(store, new_id).deliver(NOON, ("a", 1))
+    process, early = Process(store, new_id), NOON - 99 * HOUR
     plain = process.row
     process.row = lambda *event: {**plain(*event), "skewed_from": early + timedelta(minutes=5)}  # type: ignore[method-assign]
-    receipt = process.deliver(LATER, ("a", 1), blind=blind)
-    assert see_events(buckets, receipt, Holders(buckets)).ids == {early: ids("a")}
+    manifest = process.deliver(LATER, ("a", 1), blind=blind)
+    assert see_events(store, manifest, DuplicateVerifier(store)).ids == {early: ids("a")}
 
 
-def test_a_closed_bucket_gets_a_version_with_what_comes_late_and_all_versions_count(buckets, new_id) -> None:
-    process = Process(buckets, new_id)
+def test_a_closed_bucket_gets_a_version_with_what_comes_late_and_all_versions_count(store, new_id) -> None:
+    process = Process(store, new_id)
     process.deliver(NOON, ("a", 1), ("b", 1))
     process.deliver(LATER, ("a", 1))
-    commit(buckets, Bucket("thing", LATER), LOOK, True, lambda: NOON + DAY, new_id, process.delivered)
-    receipt = process.deliver(LATER, ("b", 1), blind=False)
-    assert (receipt.version, receipt.closed, receipt.report().late, len(receipt.elsewhere)) == (3, True, 0, 2)
-    assert see_events(buckets, receipt, Holders(buckets)).ids == {LATER: ids("a", "b")}
+    commit(store, Bucket("thing", LATER), CLOSE_CHECK, True, lambda: NOON + DAY, new_id, process.delivered)
+    manifest = process.deliver(LATER, ("b", 1), blind=False)
+    assert (manifest.version, manifest.closed, manifest.report().late, len(manifest.elsewhere)) == (3, True, 0, 2)
+    assert see_events(store, manifest, DuplicateVerifier(store)).ids == {LATER: ids("a", "b")}
 
 
-def test_what_was_taken_out_of_a_file_repeats_nothing(buckets, new_id) -> None:
-    """Of one contribution, the first file conflicts; the second is the delivered event itself, and no conflict."""
-    process = Process(buckets, new_id)
+def test_what_was_taken_out_of_a_file_repeats_nothing(store, new_id) -> None:
+    """Of one committable, the first file conflicts; the second is the delivered event itself, and no conflict."""
+    process = Process(store, new_id)
     process.deliver(NOON, ("a", 1))
     both = combine([process.write(LATER, ("a", 2)), process.write(LATER, ("a", 1))])
-    for parts in (both.parts, both.parts[::-1]):
-        again = replace(both, id=new_id(), parts=parts)
-        receipt = process.commit(LATER, again)
-        assert len(rows(buckets, DEAD_LETTERS)) == 1
-        assert see_events(buckets, receipt, Holders(buckets)).ids == {LATER: ids("a")}
+    for data_files in (both.data_files, both.data_files[::-1]):
+        again = replace(both, id=new_id(), data_files=data_files)
+        manifest = process.commit(LATER, again)
+        assert len(rows(store, DEAD_LETTERS)) == 1
+        assert see_events(store, manifest, DuplicateVerifier(store)).ids == {LATER: ids("a")}
 
 
 def lose_a_row(file: Path) -> None:
@@ -129,72 +135,72 @@ def lose_a_row(file: Path) -> None:
         (lambda b: files(b, LATER, "elsewhere-*")[0].write_bytes(b"secret"), "can't be trusted"),
     ],
 )
-def test_what_cannot_be_read_or_trusted_in_either_hour_proves_nothing(buckets, new_id, damage, told: str) -> None:
-    Process(buckets, new_id).deliver(NOON, ("a", 1), ("b", 1))
-    receipt = Process(buckets, new_id).deliver(LATER, ("a", 1))
-    assert Holders(buckets).prove(receipt).ids == {LATER: ids("a")}
-    damage(buckets)
-    proof = Holders(buckets).prove(receipt)
-    assert (proof.ids, proof.unheld, len(proof.unreadable)) == ({}, 0, 1)
-    assert told in proof.unreadable[0]
-    assert "secret" not in proof.unreadable[0]
+def test_what_cannot_be_read_or_trusted_in_either_hour_proves_nothing(store, new_id, damage, told: str) -> None:
+    Process(store, new_id).deliver(NOON, ("a", 1), ("b", 1))
+    manifest = Process(store, new_id).deliver(LATER, ("a", 1))
+    assert DuplicateVerifier(store).verify(manifest).ids == {LATER: ids("a")}
+    damage(store)
+    verification = DuplicateVerifier(store).verify(manifest)
+    assert (verification.ids, verification.unheld, len(verification.unreadable)) == ({}, 0, 1)
+    assert told in verification.unreadable[0]
+    assert "secret" not in verification.unreadable[0]
 
 
-def with_entries(buckets: Directory, receipt: Receipt, data: bytes) -> Receipt:
-    """The receipt as if its only file had these bytes, and it had always listed them."""
-    name = receipt.elsewhere[0].name
-    stored = buckets.write(f"{receipt.bucket.folder}/{name}", data)
+def with_entries(store: Directory, manifest: Manifest, data: bytes) -> Manifest:
+    """The manifest as if its only file had these bytes, and it had always listed them."""
+    name = manifest.elsewhere[0].name
+    stored = store.write(f"{manifest.bucket.folder}/{name}", data)
     assert stored.crc32c == google_crc32c.value(data)
-    value = json.loads(receipt.to_json())
+    value = json.loads(manifest.to_json())
     value["commits"][-1]["elsewhere"] = [Elsewhere(name, len(data) // 24, stored.crc32c).to_json()]
-    return Receipt.from_json(json.dumps(value).encode(), "r")
+    return Manifest.from_json(json.dumps(value).encode(), "r")
 
 
-def test_an_entry_whose_hour_does_not_hold_the_id_does_not_count_and_is_told_of(buckets, new_id) -> None:
-    Process(buckets, new_id).deliver(NOON, ("a", 1), ("b", 1))
-    receipt = Process(buckets, new_id).deliver(LATER, ("a", 1))
+def test_an_entry_whose_hour_does_not_hold_the_id_does_not_count_and_is_told_of(store, new_id) -> None:
+    Process(store, new_id).deliver(NOON, ("a", 1), ("b", 1))
+    manifest = Process(store, new_id).deliver(LATER, ("a", 1))
     noon, empty = hour_number(NOON), hour_number(NOON - HOUR)
     forged = [("a", noon), ("lost", noon), ("b", empty), ("lost too", empty)]
     data, _ = packed(entry(id_hash(name), LATER, held) for name, held in forged)
-    proof = Holders(buckets).prove(with_entries(buckets, receipt, data))
-    assert (proof.ids, proof.unheld, proof.unreadable) == ({LATER: ids("a")}, 3, ())
+    verification = DuplicateVerifier(store).verify(with_entries(store, manifest, data))
+    assert (verification.ids, verification.unheld, verification.unreadable) == ({LATER: ids("a")}, 3, ())
 
 
 @pytest.mark.parametrize("data", [b"secret", b"\x7f" * 24])
-def test_a_listed_file_that_holds_no_entries_is_named(buckets, new_id, data: bytes) -> None:
-    Process(buckets, new_id).deliver(NOON, ("a", 1))
-    receipt = with_entries(buckets, Process(buckets, new_id).deliver(LATER, ("a", 1)), data)
-    [told] = Holders(buckets).prove(receipt).unreadable
-    assert told == f"{receipt.bucket.folder}/{receipt.elsewhere[0].name} can't be read: it holds no ids with their hours"
+def test_a_listed_file_that_holds_no_entries_is_named(store, new_id, data: bytes) -> None:
+    Process(store, new_id).deliver(NOON, ("a", 1))
+    manifest = with_entries(store, Process(store, new_id).deliver(LATER, ("a", 1)), data)
+    [told] = DuplicateVerifier(store).verify(manifest).unreadable
+    assert told == f"{manifest.bucket.folder}/{manifest.elsewhere[0].name} can't be read: it holds no ids with their hours"
 
 
 def test_wherever_a_process_is_killed_what_it_dropped_is_proved_in_the_end(tmp_path, new_id) -> None:
     killed = 0
     for step in range(20):
-        buckets = Directory(tmp_path / str(step))
-        Process(buckets, new_id).deliver(NOON, ("a", 1), ("b", 1))
+        store = Directory(tmp_path / str(step))
+        Process(store, new_id).deliver(NOON, ("a", 1), ("b", 1))
         dying = Stops(tmp_path / str(step))
-        work = Process(dying, new_id).write(LATER, ("a", 1), ("c", 1), blind=bool(step % 2))
+        committable = Process(dying, new_id).write(LATER, ("a", 1), ("c", 1), blind=bool(step % 2))
         dying.left = step // 2
         try:
-            Process(dying, new_id).commit(LATER, work)
-        except BucketsError:
+            Process(dying, new_id).commit(LATER, committable)
+        except StoreError:
             killed += 1
         # What readers see meanwhile is whole, at any moment.
-        proof = Holders(buckets).prove(shown_receipt(buckets, Bucket("thing", LATER)))
-        assert (proof.unheld, proof.unreadable) == (0, ()), step
-        receipt = Process(buckets, new_id).commit(LATER, work)
-        seen = see_events(buckets, receipt, Holders(buckets))
-        assert (seen.ids, seen.unheld, seen.unreadable, seen.foreign) == ({LATER: ids("a", "c")}, 0, (), ()), step
+        verification = DuplicateVerifier(store).verify(shown_receipt(store, Bucket("thing", LATER)))
+        assert (verification.unheld, verification.unreadable) == (0, ()), step
+        manifest = Process(store, new_id).commit(LATER, committable)
+        seen = see_events(store, manifest, DuplicateVerifier(store))
+        assert (seen.ids, seen.unheld, seen.unreadable, seen.unexpected) == ({LATER: ids("a", "c")}, 0, (), ()), step
     assert 12 <= killed < 20
 
 
 @pytest.mark.parametrize(("kept_bytes", "reads"), [(10**6, 1), (0, 3)])
-def test_an_index_is_read_once_as_long_as_there_is_room(buckets, new_id, monkeypatch, kept_bytes: int, reads: int) -> None:
+def test_an_index_is_read_once_as_long_as_there_is_room(store, new_id, monkeypatch, kept_bytes: int, reads: int) -> None:
     for hour in (NOON - 3 * HOUR, NOON):
-        Process(buckets, new_id).deliver(hour, (f"a{hour}", 1), (f"b{hour}", 1))
+        Process(store, new_id).deliver(hour, (f"a{hour}", 1), (f"b{hour}", 1))
     again = [(f"a{hour}", 1) for hour in (NOON - 3 * HOUR, NOON)]
-    receipts = [Process(buckets, new_id).deliver(NOON + step * HOUR, *again) for step in (1, 2, 3)]
+    manifests = [Process(store, new_id).deliver(NOON + step * HOUR, *again) for step in (1, 2, 3)]
     monkeypatch.setattr("audit.duplicate_verifier.KEPT_BYTES", kept_bytes)
     names: list[str] = []
     read = Directory.read
@@ -204,9 +210,9 @@ def test_an_index_is_read_once_as_long_as_there_is_room(buckets, new_id, monkeyp
         return read(self, name)
 
     monkeypatch.setattr(Directory, "read", noted)
-    holders = Holders(buckets)
-    for receipt in receipts:
-        assert len(holders.prove(receipt).ids[receipt.bucket.hour]) == 2
-    [index] = files(buckets, NOON, "part-*.ids")
+    verifier = DuplicateVerifier(store)
+    for manifest in manifests:
+        assert len(verifier.verify(manifest).ids[manifest.bucket.hour]) == 2
+    [index] = files(store, NOON, "part-*.ids")
     assert sum(name.endswith(index.name) for name in names) == reads
-    assert len(holders._kept) == (2 if kept_bytes else 1)
+    assert len(verifier._kept) == (2 if kept_bytes else 1)

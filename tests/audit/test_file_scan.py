@@ -9,24 +9,24 @@ from random import Random
 import pytest
 from apache_beam.io.gcp.pubsub import PubsubMessage
 
-from audit.duplicate_verifier import Holders
+from audit.duplicate_verifier import DuplicateVerifier
 from audit.file_scan import see_dead_letters, see_events
-from audit.verdicts import Held
 from schemas.buckets import DEAD_LETTERS, Bucket
 from schemas.fingerprints import Tally, id_hash
 from schemas.registry.contracts import Contract, Contracts
 from schemas.row_schemas import dead_letter_schema, row_schema
 from schemas.shards import Shard
 from storage.buckets.committable import combine
-from storage.buckets.listing import buckets_of, streams_of
-from storage.buckets.manifest import Receipt
+from storage.buckets.listing import buckets_of, event_types_of
+from storage.buckets.manifest import Manifest
 from storage.objects.local import Directory
+from storage.tables.base import RowCounts
 from tests.support.contracts import contract_of, field
 from transforms.clocks import new_id
 from transforms.commit.commit import commit
-from transforms.decode.decoder import Receiver
-from transforms.dedup.delivered_index import Delivered
-from transforms.write.stage import contribute
+from transforms.decode.decoder import Decoder
+from transforms.dedup.delivered_index import DeliveredIndex
+from transforms.write.stage import stage_records
 
 HOUR = datetime(2026, 1, 31, 9, tzinfo=UTC)
 EARLY = HOUR - timedelta(days=9)
@@ -35,33 +35,33 @@ CONTRACT: Contract = contract_of(field("x", "long"))
 
 
 @pytest.fixture
-def buckets(tmp_path: Path) -> Directory:
+def store(tmp_path: Path) -> Directory:
     return Directory(tmp_path)
 
 
-def deliver(buckets: Directory, *messages: tuple[bytes, dict[str, str]]) -> dict[str, Receipt]:
-    """Messages that were published at the hour's start, each into a part of its own, by stream."""
-    receiver = Receiver(Contracts({"thing": {None: CONTRACT, "1": CONTRACT}}), timedelta(days=1), 1, new_id)
-    receipts = {}
+def deliver(store: Directory, *messages: tuple[bytes, dict[str, str]]) -> dict[str, Manifest]:
+    """Messages that were published at the hour's start, each into a data file of its own, by stream."""
+    decoder = Decoder(Contracts({"thing": {None: CONTRACT, "1": CONTRACT}}), timedelta(days=1), 1, new_id)
+    manifests = {}
     for number, (data, attributes) in enumerate(messages):
-        receiver.add(PubsubMessage(data, attributes, f"m{number}", HOUR))
-        [packed] = receiver.finish()
+        decoder.add(PubsubMessage(data, attributes, f"m{number}", HOUR))
+        [packed] = decoder.finish()
         schema = dead_letter_schema() if packed.bucket.stream == DEAD_LETTERS else row_schema(CONTRACT)
-        delivered = Delivered(buckets, packed.bucket.stream, timedelta(days=1))
-        part = contribute(buckets, packed.bucket, WHOLE, [packed.data], schema, delivered)
-        [receipt] = commit(buckets, packed.bucket, combine([part]), True, lambda: HOUR, lambda: "again", delivered)
-        receipts[packed.bucket.stream] = receipt
-    return receipts
+        delivered = DeliveredIndex(store, packed.bucket.stream, timedelta(days=1))
+        committable = stage_records(store, packed.bucket, WHOLE, [packed.data], schema, delivered)
+        [manifest] = commit(store, packed.bucket, combine([committable]), True, lambda: HOUR, lambda: "again", delivered)
+        manifests[packed.bucket.stream] = manifest
+    return manifests
 
 
 def thing(event_id: str, data: bytes = b'{"x": 1}', **attributes: str) -> tuple[bytes, dict[str, str]]:
     return data, {"event_type": "thing", "event_id": event_id, **attributes}
 
 
-def test_events_are_counted_for_the_hour_that_they_were_published_for(buckets: Directory) -> None:
-    receipts = deliver(buckets, thing("a"), thing("late", received_at=EARLY.isoformat()), thing("b"))
-    seen = see_events(buckets, receipts["thing"], Holders(buckets))
-    assert (seen.held, seen.unreadable, seen.foreign) == (Held(3, Tally.of_ids(["a", "late", "b"])), (), ())
+def test_events_are_counted_for_the_hour_that_they_were_published_for(store: Directory) -> None:
+    manifests = deliver(store, thing("a"), thing("late", received_at=EARLY.isoformat()), thing("b"))
+    seen = see_events(store, manifests["thing"], DuplicateVerifier(store))
+    assert (seen.row_counts, seen.unreadable, seen.unexpected) == (RowCounts(3, Tally.of_ids(["a", "late", "b"])), (), ())
     assert seen.ids == {HOUR: {id_hash("a"), id_hash("b")}, EARLY: {id_hash("late")}}
 
 
@@ -76,46 +76,48 @@ def test_events_are_counted_for_the_hour_that_they_were_published_for(buckets: D
     ],
 )
 def test_dead_letters_are_counted_for_the_hour_that_their_publisher_counts_them_in(
-    buckets: Directory, stamp: dict[str, str], hour: datetime
+    store: Directory, stamp: dict[str, str], hour: datetime
 ) -> None:
-    refusals = see_dead_letters(buckets, deliver(buckets, thing("x", b"{", **stamp), thing("x", b"[", **stamp))[DEAD_LETTERS])
-    assert refusals.seen.held == Held(2, Tally.of_ids(["m0", "m1"]))
-    assert refusals.events == {"thing": Tally.of_ids(["x", "x"])}
-    assert refusals.ids == {"thing": {hour: {id_hash("x")}}}
+    dead_letter_scan = see_dead_letters(
+        store, deliver(store, thing("x", b"{", **stamp), thing("x", b"[", **stamp))[DEAD_LETTERS]
+    )
+    assert dead_letter_scan.seen.row_counts == RowCounts(2, Tally.of_ids(["m0", "m1"]))
+    assert dead_letter_scan.events == {"thing": Tally.of_ids(["x", "x"])}
+    assert dead_letter_scan.ids == {"thing": {hour: {id_hash("x")}}}
 
 
 @pytest.mark.parametrize("suffix", ["avro", "ids"])
-def test_no_change_of_a_file_or_its_index_is_unseen_or_ends_the_audit(buckets: Directory, tmp_path: Path, suffix: str) -> None:
+def test_no_change_of_a_file_or_its_index_is_unseen_or_ends_the_audit(store: Directory, tmp_path: Path, suffix: str) -> None:
     rng = Random(1)
-    receipt = deliver(buckets, thing("a"), thing("b"), thing("x", b"{"))["thing"]
-    file = min((tmp_path / receipt.bucket.folder).glob(f"part-*.{suffix}"))
+    manifest = deliver(store, thing("a"), thing("b"), thing("x", b"{"))["thing"]
+    file = min((tmp_path / manifest.bucket.folder).glob(f"part-*.{suffix}"))
     whole = file.read_bytes()
     damaged = [whole[:-1], whole + b"\0", b"", *(whole[:at] for at in range(1, len(whole), 50))]
     flipped = [whole[:at] + bytes([whole[at] ^ 1 << rng.randrange(8)]) + whole[at + 1 :] for at in range(len(whole))]
     for data in damaged + flipped:
         file.write_bytes(data)
-        assert see_events(buckets, receipt, Holders(buckets)).unreadable
+        assert see_events(store, manifest, DuplicateVerifier(store)).unreadable
     file.write_bytes(whole)
-    assert see_events(buckets, receipt, Holders(buckets)).unreadable == ()
+    assert see_events(store, manifest, DuplicateVerifier(store)).unreadable == ()
 
 
-def test_what_a_damaged_file_says_is_not_quoted(buckets: Directory, tmp_path: Path) -> None:
-    receipt = deliver(buckets, thing("a"))["thing"]
-    [file] = (tmp_path / receipt.bucket.folder).glob("part-*.avro")
+def test_what_a_damaged_file_says_is_not_quoted(store: Directory, tmp_path: Path) -> None:
+    manifest = deliver(store, thing("a"))["thing"]
+    [file] = (tmp_path / manifest.bucket.folder).glob("part-*.avro")
     file.write_bytes(b"secret" * 99)
-    [told] = see_events(buckets, receipt, Holders(buckets)).unreadable
+    [told] = see_events(store, manifest, DuplicateVerifier(store)).unreadable
     assert "secret" not in told
 
 
-def test_streams_and_their_buckets_are_found_by_name(buckets: Directory) -> None:
+def test_event_types_and_their_buckets_are_found_by_name(store: Directory) -> None:
     folders = [Bucket(stream, HOUR + timedelta(hours=step)).folder for stream in ("tap", "tap_two", "a") for step in (0, 1, 20)]
     for name in [*folders, Bucket(DEAD_LETTERS, HOUR).folder]:
-        buckets.create(f"{name}/_RECEIPT.json", b"")
-        buckets.create(f"{name}/_SUCCESS", b"")
-    buckets.create("events/Not A Type/dt=2026-01-31/hour=09/x", b"")
-    buckets.create("events/tap/notes", b"")
-    assert streams_of(buckets) == {"tap", "tap_two", "a"}
+        store.create(f"{name}/_RECEIPT.json", b"")
+        store.create(f"{name}/_SUCCESS", b"")
+    store.create("events/Not A Type/dt=2026-01-31/hour=09/x", b"")
+    store.create("events/tap/notes", b"")
+    assert event_types_of(store) == {"tap", "tap_two", "a"}
     first, last = HOUR + timedelta(hours=1), HOUR + timedelta(hours=20)
-    assert [bucket.hour for bucket in buckets_of(buckets, "tap", first, last)] == [first, last]
-    assert [bucket.hour for bucket in buckets_of(buckets, DEAD_LETTERS, HOUR, HOUR)] == [HOUR]
-    assert not list(buckets_of(buckets, DEAD_LETTERS, first, last))
+    assert [bucket.hour for bucket in buckets_of(store, "tap", first, last)] == [first, last]
+    assert [bucket.hour for bucket in buckets_of(store, DEAD_LETTERS, HOUR, HOUR)] == [HOUR]
+    assert not list(buckets_of(store, DEAD_LETTERS, first, last))

@@ -5,34 +5,41 @@ from datetime import UTC, datetime
 
 import pytest
 
-from audit.verdicts import Evidence, Held, Status, judge
-from schemas.audit_reports import Delivered, Published
+from audit.verdicts import Evidence, Status, judge
+from schemas.audit_reports import DeliveredReport, PublishedReport
 from schemas.buckets import DEAD_LETTERS, Bucket
 from schemas.fingerprints import Tally
-from schemas.outcomes import Exit
+from schemas.outcomes import Outcome
+from storage.tables.base import RowCounts
 
 HOUR = datetime(2026, 1, 31, 9, tzinfo=UTC)
 KIND = "search_made"
 
 
-def published(ids: str, reporter: str = "r") -> Published:
-    return Published(f"{reporter}/{ids}", reporter, KIND, HOUR, Tally.of_ids(ids), Tally.of_ids(set(ids)))
+def published(ids: str, reporter: str = "r") -> PublishedReport:
+    return PublishedReport(f"{reporter}/{ids}", reporter, KIND, HOUR, Tally.of_ids(ids), Tally.of_ids(set(ids)))
 
 
-def delivered(received: str, out: str, duplicates: str = "", closed: bool = True) -> Delivered:
-    ways = {Exit.RECEIVED: received, Exit.DELIVERED: out, Exit.DUPLICATE: duplicates}
-    return Delivered(Bucket(KIND, HOUR), "line", 1, closed, {KIND: {way: Tally.of_ids(ids) for way, ids in ways.items()}})
-
-
-def refused(messages: str, closed: bool = True) -> Delivered:
-    ways = {Exit.RECEIVED: messages, Exit.DEAD_LETTER: messages}
-    return Delivered(
-        Bucket(DEAD_LETTERS, HOUR), "line", 1, closed, {KIND: {way: Tally.of_ids(ids) for way, ids in ways.items()}}
+def delivered(received: str, out: str, duplicates: str = "", closed: bool = True) -> DeliveredReport:
+    outcomes = {Outcome.RECEIVED: received, Outcome.DELIVERED: out, Outcome.DUPLICATE: duplicates}
+    return DeliveredReport(
+        Bucket(KIND, HOUR), "lineage", 1, closed, {KIND: {outcome: Tally.of_ids(ids) for outcome, ids in outcomes.items()}}
     )
 
 
-def held(ids: str) -> Held:
-    return Held(len(ids), Tally.of_ids(set(ids)))
+def refused(messages: str, closed: bool = True) -> DeliveredReport:
+    outcomes = {Outcome.RECEIVED: messages, Outcome.DEAD_LETTER: messages}
+    return DeliveredReport(
+        Bucket(DEAD_LETTERS, HOUR),
+        "lineage",
+        1,
+        closed,
+        {KIND: {outcome: Tally.of_ids(ids) for outcome, ids in outcomes.items()}},
+    )
+
+
+def held(ids: str) -> RowCounts:
+    return RowCounts(len(ids), Tally.of_ids(set(ids)))
 
 
 GOOD = Evidence(
@@ -134,11 +141,11 @@ def test_what_came_too_late_counts_as_arrived() -> None:
         ({"table": held("a")}, Status.MISSING),
         ({"table": held("abc")}, Status.SURPLUS),
         ({"table": held("ac")}, Status.MISSING_AND_SURPLUS),
-        ({"table": Held(3, Tally.of_ids("ab"))}, Status.SURPLUS),
-        ({"files": Held(3, Tally.of_ids("ab"))}, Status.SURPLUS),
+        ({"table": RowCounts(3, Tally.of_ids("ab"))}, Status.SURPLUS),
+        ({"files": RowCounts(3, Tally.of_ids("ab"))}, Status.SURPLUS),
         ({"dead_table": held("")}, Status.MISSING),
         ({"dead_files": held("8")}, Status.MISSING_AND_SURPLUS),
-        ({"foreign": ("part-x.avro",)}, Status.SURPLUS),
+        ({"unexpected": ("part-x.avro",)}, Status.SURPLUS),
         ({"published": (published("cbbx"),)}, Status.MISSING_AND_SURPLUS),
     ],
 )
@@ -156,8 +163,8 @@ def test_a_loss_and_a_duplicate_that_cancel_in_every_count_are_seen() -> None:
         published=(published("abc"),),
         delivered=delivered("aba", "aba"),
         dead_letters=refused(""),
-        files=Held(3, Tally.of_ids("ab")),
-        table=Held(3, Tally.of_ids("ab")),
+        files=RowCounts(3, Tally.of_ids("ab")),
+        table=RowCounts(3, Tally.of_ids("ab")),
     )
     assert judge(fooled).status is Status.MISSING_AND_SURPLUS
 

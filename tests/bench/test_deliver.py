@@ -11,7 +11,7 @@ import fastavro
 import pytest
 
 from bench import deliver
-from bench.contenders import CONTENDERS, STEPS, Contender, receive_step, transcode_step
+from bench.contenders import CONTENDERS, STEPS, Contender, decode_step, transcode_step
 from bench.events import TYPES, messages
 from local.pubsub.broker import Broker
 from tests.support.pubsub import publisher
@@ -71,10 +71,10 @@ def test_the_whole_of_deliver_brings_every_event_into_a_table_too(tmp_path: Path
     assert sorted(event_id for (event_id,) in found) == given_ids()
 
 
-@pytest.mark.parametrize("step", [transcode_step, receive_step])
+@pytest.mark.parametrize("step", [transcode_step, decode_step])
 def test_the_steps_refuse_none_of_the_events(step: Contender, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     refusals = []
-    monkeypatch.setattr("transforms.decode.decoder.Receiver._refuse", lambda *arguments: refusals.append(arguments))
+    monkeypatch.setattr("transforms.decode.decoder.Decoder._refuse", lambda *arguments: refusals.append(arguments))
     step(EVENTS, tmp_path, "")
     assert not refusals
 

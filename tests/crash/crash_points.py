@@ -92,7 +92,7 @@ def _written(_: Directory, name: str, data: bytes, *generation: int) -> str | No
     if name.startswith("turns/"):
         return "turn taken, no version" if json.loads(data)["pending"] else "turn is over"
     if name.endswith("/_RECEIPT.json"):
-        return "receipt shown, not marked"
+        return "manifest shown, not marked"
     if name.endswith("/_SUCCESS"):
         return "closed"
     if name.endswith(".loaded"):
@@ -101,22 +101,22 @@ def _written(_: Directory, name: str, data: bytes, *generation: int) -> str | No
 
 
 def _placed(_: Directory, source: str, target: str) -> str:
-    return "index placed, no file" if target.endswith(".ids") else "file placed, no receipt"
+    return "index placed, no file" if target.endswith(".ids") else "file placed, no manifest"
 
 
 BEFORE: tuple[tuple[Any, str, Which], ...] = (
     (Leases, "__enter__", always("nothing pulled")),
-    (Leases, "hold", always("pulled, not held")),
-    (delivering, "contribute", always("held, not written")),
+    (Leases, "lease", always("pulled, not held")),
+    (delivering, "stage_records", always("held, not written")),
     (directory, "flush", always("in the middle of a write")),
-    (Leases, "settle", always("committed, not acknowledged")),
+    (Leases, "ack_packs", always("committed, not acknowledged")),
     (DuckDBFile, "load", always("not loaded")),
     (reporting._Report, "finish_bundle", always("loaded, not reported")),
     (archive_source, "read_messages", always("archive file not read")),
     (replay, "check_topic", always("nothing replayed")),
-    (replaying, "known_since", always("letters not looked up")),
-    (replaying.Outbox, "add", always("letter not sent")),
-    (replaying.Outbox, "flush", always("letters sent, no answer")),
+    (replaying, "known_since", always("dead letters not looked up")),
+    (replaying.Outbox, "add", always("dead letter not sent")),
+    (replaying.Outbox, "flush", always("dead letters sent, no answer")),
 )
 AFTER: tuple[tuple[Any, str, Which], ...] = (
     (Directory, "write", _staged),
@@ -127,7 +127,7 @@ AFTER: tuple[tuple[Any, str, Which], ...] = (
     (duckdb_file, "_replace", always("in the middle of a load")),
     (DuckDBFile, "load", always("loaded, not marked")),
     (reporting._Report, "finish_bundle", always("reported")),
-    (replaying.Outbox, "flush", always("letters answered")),
+    (replaying.Outbox, "flush", always("dead letters answered")),
 )
 _PULLED = ("nothing pulled", "pulled, not held")
 _COMMITTED = (
@@ -139,8 +139,8 @@ _COMMITTED = (
     "turn is over",
     "version created, no files",
     "index placed, no file",
-    "file placed, no receipt",
-    "receipt shown, not marked",
+    "file placed, no manifest",
+    "manifest shown, not marked",
     "closed",
 )
 _ACKNOWLEDGED = ("committed, not acknowledged", "acknowledged")
@@ -158,10 +158,10 @@ STAGES = {
     BACKFILL: ("archive file not read", *_COMMITTED, *_LOADED),
     REPLAY: (
         "nothing replayed",
-        "letters not looked up",
-        "letter not sent",
-        "letters sent, no answer",
-        "letters answered",
+        "dead letters not looked up",
+        "dead letter not sent",
+        "dead letters sent, no answer",
+        "dead letters answered",
     ),
 }
 """Of each command, in the order in which an event meets them."""

@@ -12,8 +12,8 @@ from datetime import datetime, timedelta
 from google.pubsub_v1.types import PubsubMessage
 
 from schemas.buckets import DEAD_LETTERS, Bucket, hour_of
-from schemas.outcomes import Exit
-from storage.buckets.manifest import Receipt
+from schemas.outcomes import Outcome
+from storage.buckets.manifest import Manifest
 from tests.support.delivery import LAST_HOUR, World
 from tests.support.pubsub import make_subscription, pull_now, subscriber
 
@@ -132,16 +132,16 @@ def report(world: World, published: Mapping[str, Event]) -> None:
 
 
 def check(world: World, published: Mapping[str, Event], raced: bool = False) -> None:
-    """Every message is in exactly one exit: published = delivered + duplicate + dead letter, in files and in tables.
+    """Every message has exactly one outcome: published = delivered + duplicate + dead letter, in files and in tables.
 
     raced: by runs at the same time. A run compares a message with what it has taken itself first, also where that is refused
-    later, because the other run has delivered another payload meanwhile: so a letter may say what was delivered, and a
-    duplicate what is in a letter.
+    later, because the other run has delivered another payload meanwhile: so a dead letter may say what was delivered, and a
+    duplicate what is in a dead letter.
     """
-    letters = [row["message_id"] for row in world.rows(DEAD_LETTERS)]
+    dead_letters = [row["message_id"] for row in world.rows(DEAD_LETTERS)]
     in_table = world.query(f"SELECT message_id FROM {DEAD_LETTERS} ORDER BY message_id")
-    assert [one for (one,) in in_table] == letters, "files and table of dead letters differ"
-    # A row of a replay bears the name of the letter that it repeats; of several, any one may have brought it.
+    assert [one for (one,) in in_table] == dead_letters, "files and table of dead letters differ"
+    # A row of a replay bears the name of the dead letter that it repeats; of several, any one may have brought it.
     brought_by = {one.replay_of: name for name, one in published.items() if one.replay_of}
     delivered: dict[tuple[str, str], int | None] = {}
     messages: list[str] = []
@@ -150,7 +150,7 @@ def check(world: World, published: Mapping[str, Event], raced: bool = False) -> 
         for row in rows:
             assert (kind, row["event_id"]) not in delivered, f"{kind} {row['event_id']} is in files twice"
             delivered[kind, row["event_id"]] = published[row["message_id"]].payload
-            messages.append(brought_by[row["message_id"]] if row["message_id"] in letters else row["message_id"])
+            messages.append(brought_by[row["message_id"]] if row["message_id"] in dead_letters else row["message_id"])
         in_table = world.query(f"SELECT event_id, message_id FROM {kind} ORDER BY event_id")
         assert in_table == [(row["event_id"], row["message_id"]) for row in rows], f"files and table of {kind} differ"
     good = {(one.event_type, one.event_id) for one in published.values() if one.is_good}
@@ -160,38 +160,40 @@ def check(world: World, published: Mapping[str, Event], raced: bool = False) -> 
 
     known = {(*key, payload) for key, payload in delivered.items()}
     if raced:
-        known |= {(one.event_type, one.event_id, one.payload) for one in map(published.__getitem__, letters)}
+        known |= {(one.event_type, one.event_id, one.payload) for one in map(published.__getitem__, dead_letters)}
     duplicates = {
         name
         for name, one in published.items()
         if name not in messages
-        and not (raced and name in letters)
-        # What is replayed and refused again is a duplicate of the letter that it repeats.
-        and (one.replay_of in letters or (one.is_good and (one.event_type, one.event_id, one.payload) in known))
+        and not (raced and name in dead_letters)
+        # What is replayed and refused again is a duplicate of the dead letter that it repeats.
+        and (one.replay_of in dead_letters or (one.is_good and (one.event_type, one.event_id, one.payload) in known))
     }
-    exits = Counter([*messages, *letters, *duplicates])
-    assert set(exits.values()) == {1}, f"in two exits: {[published[name] for name, times in exits.items() if times > 1]}"
-    assert exits.keys() == published.keys(), f"in none: {[published[name] for name in published.keys() - exits.keys()]}"
-    _check_receipts(world, Counter(kind for kind, _ in delivered))
+    outcomes = Counter([*messages, *dead_letters, *duplicates])
+    assert set(outcomes.values()) == {1}, (
+        f"with two outcomes: {[published[name] for name, times in outcomes.items() if times > 1]}"
+    )
+    assert outcomes.keys() == published.keys(), f"in none: {[published[name] for name in published.keys() - outcomes.keys()]}"
+    _check_manifests(world, Counter(kind for kind, _ in delivered))
 
 
-def _check_receipts(world: World, delivered: Counter[str]) -> None:
-    """The books balance, files are those that are listed, every bucket is closed and loaded."""
+def _check_manifests(world: World, delivered: Counter[str]) -> None:
+    """The counters balance, files are those that are listed, every bucket is closed and loaded."""
     for stream in (*kinds_of(world), DEAD_LETTERS):
         rows = 0
-        receipts = world.receipts(stream)
-        assert receipts.keys() == set(HOURS)
-        for hour in receipts:
-            folder = world.buckets / Bucket(stream, hour).folder
-            receipt = Receipt.from_json((folder / "_RECEIPT.json").read_bytes(), str(folder))
-            for ways in receipt.books.values():
-                parts = [tally for way, tally in ways.items() if way != Exit.RECEIVED]
-                assert ways[Exit.RECEIVED] == sum(parts[1:], parts[0]), f"the books of {folder} do not balance"
-                rows += ways[Exit.DELIVERED].count if Exit.DELIVERED in ways else 0
-            listed = {name for part in receipt.parts for name in (part.name, part.index_name)}
+        manifests = world.manifests(stream)
+        assert manifests.keys() == set(HOURS)
+        for hour in manifests:
+            folder = world.storage / Bucket(stream, hour).folder
+            manifest = Manifest.from_json((folder / "_RECEIPT.json").read_bytes(), str(folder))
+            for outcomes in manifest.counters.values():
+                ways_out = [tally for outcome, tally in outcomes.items() if outcome != Outcome.RECEIVED]
+                assert outcomes[Outcome.RECEIVED] == sum(ways_out[1:], ways_out[0]), f"the counters of {folder} do not balance"
+                rows += outcomes[Outcome.DELIVERED].count if Outcome.DELIVERED in outcomes else 0
+            listed = {name for data_file in manifest.data_files for name in (data_file.name, data_file.index_name)}
             assert {file.name for file in folder.glob("part-*")} == listed
             assert (folder / "_SUCCESS").exists()
-            assert receipt.version == max(int(file.stem) for file in folder.glob("_receipts/*.json"))
-            assert (folder / f"_receipts/{receipt.version:06d}.loaded").exists()
+            assert manifest.version == max(int(file.stem) for file in folder.glob("_receipts/*.json"))
+            assert (folder / f"_receipts/{manifest.version:06d}.loaded").exists()
         if stream != DEAD_LETTERS:
             assert rows == delivered[stream]

@@ -77,7 +77,7 @@ def _number(event: Event) -> int:
 
 def delete(world: World, hour: datetime, with_partitions: bool) -> None:
     for stream in (*kinds_of(world), DEAD_LETTERS):
-        shutil.rmtree(world.buckets / Bucket(stream, hour).folder)
+        shutil.rmtree(world.storage / Bucket(stream, hour).folder)
         if with_partitions:
             with duckdb.connect(world.tables) as db:
                 db.execute(f"DELETE FROM {stream} WHERE date_trunc('hour', received_at) = ?", [hour])
@@ -86,7 +86,7 @@ def delete(world: World, hour: datetime, with_partitions: bool) -> None:
 def held(world: World, hours: Sequence[datetime]) -> Any:
     """The files of these hours, and the ids of their rows in tables."""
     streams = (*kinds_of(world), DEAD_LETTERS)
-    folders = [world.buckets / Bucket(stream, hour).folder for stream in streams for hour in hours]
+    folders = [world.storage / Bucket(stream, hour).folder for stream in streams for hour in hours]
     files = {file: file.read_bytes() for folder in folders for file in folder.glob("part-*")}
     rows = [row for stream in streams for row in world.query(f"SELECT message_id, received_at FROM {stream} ORDER BY ALL")]
     return files, [row for row in rows if hour_of(row[1]) in hours]

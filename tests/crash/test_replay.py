@@ -1,4 +1,4 @@
-"""Replay is killed: each message is in one exit after another replay, the books balance, and the audit says COMPLETE."""
+"""Replay is killed: each message has one outcome after another replay, the counters balance, and the audit says COMPLETE."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ CONTRACT = {"type": "record", "name": MENDED, "fields": [{"name": "song", "type"
 def flags(world: World) -> list[str]:
     reasons = [f"--reason={reason}" for reason in ("unknown_type", "not_json")]
     hours = f"--hours={HOURS[0]:%Y-%m-%dT%H}..{HOURS[-1]:%Y-%m-%dT%H}"
-    return [f"--buckets={world.buckets}", f"--topic={world.topic}", hours, *reasons]
+    return [f"--storage={world.storage}", f"--topic={world.topic}", hours, *reasons]
 
 
 def refuse(world: World, place: Place, chance: random.Random) -> None:
@@ -43,9 +43,9 @@ def end_well(world: World, place: Place, witness: Witness) -> Mapping[str, int]:
     finish(world, place)
     published = {one.message_id: Event.of(one) for one in witness.messages()}
     check(world, published)
-    # A letter that no replay has published is known by the message that was refused.
+    # A dead letter that no replay has published is known by the message that was refused.
     mended = {one.event_id for one in published.values() if one.event_type == MENDED}
-    assert {row["event_id"] for row in world.rows(MENDED)} == mended, "letters were not replayed"
+    assert {row["event_id"] for row in world.rows(MENDED)} == mended, "dead letters were not replayed"
     report(world, published)
     audit(world, place, ("search_made", MENDED))
     return counts
@@ -78,7 +78,7 @@ def play(world: World, place: Place, seed: int, stage: str, field: Field, usual:
 
 
 @pytest.mark.parametrize("stage", [*STAGES[REPLAY], ELSEWHERE])
-def test_wherever_replay_is_killed_a_second_one_brings_each_letter_once(
+def test_wherever_replay_is_killed_a_second_one_brings_each_dead_letter_once(
     tmp_path: Path, field: Field, usual: Mapping[str, int], stage: str
 ) -> None:
     failures = field.play_all(

@@ -1,4 +1,4 @@
-"""A stream on Prism is killed while events come: what runs after it brings each message to one exit."""
+"""A stream on Prism is killed while events come: what runs after it brings each message to one outcome."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ HIT = (*STAGES[STREAM][::3], ELSEWHERE)
 MOST = 60.0
 """Seconds after which a stream is killed wherever it is."""
 ROUNDS, PAUSE = 6, 3.0
-"""Events come in so many goes, so many seconds apart: for several files and receipts of an hour, and loads of it."""
+"""Events come in so many goes, so many seconds apart: for several files and manifests of an hour, and loads of it."""
 
 
 def feed(world: World, events: Sequence[Event], ended: threading.Event) -> None:

@@ -170,7 +170,7 @@ def finish(world: World, place: Place) -> Ended:
 
 def audit(world: World, place: Place, kinds: Sequence[str] = ("search_made",)) -> None:
     """Each hour of these types is COMPLETE. What publishers have published is reported before."""
-    flags = [f"--subscription={world.audit_subscription}", f"--buckets={world.buckets}", f"--tables={world.tables}"]
+    flags = [f"--subscription={world.audit_subscription}", f"--storage={world.storage}", f"--tables={world.tables}"]
     ended = place.lane.run(AUDIT, [*flags, f"--verdicts={world.verdicts}"], world.folder, world.address)
     assert world.verdicts.exists(), ended.log
     rows = [row for row in json.loads(world.verdicts.read_text()) if row["event_type"] in kinds]

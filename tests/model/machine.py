@@ -18,7 +18,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from schemas.buckets import DEAD_LETTERS
 from schemas.registry.contracts import load_contracts
 from storage.tables.duckdb_file import DuckDBFile
-from tests.model.observed_state import Held, Store
+from tests.model.observed_state import Held, ObservedState
 from tests.model.oracle import BROKEN, GOOD, LARGE, OTHER, Event, Said, Sets
 from tests.model.process import Message, Process, Stopped, Stopping
 
@@ -39,13 +39,13 @@ class Delivery(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.folder = Path(tempfile.mkdtemp())
-        (self.folder / "buckets").mkdir()
-        os.symlink("buckets", self.folder / "same")
-        self.buckets = Stopping(self.folder / "buckets")
+        (self.folder / "storage").mkdir()
+        os.symlink("storage", self.folder / "same")
+        self.store = Stopping(self.folder / "storage")
         self.same = Stopping(self.folder / "same")
         """The same folder for another process."""
         self.tables = DuckDBFile(self.folder / "tables.duckdb")
-        self.store = Store(self.buckets, self.tables)
+        self.observed = ObservedState(self.store, self.tables)
         self.sets, self.now, self.numbers = Sets(), BEGIN, count()
         self.messages: dict[str, Message] = {}
         self.waiting: dict[str, Message] = {}
@@ -122,7 +122,7 @@ class Delivery(RuleBasedStateMachine):
     @rule(shards=st.sampled_from([1, 1, 2]))
     def start(self, shards: int) -> None:
         """A restart: a process that remembers nothing."""
-        self.process = Process(self.buckets, self.tables, self.contracts, shards)
+        self.process = Process(self.store, self.tables, self.contracts, shards)
 
     def start_other(self) -> None:
         """Another one beside it, which remembers what it has seen."""
@@ -138,15 +138,15 @@ class Delivery(RuleBasedStateMachine):
         """Takes all that waits, and ends in mid-hour as if nothing more were to come. What closes is over; the next run goes on
         with the rest."""
         self.take(self.taken(order, 1.0), lambda taken: self.process.run(taken, self.now))
-        assert {bucket for bucket, receipt in self.held.receipts.items() if not receipt.closed} == {
-            bucket for bucket in self.held.receipts if bucket.end > self.now
+        assert {bucket for bucket, manifest in self.held.manifests.items() if not manifest.closed} == {
+            bucket for bucket in self.held.manifests if bucket.end > self.now
         }
 
     @precondition(lambda self: self.waiting)
     @rule(order=ORDERS, at=st.integers(1, MOST_WRITES), after=st.booleans())
     def crash(self, order: random.Random, at: int, after: bool) -> None:
         """A run that is stopped at some write, and the process that comes after. What was not acknowledged comes again."""
-        self.stopped(self.buckets, at, after, lambda: self.acknowledge(self.process.run(self.taken(order, 1.0), self.now)))
+        self.stopped(self.store, at, after, lambda: self.acknowledge(self.process.run(self.taken(order, 1.0), self.now)))
         self.settled, self.crashed = False, True
         self.start(1)
         self.look()
@@ -158,12 +158,12 @@ class Delivery(RuleBasedStateMachine):
         same messages all the way."""
         mine, others = self.taken(order, part), self.taken(order, also)
         written = self.process.write(mine)
-        receipts, durable = self.process.commit(written, self.now) if committed else ([], [])
+        manifests, durable = self.process.commit(written, self.now) if committed else ([], [])
         durable += self.other.run(others, self.now)
         if not committed:
-            receipts, durable_too = self.process.commit(written, self.now)
+            manifests, durable_too = self.process.commit(written, self.now)
             durable += durable_too
-        self.process.load(receipts)
+        self.process.load(manifests)
         self.take([*mine, *others], lambda _: durable)
 
     def taken(self, order: random.Random, part: float) -> list[Message]:
@@ -183,29 +183,29 @@ class Delivery(RuleBasedStateMachine):
         for name in names:
             self.waiting.pop(name, None)
 
-    def stopped(self, buckets: Stopping, at: int | None, after: bool, run: Callable[[], None]) -> None:
-        buckets.left, buckets.after = at, after
+    def stopped(self, store: Stopping, at: int | None, after: bool, run: Callable[[], None]) -> None:
+        store.left, store.after = at, after
         try:
             run()
         except Stopped:
             pass
         finally:
-            buckets.left = None
+            store.left = None
 
     def look(self, *, deleted: datetime | None = None) -> None:
         """At what is there now. deleted: an hour that was taken away since the last look."""
-        held = self.store.held()
+        held = self.observed.held()
         held.check_grown(self.held if deleted is None else self.held.without(deleted))
         self.held = held
 
     def check_tables(self) -> None:
         in_files = {bucket: sorted(row.identity for row in rows) for bucket, rows in self.held.rows.items() if rows}
-        assert self.store.in_tables(STREAMS) == in_files
+        assert self.observed.in_tables(STREAMS) == in_files
 
     @invariant()
-    def books_balance_and_nothing_closes_before_its_hour_is_over(self) -> None:
-        self.held.check_books(self.now)
+    def counters_balance_and_nothing_closes_before_its_hour_is_over(self) -> None:
+        self.held.check_counters(self.now)
 
     @invariant()
-    def every_message_is_in_exactly_one_exit_and_no_id_is_there_twice_within_the_horizon(self) -> None:
-        self.sets.check(self.held.events, self.held.letters, settled=self.settled)
+    def every_message_has_exactly_one_outcome_and_no_id_is_there_twice_within_the_horizon(self) -> None:
+        self.sets.check(self.held.events, self.held.dead_letters, settled=self.settled)

@@ -11,18 +11,18 @@ import duckdb
 import fastavro
 
 from schemas.buckets import DEAD_LETTERS, Bucket
-from schemas.outcomes import Exit
-from storage.buckets.manifest import Receipt
-from storage.objects.base import Buckets
+from schemas.outcomes import Outcome
+from storage.buckets.manifest import Manifest
+from storage.objects.base import ObjectStore
 from storage.tables.duckdb_file import DuckDBFile
 from tests.model.oracle import Event, Row
 
 
 @dataclass(frozen=True)
 class Held:
-    """Every bucket's receipt, and the rows in its files."""
+    """Every bucket's manifest, and the rows in its files."""
 
-    receipts: dict[Bucket, Receipt]
+    manifests: dict[Bucket, Manifest]
     rows: dict[Bucket, list[Row]]
 
     @property
@@ -30,7 +30,7 @@ class Held:
         return [row for bucket, rows in self.rows.items() if bucket.stream != DEAD_LETTERS for row in rows]
 
     @property
-    def letters(self) -> list[Row]:
+    def dead_letters(self) -> list[Row]:
         return [row for bucket, rows in self.rows.items() if bucket.stream == DEAD_LETTERS for row in rows]
 
     @property
@@ -38,53 +38,53 @@ class Held:
         """Of all that is there, delivered or refused."""
         return {row.event for rows in self.rows.values() for row in rows}
 
-    def check_books(self, now: datetime) -> None:
+    def check_counters(self, now: datetime) -> None:
         """received = delivered + duplicate + dead letter, the files hold what was counted, and nothing closes before its hour
         is over."""
-        for bucket, receipt in self.receipts.items():
-            for ways in receipt.books.values():
-                parts = [tally for way, tally in ways.items() if way != Exit.RECEIVED]
-                assert ways[Exit.RECEIVED] == sum(parts[1:], parts[0]), receipt
-            way = Exit.DEAD_LETTER if bucket.stream == DEAD_LETTERS else Exit.DELIVERED
-            counted = sum(ways[way].count for ways in receipt.books.values() if way in ways)
-            assert counted == len(self.rows[bucket]), receipt
-            assert not receipt.closed or bucket.end <= now, f"{bucket} has closed at {now}"
+        for bucket, manifest in self.manifests.items():
+            for outcomes in manifest.counters.values():
+                ways_out = [tally for outcome, tally in outcomes.items() if outcome != Outcome.RECEIVED]
+                assert outcomes[Outcome.RECEIVED] == sum(ways_out[1:], ways_out[0]), manifest
+            outcome = Outcome.DEAD_LETTER if bucket.stream == DEAD_LETTERS else Outcome.DELIVERED
+            counted = sum(outcomes[outcome].count for outcomes in manifest.counters.values() if outcome in outcomes)
+            assert counted == len(self.rows[bucket]), manifest
+            assert not manifest.closed or bucket.end <= now, f"{bucket} has closed at {now}"
 
     def check_grown(self, before: Held) -> None:
         """A bucket never loses anything: whoever comes later goes on with it."""
-        for bucket, old in before.receipts.items():
-            new = self.receipts[bucket]
+        for bucket, old in before.manifests.items():
+            new = self.manifests[bucket]
             assert new.commits[: len(old.commits)] == old.commits, f"{bucket} has lost a commit"
             assert new.version >= old.version, bucket
             assert not old.closed or new.closed_at == old.closed_at, f"{bucket} is open again"
 
     def without(self, hour: datetime) -> Held:
         """The same but for the buckets of an hour."""
-        left = {bucket: receipt for bucket, receipt in self.receipts.items() if bucket.hour != hour}
+        left = {bucket: manifest for bucket, manifest in self.manifests.items() if bucket.hour != hour}
         return Held(left, {bucket: self.rows[bucket] for bucket in left})
 
 
-class Store:
+class ObservedState:
     """Reads each file once: no name is ever given to two."""
 
-    def __init__(self, buckets: Buckets, tables: DuckDBFile) -> None:
-        self._buckets, self._tables = buckets, tables
+    def __init__(self, store: ObjectStore, tables: DuckDBFile) -> None:
+        self._store, self._tables = store, tables
         self._rows: dict[str, list[Row]] = {}
-        self._receipts: dict[bytes, Receipt] = {}
+        self._manifests: dict[bytes, Manifest] = {}
 
     def held(self) -> Held:
-        receipts: dict[Bucket, Receipt] = {}
-        for name in self._buckets.list(""):
+        manifests: dict[Bucket, Manifest] = {}
+        for name in self._store.list(""):
             if name.endswith("/_RECEIPT.json"):
-                data, _ = self._buckets.read(name)
-                if data not in self._receipts:
-                    self._receipts[data] = Receipt.from_json(data, name)
-                receipts[self._receipts[data].bucket] = self._receipts[data]
+                data, _ = self._store.read(name)
+                if data not in self._manifests:
+                    self._manifests[data] = Manifest.from_json(data, name)
+                manifests[self._manifests[data].bucket] = self._manifests[data]
         rows = {
-            bucket: [row for part in receipt.parts for row in self._read(bucket, part.name)]
-            for bucket, receipt in receipts.items()
+            bucket: [row for data_file in manifest.data_files for row in self._read(bucket, data_file.name)]
+            for bucket, manifest in manifests.items()
         }
-        return Held(receipts, rows)
+        return Held(manifests, rows)
 
     def in_tables(self, streams: Collection[str]) -> dict[Bucket, list[str]]:
         """Message ids by the partition that they are in."""
@@ -100,10 +100,10 @@ class Store:
         with duckdb.connect(self._tables.path) as db:
             db.execute(f"DELETE FROM {bucket.stream} WHERE date_trunc('hour', received_at) = ?", [bucket.hour])
 
-    def _read(self, bucket: Bucket, part: str) -> list[Row]:
-        name = f"{bucket.folder}/{part}"
+    def _read(self, bucket: Bucket, data_file: str) -> list[Row]:
+        name = f"{bucket.folder}/{data_file}"
         if name not in self._rows:
-            with self._buckets.open(name) as file:
+            with self._store.open(name) as file:
                 read: Any = fastavro.reader(file)
                 self._rows[name] = [
                     Row(Event(row["event_type"], row["event_id"]), row["message_id"], row["received_at"]) for row in read

@@ -9,7 +9,7 @@ from datetime import datetime
 from itertools import combinations
 from typing import NamedTuple
 
-from schemas.audit_reports import Published
+from schemas.audit_reports import PublishedReport
 from schemas.buckets import HOUR, hour_of
 from schemas.fingerprints import Tally
 from tests.model.process import HORIZON, LATENESS
@@ -60,9 +60,9 @@ class Sets:
     mended: bool = False
     loose: set[Event] = field(default_factory=set)
 
-    def check(self, rows: Collection[Row], letters: Collection[Row], *, settled: bool) -> None:
+    def check(self, rows: Collection[Row], dead_letters: Collection[Row], *, settled: bool) -> None:
         """The promises. settled: whether every message was taken; before that some may be nowhere."""
-        self._nothing_is_twice(rows, letters)
+        self._nothing_is_twice(rows, dead_letters)
         by_identity: dict[str, list[Said]] = {}
         for said in self.said.values():
             by_identity.setdefault(said.identity, []).append(said)
@@ -72,32 +72,32 @@ class Sets:
             assert payloads - {BROKEN}, f"{row} is surplus"
             assert self.mended or payloads - {LARGE}, f"{row} breaks its contract"
             by_event.setdefault(row.event, []).append((row.received_at, payloads))
-        for letter in letters:
-            mine = [said for said in by_identity[letter.identity] if said.received_at == letter.received_at]
-            assert mine, f"{letter} is surplus"
-            assert any(self._may_be_refused(said, by_event) for said in mine), f"{letter} is refused without a conflict"
+        for dead_letter in dead_letters:
+            mine = [said for said in by_identity[dead_letter.identity] if said.received_at == dead_letter.received_at]
+            assert mine, f"{dead_letter} is surplus"
+            assert any(self._may_be_refused(said, by_event) for said in mine), f"{dead_letter} is refused without a conflict"
         if settled:
-            there = {(letter.identity, hour_of(letter.received_at)) for letter in letters}
+            there = {(dead_letter.identity, hour_of(dead_letter.received_at)) for dead_letter in dead_letters}
             refused = {self._saying(said) for said in self.said.values() if (said.identity, hour_of(said.received_at)) in there}
             for said in self.said.values():
-                is_letter = (said.identity, hour_of(said.received_at)) in there
+                is_dead_letter = (said.identity, hour_of(said.received_at)) in there
                 # Of those that come at once and say the same, one is refused for its payload, the others are its duplicates.
                 is_again = said.payload != BROKEN and self._saying(said) in refused
-                assert is_letter or is_again or self._is_delivered(said, by_event), f"{said} is in no exit"
+                assert is_dead_letter or is_again or self._is_delivered(said, by_event), f"{said} has no outcome"
 
     def _saying(self, said: Said) -> tuple[Event, bytes, datetime]:
         return said.event, said.payload, hour_of(said.received_at)
 
-    def _nothing_is_twice(self, rows: Collection[Row], letters: Collection[Row]) -> None:
+    def _nothing_is_twice(self, rows: Collection[Row], dead_letters: Collection[Row]) -> None:
         times: dict[Event, list[datetime]] = {}
         for row in rows:
             times.setdefault(row.event, []).append(row.received_at)
         for event, all_ in times.items():
             assert all(abs(one - other) >= HORIZON for one, other in combinations(all_, 2)), (event, all_)
-        # Refused again after the allowed lateness, a letter is there once more: in the hour of the replay, once.
-        each = Counter((letter.identity, hour_of(letter.received_at)) for letter in letters)
+        # Refused again after the allowed lateness, a dead letter is there once more: in the hour of the replay, once.
+        each = Counter((dead_letter.identity, hour_of(dead_letter.received_at)) for dead_letter in dead_letters)
         assert set(each.values()) <= {1}, each
-        refused = {(letter.identity, letter.received_at) for letter in letters}
+        refused = {(dead_letter.identity, dead_letter.received_at) for dead_letter in dead_letters}
         both = [row for row in rows if (row.identity, row.received_at) in refused and row.event not in self.loose]
         mended = {said.identity for said in self.said.values() if said.payload == LARGE and self.mended}
         assert {row.identity for row in both} <= mended, f"{both} are refused too"
@@ -146,9 +146,9 @@ class Sets:
         )
 
 
-def report_of(kind: str, hour: datetime, ids: Iterable[str]) -> Published:
+def report_of(kind: str, hour: datetime, ids: Iterable[str]) -> PublishedReport:
     """What the one publisher there is says of an hour."""
     each = list(ids)
-    return Published(
+    return PublishedReport(
         f"{kind}-{hour:%Y%m%d%H}", "publisher", kind, hour, messages=Tally.of_ids(each), distinct=Tally.of_ids(set(each))
     )

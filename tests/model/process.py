@@ -7,26 +7,26 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, BinaryIO
 
-from pipelines.graph import Looks
+from pipelines.graph import SweepScope
 from schemas import envelope
 from schemas.buckets import DEAD_LETTERS, Bucket
 from schemas.registry.contracts import Contracts
 from schemas.row_schemas import dead_letter_schema, row_schema
 from schemas.shards import Shard
 from schemas.tables import tables_of
-from storage.buckets.committable import LOOK, Contribution, combine
+from storage.buckets.committable import CLOSE_CHECK, Committable, combine
 from storage.buckets.listing import open_hours
-from storage.buckets.manifest import Receipt
+from storage.buckets.manifest import Manifest
 from storage.objects.base import Stored
 from storage.objects.local import Directory
 from storage.tables.duckdb_file import DuckDBFile
 from transforms.clocks import Fixed, new_id
 from transforms.commit.transform import _Commit
-from transforms.decode.decoder import Packed, Receiver
-from transforms.dedup.delivered_index import delivered_of, forget
+from transforms.decode.decoder import Decoder, Packed
+from transforms.dedup.delivered_index import clear_cache, delivered_index
 from transforms.load.load import load
 from transforms.sweep.transform import hours_between
-from transforms.write.stage import contribute
+from transforms.write.stage import stage_records
 
 LATENESS = timedelta(hours=3)
 HORIZON = timedelta(hours=2)
@@ -47,7 +47,7 @@ class Message:
 class Written:
     """What lies in staging, to be committed. ids: by pack, whose messages are in it."""
 
-    work: dict[Bucket, list[Contribution]]
+    committables: dict[Bucket, list[Committable]]
     ids: dict[str, list[str]]
 
 
@@ -92,55 +92,60 @@ class Process:
     """Knows what it has committed. One that is made on the same path anew knows nothing; one on another path to the same folder
     has a memory of its own."""
 
-    def __init__(self, buckets: Stopping, tables: DuckDBFile, contracts: Contracts, shards: int) -> None:
-        self._buckets, self._tables, self._contracts, self._shards = buckets, tables, contracts, shards
+    def __init__(self, store: Stopping, tables: DuckDBFile, contracts: Contracts, shards: int) -> None:
+        self._store, self._tables, self._contracts, self._shards = store, tables, contracts, shards
         self._by_stream = tables_of(contracts)
         self._schemas = {kind: row_schema(contracts.newest(kind)) for kind in contracts.types} | {
             DEAD_LETTERS: dead_letter_schema()
         }
-        forget(buckets)
+        clear_cache(store)
         for table in self._by_stream.values():
             tables.ensure(table)
 
     def run(
-        self, messages: Iterable[envelope.Message], now: datetime, *, looks: Looks = Looks.ALL, last: bool = True
+        self,
+        messages: Iterable[envelope.Message],
+        now: datetime,
+        *,
+        sweep_scope: SweepScope = SweepScope.ALL,
+        last: bool = True,
     ) -> list[str]:
         """All steps. Returns the ids of the messages that may be acknowledged."""
-        receipts, durable = self.commit(self.write(messages, looks), now, last=last)
-        self.load(receipts)
+        manifests, durable = self.commit(self.write(messages, sweep_scope), now, last=last)
+        self.load(manifests)
         return durable
 
-    def write(self, messages: Iterable[envelope.Message], looks: Looks = Looks.ALL) -> Written:
+    def write(self, messages: Iterable[envelope.Message], sweep_scope: SweepScope = SweepScope.ALL) -> Written:
         """Receives the messages and writes what is new in them to staging; and asks for what is to be looked at."""
-        receiver = Receiver(self._contracts, LATENESS, self._shards, new_id)
-        packs = [packed for message in messages if (packed := receiver.add(message))] + receiver.finish()
+        decoder = Decoder(self._contracts, LATENESS, self._shards, new_id)
+        packs = [packed for message in messages if (packed := decoder.add(message))] + decoder.finish()
         by_shard: dict[tuple[Bucket, Shard], list[Packed]] = {}
         for packed in packs:
             by_shard.setdefault((packed.bucket, packed.shard), []).append(packed)
         met = {packed.bucket.hour for packed in packs}
-        if looks is Looks.ALL:
-            met |= open_hours(self._buckets, list(self._by_stream), OLDEST)
-        hours = [] if looks is Looks.NONE else hours_between(met)
-        work = {Bucket(stream, hour): [LOOK] for hour in hours for stream in self._by_stream}
+        if sweep_scope is SweepScope.ALL:
+            met |= open_hours(self._store, list(self._by_stream), OLDEST)
+        hours = [] if sweep_scope is SweepScope.NONE else hours_between(met)
+        committables = {Bucket(stream, hour): [CLOSE_CHECK] for hour in hours for stream in self._by_stream}
         for (bucket, shard), some in by_shard.items():
-            delivered = delivered_of(self._buckets, bucket.stream, HORIZON)
+            delivered = delivered_index(self._store, bucket.stream, HORIZON)
             data = [packed.data for packed in some]
-            contribution = contribute(self._buckets, bucket, shard, data, self._schemas[bucket.stream], delivered)
-            work.setdefault(bucket, []).append(contribution)
-        return Written(work, {packed.name: packed.message_ids for packed in packs})
+            committable = stage_records(self._store, bucket, shard, data, self._schemas[bucket.stream], delivered)
+            committables.setdefault(bucket, []).append(committable)
+        return Written(committables, {packed.name: packed.message_ids for packed in packs})
 
-    def commit(self, written: Written, now: datetime, *, last: bool = True) -> tuple[list[Receipt], list[str]]:
+    def commit(self, written: Written, now: datetime, *, last: bool = True) -> tuple[list[Manifest], list[str]]:
         """last: as if nothing more were to come for any hour, as a drain and the end of a run say; False: an early pane."""
-        step = _Commit(self._buckets, Fixed(now), HORIZON, None, ends=True)
+        step = _Commit(self._store, Fixed(now), HORIZON, None, ends=True)
         step.start_bundle()
         given = [
             one.value
-            for bucket, contributions in written.work.items()
-            for one in step.act((bucket.key, (combine(contributions).to_json(), last)))
+            for bucket, committables in written.committables.items()
+            for one in step.process_one((bucket.key, (combine(committables).to_json(), last)))
         ]
-        assert all(isinstance(one, Receipt) for one in given), given
+        assert all(isinstance(one, Manifest) for one in given), given
         return given, [one for name in step._committed for one in written.ids[name]]
 
-    def load(self, receipts: Iterable[Receipt]) -> None:
-        for receipt in receipts:
-            load(self._tables, self._by_stream[receipt.bucket.stream], self._buckets, receipt)
+    def load(self, manifests: Iterable[Manifest]) -> None:
+        for manifest in manifests:
+            load(self._tables, self._by_stream[manifest.bucket.stream], self._store, manifest)

@@ -16,26 +16,26 @@ import pytest
 
 from pipelines.audit import parser
 from pipelines.command import UserError
-from schemas.audit_reports import Delivered, Published
+from schemas.audit_reports import DeliveredReport, PublishedReport
 from schemas.buckets import DEAD_LETTERS, Bucket
 from schemas.envelope import format_time, parse_time
 from schemas.fingerprints import Tally, id_hash
 from storage.buckets.duplicate_refs import entry, hour_number
-from storage.buckets.id_index import Found, Known, split
-from storage.objects.base import BucketsError
+from storage.buckets.id_index import IdIndex, Lookup, split
+from storage.objects.base import StoreError
 from storage.objects.local import Directory
 from tests.support.delivery import LAST_HOUR, World, search
 from tests.support.pubsub import publisher
 
 pytestmark = pytest.mark.slow
 
-GOOD_REPORT = json.loads(Delivered(Bucket("search_made", LAST_HOUR), "line", 1, True, {}).to_json())
+GOOD_REPORT = json.loads(DeliveredReport(Bucket("search_made", LAST_HOUR), "line", 1, True, {}).to_json())
 IN_HOUR = LAST_HOUR + timedelta(minutes=5)
 BROKEN = (b"{", {"event_type": "search_made", "event_id": "broken", "received_at": IN_HOUR.isoformat()})
 
 
 def folder(world: World, stream: str = "search_made") -> Path:
-    return world.buckets / Bucket(stream, LAST_HOUR).folder
+    return world.storage / Bucket(stream, LAST_HOUR).folder
 
 
 def verdicts(world: World) -> dict[str, dict[str, Any]]:
@@ -70,7 +70,7 @@ def rewrite(file: Path, change: Callable[[list[Any]], list[Any]]) -> None:
         fastavro.writer(target, schema, change(rows))
 
 
-def part(world: World, stream: str = "search_made") -> Path:
+def data_file(world: World, stream: str = "search_made") -> Path:
     [file] = folder(world, stream).glob("part-*.avro")
     return file
 
@@ -84,7 +84,7 @@ def change_words(rows: list[Any]) -> list[Any]:
 
 
 def index(world: World) -> Path:
-    return part(world).with_suffix(".ids")
+    return data_file(world).with_suffix(".ids")
 
 
 def swap_index(world: World) -> int:
@@ -95,18 +95,18 @@ def swap_index(world: World) -> int:
 
 
 def commit_again(world: World, damage: Callable[[World], int]) -> None:
-    """Damages an index, and has its receipt list the checksum that this gave."""
-    receipt = folder(world) / "_RECEIPT.json"
-    value = json.loads(receipt.read_text())
+    """Damages an index, and has its manifest list the checksum that this gave."""
+    manifest = folder(world) / "_RECEIPT.json"
+    value = json.loads(manifest.read_text())
     checksum = damage(world)
-    [listed] = [one for commit in value["commits"] for one in commit["parts"]]
+    [listed] = [one for commit in value["commits"] for one in commit["data_files"]]
     listed["index_crc32c"] = checksum
-    receipt.write_text(json.dumps(value))
+    manifest.write_text(json.dumps(value))
 
 
-def change_receipt(world: World, **values: object) -> None:
-    receipt = folder(world) / "_RECEIPT.json"
-    receipt.write_text(json.dumps({**json.loads(receipt.read_text()), **values}))
+def change_manifest(world: World, **values: object) -> None:
+    manifest = folder(world) / "_RECEIPT.json"
+    manifest.write_text(json.dumps({**json.loads(manifest.read_text()), **values}))
 
 
 def sql(statement: str) -> Callable[[World], object]:
@@ -122,18 +122,22 @@ def sql(statement: str) -> Callable[[World], object]:
 @pytest.mark.parametrize(
     ("damage", "status", "told"),
     [
-        (lambda w: part(w).unlink(), "UNKNOWN", "can't be read"),
-        (lambda w: part(w).write_bytes(part(w).read_bytes()[:-20]), "UNKNOWN", "can't be read"),
+        (lambda w: data_file(w).unlink(), "UNKNOWN", "can't be read"),
+        (lambda w: data_file(w).write_bytes(data_file(w).read_bytes()[:-20]), "UNKNOWN", "can't be read"),
         (lambda w: (folder(w) / "_RECEIPT.json").write_text("{"), "UNKNOWN", "_RECEIPT.json"),
-        (lambda w: change_receipt(w, version="new"), "UNKNOWN", "_RECEIPT.json can't be read"),
-        (lambda w: rewrite(part(w), lambda rows: rows[1:]), "UNKNOWN", "2 counted as delivered, 1 in the files"),
-        (lambda w: rewrite(part(w), lambda rows: rows + rows[:1]), "UNKNOWN", "3 rows in the files have only 2 ids"),
-        (lambda w: rewrite(part(w), change_words), "UNKNOWN", "its size or checksum is not the one in the receipt"),
+        (lambda w: change_manifest(w, version="new"), "UNKNOWN", "_RECEIPT.json can't be read"),
+        (lambda w: rewrite(data_file(w), lambda rows: rows[1:]), "UNKNOWN", "2 counted as delivered, 1 in the files"),
+        (lambda w: rewrite(data_file(w), lambda rows: rows + rows[:1]), "UNKNOWN", "3 rows in the files have only 2 ids"),
+        (lambda w: rewrite(data_file(w), change_words), "UNKNOWN", "its size or checksum is not the one in the manifest"),
         (lambda w: index(w).write_bytes(b""), "UNKNOWN", "does not list the ids"),
         (lambda w: index(w).unlink(), "UNKNOWN", ".ids can't be read"),
         (lambda w: commit_again(w, swap_index), "UNKNOWN", "does not list the ids"),
         (lambda w: commit_again(w, lambda _: 7), "UNKNOWN", ".ids can't be trusted"),
-        (lambda w: (folder(w) / "part-x.avro").write_bytes(part(w).read_bytes()), "SURPLUS", "part-x.avro lies in the bucket"),
+        (
+            lambda w: (folder(w) / "part-x.avro").write_bytes(data_file(w).read_bytes()),
+            "SURPLUS",
+            "part-x.avro lies in the bucket",
+        ),
         (sql(f"DELETE FROM search_made WHERE {A}"), "MISSING", "2 in the files, 1 in the table"),
         (sql(f"INSERT INTO search_made SELECT * FROM search_made WHERE {A}"), "SURPLUS", "in the table have"),
         (sql(f"UPDATE search_made SET event_id = 'c' WHERE {A}"), "MISSING_AND_SURPLUS", "not the same ids"),
@@ -155,20 +159,20 @@ def test_a_fault_is_found_named_and_makes_the_audit_fail(
     assert verdicts(world)["tap"]["status"] == "COMPLETE"
 
 
-def test_dead_letters_of_other_bytes_than_their_receipt_lists_make_their_hour_unknown(world: World) -> None:
+def test_dead_letters_of_other_bytes_than_their_manifest_lists_make_their_hour_unknown(world: World) -> None:
     deliver_some(world)
-    rewrite(part(world, DEAD_LETTERS), lambda rows: rows[1:])
+    rewrite(data_file(world, DEAD_LETTERS), lambda rows: rows[1:])
     assert world.audit() == 1
     row = verdicts(world)["search_made"]
     assert row["status"] == "UNKNOWN"
     assert "1 dead letters were counted, 0 are in the files" in row["findings"]
 
 
-def test_a_receipt_of_another_bucket_is_not_believed(world: World) -> None:
+def test_a_manifest_of_another_bucket_is_not_believed(world: World) -> None:
     deliver_some(world)
     (folder(world) / "_RECEIPT.json").write_bytes((folder(world, "tap") / "_RECEIPT.json").read_bytes())
     assert world.audit() == 1
-    assert "is another bucket's receipt" in verdicts(world)["search_made"]["findings"][0]
+    assert "is another bucket's manifest" in verdicts(world)["search_made"]["findings"][0]
 
 
 def test_a_store_that_stops_listing_makes_unknown_and_does_not_end_the_audit(
@@ -179,7 +183,7 @@ def test_a_store_that_stops_listing_makes_unknown_and_does_not_end_the_audit(
 
     def fail(self: Directory, prefix: str, start: str = "") -> Iterator[str]:
         if prefix == f"{Bucket('search_made', LAST_HOUR).folder}/":
-            raise BucketsError("the store is tired")
+            raise StoreError("the store is tired")
         return listing(self, prefix, start)
 
     monkeypatch.setattr(Directory, "list", fail)
@@ -199,12 +203,12 @@ def test_a_good_event_that_deliver_drops_as_a_duplicate_is_missing(
 ) -> None:
     """Everything that deliver counts adds up, to the message."""
 
-    def find(known: Known, hour: datetime, marks: bytes) -> Found:
-        repeated = np.array([one.startswith(id_hash("b")) for one in split(marks)], bool)
-        return Found(repeated, np.zeros(len(repeated), bool), np.full(len(repeated), hour_number(hour) - hours_off))
+    def find(known: IdIndex, hour: datetime, entries: bytes) -> Lookup:
+        repeated = np.array([one.startswith(id_hash("b")) for one in split(entries)], bool)
+        return Lookup(repeated, np.zeros(len(repeated), bool), np.full(len(repeated), hour_number(hour) - hours_off))
 
     with monkeypatch.context() as patch:
-        patch.setattr(Known, "find", find)
+        patch.setattr(IdIndex, "find", find)
         world.publish(search("a", IN_HOUR), search("b", IN_HOUR))
         world.deliver()
     world.report("search_made", LAST_HOUR, ["a", "b"])
@@ -259,9 +263,9 @@ def test_what_was_published_and_never_delivered_is_not_complete(world: World) ->
 
 def test_stores_that_deliver_never_wrote_to_are_refused_and_not_made(world: World) -> None:
     world.report("search_made", LAST_HOUR, ["a"], 2)
-    with pytest.raises(UserError, match=r"buckets: nothing was ever delivered here"):
+    with pytest.raises(UserError, match=r"storage: nothing was ever delivered here"):
         world.audit()
-    assert not world.buckets.exists()
+    assert not world.storage.exists()
     deliver_some(world)
     world.tables.rename(world.folder / "away.duckdb")
     with pytest.raises(UserError, match=r"tables.duckdb: nothing was ever delivered here"):
@@ -271,7 +275,7 @@ def test_stores_that_deliver_never_wrote_to_are_refused_and_not_made(world: Worl
     world.verdicts.write_text("no verdicts")
     with pytest.raises(UserError, match="can't be updated"):
         world.audit()
-    assert not (world.buckets / "audit").exists()
+    assert not (world.storage / "audit").exists()
     # Nothing was taken from Pub/Sub by the audits that could not be done.
     world.verdicts.unlink()
     world.audit()
@@ -325,7 +329,7 @@ def test_a_client_that_claims_the_type_dead_letters_spoils_nothing(world: World)
 def test_the_newest_version_of_a_verdict_wins_and_needs_no_new_report(world: World) -> None:
     deliver_some(world)
     assert world.audit() == 0
-    gone = part(world)
+    gone = data_file(world)
     kept = gone.read_bytes()
     gone.unlink()
     assert world.audit() == 1
@@ -335,14 +339,14 @@ def test_the_newest_version_of_a_verdict_wins_and_needs_no_new_report(world: Wor
     assert world.query("SELECT DISTINCT version, status FROM verdicts") == [(3, "COMPLETE")]
 
 
-def test_a_foreign_file_in_the_ledger_is_named_and_left_alone(world: World, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_unexpected_file_in_the_ledger_is_named_and_left_alone(world: World, caplog: pytest.LogCaptureFixture) -> None:
     deliver_some(world)
-    foreign = world.buckets / "audit" / "reports" / "notes.txt"
-    foreign.parent.mkdir(parents=True)
-    foreign.write_text("n")
+    unexpected = world.storage / "audit" / "reports" / "notes.txt"
+    unexpected.parent.mkdir(parents=True)
+    unexpected.write_text("n")
     assert world.audit() == 0
     assert "audit/reports/notes.txt is none of the audit's files" in caplog.text
-    assert foreign.read_text() == "n"
+    assert unexpected.read_text() == "n"
 
 
 def test_reports_that_come_again_are_counted_once(world: World) -> None:
@@ -379,7 +383,7 @@ def test_hours_that_were_asked_for_and_nobody_reported_are_unknown(world: World,
     ],
 )
 def test_a_range_of_hours_that_makes_no_sense_is_refused(text: str, told: str, capsys: pytest.CaptureFixture[str]) -> None:
-    flags = ["--subscription=projects/p-1/subscriptions/name", "--buckets=b", "--tables=t.duckdb", f"--hours={text}"]
+    flags = ["--subscription=projects/p-1/subscriptions/name", "--storage=b", "--tables=t.duckdb", f"--hours={text}"]
     with pytest.raises(SystemExit) as end:
         parser().parse_args(flags)
     assert end.value.code == 2
@@ -410,7 +414,7 @@ def test_a_message_that_is_no_report_is_kept_and_told_of_once_and_hurts_no_verdi
     message_id = put_on_audit_topic(world, data)
     deliver_some(world)
     assert world.audit() == 1
-    folder = world.buckets / "audit" / "unreadable"
+    folder = world.storage / "audit" / "unreadable"
     assert f"1 messages could not be read as reports; they are kept in {folder}/" in capsys.readouterr().out
     assert (folder / message_id).read_bytes() == data
     assert message_id in caplog.text
@@ -420,7 +424,7 @@ def test_a_message_that_is_no_report_is_kept_and_told_of_once_and_hurts_no_verdi
 
 
 def test_a_report_is_stored_on_one_line_however_it_was_written(world: World) -> None:
-    report = Published("other/1", "test", "tap", LAST_HOUR, Tally(), Tally())
+    report = PublishedReport("other/1", "test", "tap", LAST_HOUR, Tally(), Tally())
     put_on_audit_topic(world, json.dumps(json.loads(report.to_json()), indent=4).encode())
     deliver_some(world)
     assert world.audit() == 0
@@ -438,7 +442,7 @@ def deliver_skewed(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     world.deliver()
     world.publish(search("b", EARLY), search("b", EARLY), broken, unknown, search("c"))
     world.deliver("--allowed_lateness=1d")
-    now = max(world.receipts("search_made"))
+    now = max(world.manifests("search_made"))
     world.report("search_made", EARLY, ["a", "b", "b", "x"])
     world.report("unheard", EARLY, ["u"])
     world.report("tap", EARLY, [])
@@ -488,8 +492,8 @@ def test_a_skewed_event_in_a_file_that_cannot_be_read_or_trusted_makes_unknown(
     world: World, monkeypatch: pytest.MonkeyPatch, damage: Callable[[Path], None]
 ) -> None:
     deliver_skewed(world, monkeypatch)
-    now = max(world.receipts("search_made"))
-    [file] = (world.buckets / Bucket("search_made", now).folder).glob("part-*.avro")
+    now = max(world.manifests("search_made"))
+    [file] = (world.storage / Bucket("search_made", now).folder).glob("part-*.avro")
     damage(file)
     assert world.audit() == 1
     assert by_hour(world)["search_made", "early"][0] == "UNKNOWN"
@@ -538,8 +542,8 @@ def test_an_id_that_comes_again_in_a_closed_hour_makes_a_version_that_is_complet
     assert [row["status"] for row in of_searches(world)] == ["COMPLETE", "COMPLETE"]
 
 
-def held_part(world: World) -> Path:
-    [file] = (world.buckets / Bucket("search_made", BEFORE).folder).glob("part-*.avro")
+def held_data_file(world: World) -> Path:
+    [file] = (world.storage / Bucket("search_made", BEFORE).folder).glob("part-*.avro")
     return file
 
 
@@ -549,24 +553,24 @@ def elsewhere_file(world: World) -> Path:
 
 
 def forge(world: World, event_id: str) -> None:
-    """Has the second hour say, in its file and its receipt, that the first one holds this id too."""
+    """Has the second hour say, in its file and its manifest, that the first one holds this id too."""
     data = elsewhere_file(world).read_bytes() + entry(id_hash(event_id), LAST_HOUR, hour_number(BEFORE))
     elsewhere_file(world).write_bytes(data)
-    receipt = folder(world) / "_RECEIPT.json"
-    value = json.loads(receipt.read_text())
+    manifest = folder(world) / "_RECEIPT.json"
+    value = json.loads(manifest.read_text())
     for commit in value["commits"]:
         for file in commit.get("elsewhere", ()):
             file.update(count=2, crc32c=google_crc32c.value(data))
-    receipt.write_text(json.dumps(value))
+    manifest.write_text(json.dumps(value))
     world.report("search_made", LAST_HOUR, [event_id], 2)
 
 
 @pytest.mark.parametrize(
     ("damage", "expected", "told"),
     [
-        (lambda w: held_part(w).unlink(), ("UNKNOWN", "UNKNOWN"), "no object"),
-        (lambda w: rewrite(held_part(w), lambda rows: rows[1:]), ("UNKNOWN", "UNKNOWN"), "its size or checksum"),
-        (lambda w: held_part(w).with_suffix(".ids").unlink(), ("UNKNOWN", "UNKNOWN"), "no object"),
+        (lambda w: held_data_file(w).unlink(), ("UNKNOWN", "UNKNOWN"), "no object"),
+        (lambda w: rewrite(held_data_file(w), lambda rows: rows[1:]), ("UNKNOWN", "UNKNOWN"), "its size or checksum"),
+        (lambda w: held_data_file(w).with_suffix(".ids").unlink(), ("UNKNOWN", "UNKNOWN"), "no object"),
         (lambda w: elsewhere_file(w).write_bytes(b""), ("COMPLETE", "UNKNOWN"), "elsewhere-"),
         (lambda w: elsewhere_file(w).unlink(), ("COMPLETE", "UNKNOWN"), "elsewhere-"),
         (lambda w: forge(w, "lost"), ("COMPLETE", "MISSING"), "1 ids were dropped as delivered in other hours, which do not"),

@@ -105,14 +105,14 @@ def ids(world: World) -> dict[str, list[str]]:
 
 def files(world: World) -> Mapping[Path, bytes]:
     """All but what only orders commits."""
-    found = (path for path in world.buckets.rglob("*") if path.is_file() and not {".tmp", "turns"} & set(path.parts))
+    found = (path for path in world.storage.rglob("*") if path.is_file() and not {".tmp", "turns"} & set(path.parts))
     return {path: path.read_bytes() for path in found}
 
 
 def delete(world: World, *hours: datetime, partitions: bool = True) -> None:
     for hour in hours:
         for stream in STREAMS:
-            shutil.rmtree(world.buckets / Bucket(stream, hour).folder)
+            shutil.rmtree(world.storage / Bucket(stream, hour).folder)
             if partitions:
                 with duckdb.connect(world.tables) as db:
                     db.execute(f"DELETE FROM {stream} WHERE date_trunc('hour', received_at) = ?", [hour])
@@ -127,7 +127,7 @@ def test_a_backfill_of_complete_hours_changes_no_row_and_the_audit_goes_on_sayin
     assert run(world, BEFORE, LAST_HOUR) == 0
     assert held(world) == before
     assert {path for path in files(world) if path.suffix in (".avro", ".ids")} == parts
-    assert world.receipts("search_made")[BEFORE]["counts"]["search_made"] == {
+    assert world.manifests("search_made")[BEFORE]["counts"]["search_made"] == {
         "received": 156,
         "delivered": 51,
         "duplicate": 105,
@@ -145,14 +145,14 @@ def test_hours_that_were_deleted_come_back_with_the_same_ids_and_are_complete(
     publish(world, *traffic())
     world.deliver()
     before = ids(world)
-    closed = {kind: set(world.receipts(kind)) for kind in STREAMS}
+    closed = {kind: set(world.manifests(kind)) for kind in STREAMS}
     delete(world, *(BEFORE + HOUR * number for number in range(5)), partitions=partitions)
     assert ids_in_files(world) == {kind: [] for kind in STREAMS}
     assert run(world, BEFORE, LAST_HOUR) == 0
     assert ids(world) == before
-    assert {kind: {hour for hour, one in world.receipts(kind).items() if one["closed"]} for kind in STREAMS} == closed
+    assert {kind: {hour for hour, one in world.manifests(kind).items() if one["closed"]} for kind in STREAMS} == closed
     # What a bucket got came before it was closed, though not all came in one batch.
-    assert {one["late"] for kind in STREAMS for one in world.receipts(kind).values()} == {0}
+    assert {one["late"] for kind in STREAMS for one in world.manifests(kind).values()} == {0}
     for hour in (BEFORE, LAST_HOUR):
         assert world.audit(f"--hours={hour:%Y-%m-%dT%H}..{hour:%Y-%m-%dT%H}") == 0
 
@@ -169,13 +169,13 @@ def test_a_bucket_that_is_damaged_stops_no_batch(
     world.deliver()
     before = ids(world)
     delete(world, LAST_HOUR)
-    receipt = world.buckets / Bucket(DEAD_LETTERS, BEFORE).folder / "_RECEIPT.json"
-    whole = receipt.read_bytes()
-    receipt.write_bytes(whole[:-20])
+    manifest = world.storage / Bucket(DEAD_LETTERS, BEFORE).folder / "_RECEIPT.json"
+    whole = manifest.read_bytes()
+    manifest.write_bytes(whole[:-20])
     complaint = refused(world, monkeypatch, capsys)
-    assert str(receipt) in complaint or receipt.parent.name in complaint
-    assert receipt.read_bytes() == whole[:-20]
-    receipt.write_bytes(whole)
+    assert str(manifest) in complaint or manifest.parent.name in complaint
+    assert manifest.read_bytes() == whole[:-20]
+    manifest.write_bytes(whole)
     assert ids(world) == before
 
 
@@ -186,7 +186,7 @@ def test_only_the_hours_that_are_asked_for_are_rebuilt(world: World) -> None:
     left = files(world)
     assert run(world, BEFORE, BEFORE) == 0
     assert {row["received_at"] for row in world.rows("search_made")} == {BEFORE + timedelta(minutes=1)}
-    assert not (world.buckets / Bucket("search_made", LAST_HOUR).folder).exists()
+    assert not (world.storage / Bucket("search_made", LAST_HOUR).folder).exists()
     assert {path: data for path, data in files(world).items() if path in left} == left
 
 
@@ -217,8 +217,8 @@ def test_an_event_belongs_to_the_hour_that_deliver_put_it_into_and_no_archive_fi
 
 
 def received(world: World) -> int:
-    receipts = [receipt for kind in STREAMS for receipt in world.receipts(kind).values()]
-    return sum(receipt["counts"].get("search_made", {}).get("received", 0) for receipt in receipts)
+    manifests = [manifest for kind in STREAMS for manifest in world.manifests(kind).values()]
+    return sum(manifest["counts"].get("search_made", {}).get("received", 0) for manifest in manifests)
 
 
 def test_a_broken_block_is_named_and_all_other_blocks_and_files_are_delivered(
@@ -259,14 +259,14 @@ def test_a_repair_delivers_the_named_events_and_touches_nothing_else(
     lost = publish(world, search("lost", moment), search("lost too", moment), search("lost", moment + timedelta(hours=2)))
     assert world.left() == 3
     # What else is not as it should be is none of a repair's business.
-    (world.buckets / Bucket(DEAD_LETTERS, BEFORE).success_name).unlink()
-    shutil.rmtree(world.buckets / Bucket("tap", LAST_HOUR).folder)
+    (world.storage / Bucket(DEAD_LETTERS, BEFORE).success_name).unlink()
+    shutil.rmtree(world.storage / Bucket("tap", LAST_HOUR).folder)
     before, rows = files(world), world.rows("search_made")
     (world.folder / "ids").write_text("search_made\tlost\n\n")
     assert run(world, LAST_HOUR, LAST_HOUR, f"--ids={world.folder / 'ids'}") == 0
     assert [row["event_id"] for row in world.rows("search_made")] == sorted([*(row["event_id"] for row in rows), "lost"])
     assert world.query("SELECT count(*) FROM search_made WHERE event_id = 'lost'") == [(1,)]
-    folder = world.buckets / Bucket("search_made", LAST_HOUR).folder
+    folder = world.storage / Bucket("search_made", LAST_HOUR).folder
     changed = {path for path, data in files(world).items() if before.get(path) != data}
     assert {path for path in changed if folder not in path.parents} == set()
     assert {path for path in before if path not in files(world)} == set()
@@ -290,4 +290,4 @@ def test_a_file_of_ids_that_cannot_be_read_is_told(world: World, text: str, told
 def test_a_folder_without_archive_files_is_refused(world: World) -> None:
     with pytest.raises(UserError, match="Is it the archive"):
         run(world, LAST_HOUR, LAST_HOUR)
-    assert not list(world.buckets.glob("events/*"))
+    assert not list(world.storage.glob("events/*"))

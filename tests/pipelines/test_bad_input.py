@@ -71,18 +71,18 @@ def test_each_bad_message_is_a_dead_letter_kept_whole_and_its_neighbours_are_del
     assert world.left() == 0
 
 
-def test_the_books_of_dead_letters_are_kept_by_the_type_that_was_claimed(world: World) -> None:
+def test_the_counters_of_dead_letters_are_kept_by_the_type_that_was_claimed(world: World) -> None:
     world.publish(*[message(name) for name in ("not JSON", "wrong type", "unknown type")])
     world.publish(message("not JSON"))
     world.deliver()
-    receipt = world.receipts(DEAD_LETTERS)[LAST_HOUR]
-    assert receipt["counts"] == {
+    manifest = world.manifests(DEAD_LETTERS)[LAST_HOUR]
+    assert manifest["counts"] == {
         "search_made": {"received": 3, "dead_letter": 3, "duplicate": 0},
         "no_such_type": {"received": 1, "dead_letter": 1, "duplicate": 0},
     }
-    assert receipt["reasons"] == {"search_made": {"not_json": 2, "wrong_type": 1}, "no_such_type": {"unknown_type": 1}}
+    assert manifest["reasons"] == {"search_made": {"not_json": 2, "wrong_type": 1}, "no_such_type": {"unknown_type": 1}}
     # An hour with nothing but dead letters has an empty bucket of the type, closed like any other.
-    assert world.receipts("search_made")[LAST_HOUR]["rows"] == 0
+    assert world.manifests("search_made")[LAST_HOUR]["rows"] == 0
 
 
 def test_a_dead_letter_that_is_delivered_again_is_kept_once(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -92,14 +92,14 @@ def test_a_dead_letter_that_is_delivered_again_is_kept_once(world: World, monkey
         world.deliver()
     world.deliver()
     assert [row["reason"] for row in world.rows(DEAD_LETTERS)] == ["not_json"]
-    receipt = world.receipts(DEAD_LETTERS)[LAST_HOUR]
-    assert receipt["counts"] == {"search_made": {"received": 2, "dead_letter": 1, "duplicate": 1}}
+    manifest = world.manifests(DEAD_LETTERS)[LAST_HOUR]
+    assert manifest["counts"] == {"search_made": {"received": 2, "dead_letter": 1, "duplicate": 1}}
 
 
 def test_a_dead_letter_without_a_readable_stamp_lies_in_the_hour_of_its_publishing(world: World) -> None:
     world.publish(message("unreadable received_at"))
     world.deliver()
-    assert list(world.receipts(DEAD_LETTERS)) == [hour_of(datetime.now(UTC))]
+    assert list(world.manifests(DEAD_LETTERS)) == [hour_of(datetime.now(UTC))]
 
 
 def test_no_payload_is_told_in_the_detail(world: World) -> None:

@@ -20,7 +20,7 @@ BROKEN = (b"{", {"event_type": "search_made", "event_id": "broken", "received_at
 
 def test_events_arrive_once_in_gcs_and_bigquery_and_the_audit_proves_it(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     with bigquery_store(monkeypatch) as (store, _, gcs):
-        stores = ["--buckets=gs://bucket-of-events/data", "--tables=bigquery://project-1.events"]
+        stores = ["--storage=gs://bucket-of-events/data", "--tables=bigquery://project-1.events"]
         subscription = [f"--subscription={world.subscription}", f"--contracts={world.contracts}"]
         flags = [*stores, *subscription, f"--audit_topic={world.audit_topic}"]
         world.publish(search("a", IN_HOUR), search("b", IN_HOUR), search("a", IN_HOUR), BROKEN)
@@ -29,10 +29,10 @@ def test_events_arrive_once_in_gcs_and_bigquery_and_the_audit_proves_it(world: W
         assert deliver.main(flags) == 0
 
         folder = f"data/{Bucket('search_made', LAST_HOUR).folder}"
-        receipt = json.loads(gcs.read("bucket-of-events", f"{folder}/_RECEIPT.json"))
-        assert (receipt["version"], receipt["rows"], receipt["late"], receipt["closed"]) == (2, 3, 1, True)
-        assert receipt["counts"] == {"search_made": {"received": 5, "delivered": 3, "duplicate": 2}}
-        listed = {f"{folder}/{part['name']}" for commit in receipt["commits"] for part in commit["parts"]}
+        manifest = json.loads(gcs.read("bucket-of-events", f"{folder}/_RECEIPT.json"))
+        assert (manifest["version"], manifest["rows"], manifest["late"], manifest["closed"]) == (2, 3, 1, True)
+        assert manifest["counts"] == {"search_made": {"received": 5, "delivered": 3, "duplicate": 2}}
+        listed = {f"{folder}/{data_file['name']}" for commit in manifest["commits"] for data_file in commit["data_files"]}
         in_folder = gcs.list("bucket-of-events", f"{folder}/")
         assert {name for name in in_folder if name.endswith(".avro")} == listed
         assert f"{folder}/_SUCCESS" in in_folder

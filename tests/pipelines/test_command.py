@@ -18,7 +18,7 @@ from pipelines import deliver
 from pipelines.command import run_main
 from tests.support.delivery import FLIGHT_TYPES, LONG_AGO, SEARCH, World, at_once, flights, make_world, search
 from tests.support.pubsub import free_port, pull_now, subscriber
-from transforms.decode.decoder import Receiver
+from transforms.decode.decoder import Decoder
 
 pytestmark = pytest.mark.slow
 
@@ -48,12 +48,12 @@ def replaced(flags: list[str], name: str, value: str | None) -> list[str]:
     ("name", "value", "told"),
     [
         ("subscription", None, "--subscription"),
-        ("buckets", None, "--buckets"),
+        ("storage", None, "--storage"),
         ("subscription", "flights", "projects/PROJECT/subscriptions/NAME"),
         ("subscription", "projects/test-project/subscriptions/none-such", "does not exist"),
         ("audit_topic", "projects/test-project/topics/none-such", "does not exist"),
-        ("buckets", "{file}", "{file}"),
-        ("buckets", "s3://somewhere", "s3://somewhere"),
+        ("storage", "{file}", "{file}"),
+        ("storage", "s3://somewhere", "s3://somewhere"),
         ("tables", "tables.csv", "tables.csv"),
         ("tables", "bigquery://project-one.events", "gs://"),
         ("contracts", "{file}", "{file}"),
@@ -84,7 +84,7 @@ def test_a_mistake_in_the_flags_is_one_clear_error(
     complaint = capsys.readouterr().err
     assert told.format(**names) in complaint
     assert "Traceback" not in complaint
-    assert not Path(world.buckets / "events").exists()
+    assert not Path(world.storage / "events").exists()
 
 
 @pytest.mark.parametrize("module", ["pipelines.deliver", "pipelines.audit"])
@@ -126,7 +126,7 @@ def test_a_run_that_is_interrupted_gives_everything_back_and_says_so(
     command = [sys.executable, "-m", "pipelines.deliver", *world.deliver_flags(), LONG_AGO]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as running:
         until = time.monotonic() + 60
-        while not list(world.buckets.rglob("_RECEIPT.json")) and time.monotonic() < until:
+        while not list(world.storage.rglob("_RECEIPT.json")) and time.monotonic() < until:
             time.sleep(0.05)
         running.send_signal(number)
         _, complaint = running.communicate(timeout=60)
@@ -170,14 +170,14 @@ def test_a_pubsub_that_goes_away_in_mid_run_is_one_clear_error(
         world.publish(search("a"))
         monkeypatch.setattr("transforms.pubsub.retry.AWAY_SECONDS", 1.0)
         monkeypatch.setattr("transforms.report.REPORT_SECONDS", 1.0)
-        finish = Receiver.finish
+        finish = Decoder.finish
 
-        def go(receiver: Receiver) -> Any:
+        def go(decoder: Decoder) -> Any:
             broker.__exit__()
-            monkeypatch.setattr(Receiver, "finish", finish)
-            return finish(receiver)
+            monkeypatch.setattr(Decoder, "finish", finish)
+            return finish(decoder)
 
-        monkeypatch.setattr(Receiver, "finish", go)
+        monkeypatch.setattr(Decoder, "finish", go)
         assert status_of(deliver.main, world.deliver_flags(), monkeypatch) == 2
     complaint = capsys.readouterr().err
     assert "error: projects/test-project/" in complaint
@@ -199,5 +199,5 @@ def test_a_run_that_finds_nothing_says_that_a_killed_one_may_hold_it(world: Worl
 def test_help_tells_each_flag(world: World, module: str) -> None:
     done = run(module, "--help", host=world.address)
     assert done.returncode == 0
-    for flag in ("--subscription", "--buckets", "--tables"):
+    for flag in ("--subscription", "--storage", "--tables"):
         assert flag in done.stdout

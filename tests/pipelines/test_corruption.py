@@ -1,4 +1,4 @@
-"""Stored objects that are damaged, gone or foreign: named, left as they are, and in nobody else's way."""
+"""Stored objects that are damaged, gone or unexpected: named, left as they are, and in nobody else's way."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 
 from pipelines import reload
 from schemas.buckets import DEAD_LETTERS, HOUR, Bucket
-from storage.tables.base import TablesError
+from storage.tables.base import TableStoreError
 from storage.tables.duckdb_file import DuckDBFile
 from tests.support.delivery import LAST_HOUR, World, search
 
@@ -32,16 +32,16 @@ def cut(file: Path) -> None:
     file.write_bytes(file.read_bytes()[:-20])
 
 
-def receipt(folder: Path) -> Path:
+def manifest(folder: Path) -> Path:
     return folder / "_RECEIPT.json"
 
 
 def change(folder: Path, **values: object) -> None:
-    receipt(folder).write_text(json.dumps({**json.loads(receipt(folder).read_text()), **values}))
+    manifest(folder).write_text(json.dumps({**json.loads(manifest(folder).read_text()), **values}))
 
 
-def lose_receipt_and_version(folder: Path) -> None:
-    receipt(folder).unlink()
+def lose_manifest_and_version(folder: Path) -> None:
+    manifest(folder).unlink()
     cut(folder / "_receipts" / "000001.json")
 
 
@@ -52,7 +52,7 @@ def index(folder: Path) -> Path:
 
 def fail_once(world: World) -> str:
     """What a run that ends with an error says."""
-    with pytest.raises(TablesError) as error:
+    with pytest.raises(TableStoreError) as error:
         world.deliver()
     return str(error.value)
 
@@ -60,21 +60,21 @@ def fail_once(world: World) -> str:
 @pytest.mark.parametrize(
     ("damage", "told"),
     [
-        (lambda folder: cut(receipt(folder)), "_RECEIPT.json can't be read"),
+        (lambda folder: cut(manifest(folder)), "_RECEIPT.json can't be read"),
         (lambda folder: change(folder, version="2"), "_RECEIPT.json can't be read"),
-        (lambda folder: change(folder, hour="2026-01-31T09:00:00Z"), "_RECEIPT.json is another bucket's receipt"),
-        (lose_receipt_and_version, "000001.json can't be read"),
-        (lambda folder: cut(index(folder)), "is not the index that its receipt lists"),
+        (lambda folder: change(folder, hour="2026-01-31T09:00:00Z"), "_RECEIPT.json is another bucket's manifest"),
+        (lose_manifest_and_version, "000001.json can't be read"),
+        (lambda folder: cut(index(folder)), "is not the index that its manifest lists"),
         (lambda folder: index(folder).unlink(), "no object"),
     ],
-    ids=["cut receipt", "wrong type", "another's receipt", "cut version", "corrupted index", "index gone"],
+    ids=["cut manifest", "wrong type", "another's manifest", "cut version", "corrupted index", "index gone"],
 )
 def test_a_damaged_bucket_is_named_and_keeps_its_messages_and_the_others_are_delivered(
     world: World, damage: Callable[[Path], object], told: str
 ) -> None:
     world.publish(search("old", IN_HOUR), search("old", BEFORE))
     world.deliver()
-    folder = world.buckets / FOLDER
+    folder = world.storage / FOLDER
     whole = content(folder)
     damage(folder)
     damaged = content(folder)
@@ -97,26 +97,30 @@ def test_a_damaged_bucket_is_named_and_keeps_its_messages_and_the_others_are_del
     assert world.left() == 0
 
 
-def test_a_foreign_file_is_left_alone_and_in_nobodys_way(world: World) -> None:
+def test_an_unexpected_file_is_left_alone_and_in_nobodys_way(world: World) -> None:
     world.publish(search("old", IN_HOUR))
     world.deliver()
-    foreign = [world.buckets / FOLDER / "notes.txt", world.buckets / "events/search_made/notes.txt", world.buckets / "x.avro"]
-    for file in foreign:
+    unexpected = [
+        world.storage / FOLDER / "notes.txt",
+        world.storage / "events/search_made/notes.txt",
+        world.storage / "x.avro",
+    ]
+    for file in unexpected:
         file.write_text("n")
     world.publish(search("new", IN_HOUR))
     assert world.deliver() == 0
     assert [row["event_id"] for row in world.rows("search_made")] == ["new", "old"]
-    assert [file.read_text() for file in foreign] == ["n"] * 3
+    assert [file.read_text() for file in unexpected] == ["n"] * 3
 
 
-def test_a_reload_names_a_damaged_receipt_and_loads_the_others(world: World) -> None:
+def test_a_reload_names_a_damaged_manifest_and_loads_the_others(world: World) -> None:
     world.publish(search("a", IN_HOUR), search("b", BEFORE))
     world.deliver()
     world.tables.unlink()
-    cut(receipt(world.buckets / FOLDER))
+    cut(manifest(world.storage / FOLDER))
     span = f"--hours={BEFORE:%Y-%m-%dT%H}..{LAST_HOUR:%Y-%m-%dT%H}"
-    stores = [f"--buckets={world.buckets}", f"--tables={world.tables}", f"--contracts={world.contracts}"]
-    with pytest.raises(TablesError, match="1 partition could not be loaded; all others were") as error:
+    stores = [f"--storage={world.storage}", f"--tables={world.tables}", f"--contracts={world.contracts}"]
+    with pytest.raises(TableStoreError, match="1 partition could not be loaded; all others were") as error:
         reload.main([*stores, span])
     DuckDBFile(world.tables).close()
     assert "_RECEIPT.json can't be read" in str(error.value)

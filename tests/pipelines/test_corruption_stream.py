@@ -21,19 +21,19 @@ FAR = IN_HOUR - 30 * HOUR
 """Out of the horizon."""
 FOLDER = Bucket("search_made", LAST_HOUR).folder
 TAP = b'{"x": 1}', {"event_type": "tap", "event_id": "t", "received_at": IN_HOUR.isoformat()}
-SOON = "from transforms import leases; leases.PUT_OFF_SECONDS = 3"
+SOON = "from transforms.pubsub import leases; leases.NACK_DELAY_SECONDS = 3"
 
 IMPATIENT = """
 from storage.objects.gcs import RETRY, CloudStorage
 CloudStorage.__init__.__defaults__ = (None, RETRY.with_timeout(3.0))
 """
 SPOIL_TAPS = """
-from storage.tables.base import TablesError
+from storage.tables.base import TableStoreError
 from storage.tables.duckdb_file import DuckDBFile
 load = DuckDBFile.load
 def refuse(self, job_id, table, *more):
     if table.name == "tap":
-        raise TablesError("the table store is away")
+        raise TableStoreError("the table store is away")
     return load(self, job_id, table, *more)
 DuckDBFile.load = refuse
 """
@@ -61,25 +61,25 @@ def cut(file: Path) -> bytes:
 @pytest.mark.parametrize(
     ("find", "told"),
     [
-        (the_index, "is not the index that its receipt lists"),
+        (the_index, "is not the index that its manifest lists"),
         (lambda folder: folder / "_RECEIPT.json", "_RECEIPT.json can't be read"),
     ],
-    ids=["corrupted index", "cut receipt"],
+    ids=["corrupted index", "cut manifest"],
 )
 def test_a_damaged_bucket_keeps_its_messages_until_it_is_restored_and_the_stream_goes_on(
     world: World, prism_binary: str, find: Callable[[Path], Path], told: str
 ) -> None:
     world.publish(search("old", IN_HOUR))
     world.deliver()
-    file = find(world.buckets / FOLDER)
+    file = find(world.storage / FOLDER)
     whole = cut(file)
     damaged = file.read_bytes()
     with streaming(world, prism_binary, "--flush_every=1s", settings=SOON) as running:
         world.publish(search("new", IN_HOUR), TAP)
         assert eventually(lambda: delivered(world, "tap") == ["t"]), running.end()
         world.publish(search("far", FAR))
-        assert eventually((world.buckets / Bucket("search_made", hour_of(FAR)).folder / "_RECEIPT.json").exists)
-        time.sleep(7)  # it is tried again
+        assert eventually((world.storage / Bucket("search_made", hour_of(FAR)).folder / "_RECEIPT.json").exists)
+        time.sleep(7)  # it is retried
         assert file.read_bytes() == damaged
         file.write_bytes(whole)
         assert eventually(lambda: delivered(world) == ["far", "new", "old"]), running.end()
@@ -87,8 +87,8 @@ def test_a_damaged_bucket_keeps_its_messages_until_it_is_restored_and_the_stream
     assert status == 0, said
     assert said.count(told) == 1
     assert f"{FOLDER}: " in said
-    assert "The rest goes on, and this is tried again" in said
-    assert f"{FOLDER}: all goes well again" in said
+    assert "skipping this bucket, will retry" in said
+    assert f"{FOLDER}: recovered" in said
     assert "Traceback" not in said
     assert [event_id for (event_id,) in in_table(world)] == ["far", "new", "old"]
     assert world.left() == 0
@@ -99,7 +99,7 @@ def test_a_stream_that_is_ended_while_something_is_damaged_says_so_and_the_next_
 ) -> None:
     world.publish(search("old", IN_HOUR), search("old", FAR))
     world.deliver()
-    index = the_index(world.buckets / FOLDER)
+    index = the_index(world.storage / FOLDER)
     whole = cut(index)
     # A table that can't take its rows: the files are delivered all the same.
     with streaming(world, prism_binary, "--flush_every=1s", settings=SOON + SPOIL_TAPS) as running:
@@ -110,12 +110,12 @@ def test_a_stream_that_is_ended_while_something_is_damaged_says_so_and_the_next_
     assert status == 2, said
     error = said.split("error: ")[1]
     assert error.startswith("2 of the buckets could not be delivered to or loaded when last tried; all else was")
-    assert "is not the index that its receipt lists" in error
+    assert "is not the index that its manifest lists" in error
     assert "the table store is away" in error
     assert "Traceback" not in said
 
     index.write_bytes(whole)
-    time.sleep(3)  # until what was put off comes again
+    time.sleep(3)  # until nacked messages come again
     assert world.deliver() == 0
     assert delivered(world) == ["new", "old", "old"]
     assert in_table(world) == [("old",), ("new",), ("old",)]
@@ -126,10 +126,10 @@ def test_a_stream_that_is_ended_while_something_is_damaged_says_so_and_the_next_
 def test_an_object_store_that_stays_away_ends_a_stream_with_a_clear_error_and_the_next_run_delivers_all(
     cloud: Cloud, prism_binary: str
 ) -> None:
-    stores = [flag for flag in cloud.flags() if flag.startswith(("--buckets", "--tables"))]
+    stores = [flag for flag in cloud.flags() if flag.startswith(("--storage", "--tables"))]
     with streaming(cloud.world, prism_binary, "--flush_every=1s", *stores, settings=IMPATIENT) as running:
         cloud.publish("a", "b")
-        assert eventually(lambda: len(cloud.receipts()) == 2), running.end()
+        assert eventually(lambda: len(cloud.manifests()) == 2), running.end()
         cloud.gcs.fail_next(1_000_000, 503)
         cloud.publish("c", "d")
         status, said = running.wait()
@@ -140,7 +140,7 @@ def test_an_object_store_that_stays_away_ends_a_stream_with_a_clear_error_and_th
     assert "Traceback" not in said
     cloud.gcs.mend()
     assert cloud.run() == (0, "")
-    receipts = cloud.receipts()
+    manifests = cloud.manifests()
     for hour, ids in cloud.published.items():
-        assert cloud.ids_in_files(receipts[hour]) == [row["event_id"] for row in cloud.store.rows("search_made", hour)] == ids
+        assert cloud.ids_in_files(manifests[hour]) == [row["event_id"] for row in cloud.store.rows("search_made", hour)] == ids
     assert cloud.world.left() == 0

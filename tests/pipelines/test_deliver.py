@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from schemas.buckets import DEAD_LETTERS, Bucket, hour_of
-from storage.buckets.manifest import Receipt
-from storage.objects.base import BucketsError
+from storage.buckets.manifest import Manifest
+from storage.objects.base import StoreError
 from tests.support.delivery import (
     FLIGHT_TYPES,
     LAST_HOUR,
@@ -32,7 +32,7 @@ def delivered(world: World, stream: str = "search_made") -> list[str]:
 
 
 def counts(world: World, hour: datetime = LAST_HOUR, stream: str = "search_made") -> dict[str, int]:
-    return world.receipts(stream)[hour]["counts"].get("search_made", {})
+    return world.manifests(stream)[hour]["counts"].get("search_made", {})
 
 
 def in_table(world: World) -> list[str]:
@@ -52,8 +52,8 @@ def test_the_flights_arrive_per_type_and_hour_as_the_file_has_them(flights_world
             files[kind, f"{row['received_at']:%Y-%m-%dT%H}"] += 1
         for hour, number in world.query(f"SELECT strftime(received_at, '%Y-%m-%dT%H') AS h, count(*) FROM {kind} GROUP BY h"):
             table[kind, hour] += number
-        closed |= {(kind, f"{hour:%Y-%m-%dT%H}") for hour, receipt in world.receipts(kind).items() if receipt["closed"]}
-        success = list(world.buckets.glob(f"events/{kind}/dt=*/hour=*/_SUCCESS"))
+        closed |= {(kind, f"{hour:%Y-%m-%dT%H}") for hour, manifest in world.manifests(kind).items() if manifest["closed"]}
+        success = list(world.storage.glob(f"events/{kind}/dt=*/hour=*/_SUCCESS"))
         assert len(success) == 77
     expected = flights_by_hour()
     assert files == expected
@@ -64,7 +64,7 @@ def test_the_flights_arrive_per_type_and_hour_as_the_file_has_them(flights_world
     assert world.left() == 0
 
 
-def test_an_event_is_delivered_once_however_often_it_is_published_and_the_books_balance(world):
+def test_an_event_is_delivered_once_however_often_it_is_published_and_the_counters_balance(world):
     world.publish(search("a", IN_HOUR), search("b", IN_HOUR), search("a", IN_HOUR), search("a", IN_HOUR))
     world.deliver()
     assert delivered(world) == in_table(world) == ["a", "b"]
@@ -78,17 +78,17 @@ def test_a_later_run_knows_what_an_earlier_one_has_delivered(world):
     world.deliver()
     assert delivered(world) == in_table(world) == ["a", "b", "c"]
     assert counts(world) == {"received": 4, "delivered": 3, "duplicate": 1}
-    assert world.receipts("search_made")[LAST_HOUR]["version"] == 2
-    assert world.receipts("search_made")[LAST_HOUR]["late"] == 1
+    assert world.manifests("search_made")[LAST_HOUR]["version"] == 2
+    assert world.manifests("search_made")[LAST_HOUR]["late"] == 1
     # The index told the writer: no file with a repeated row was written and then had to be written again.
-    assert list((world.buckets / "staging").rglob("part-*")) == []
+    assert list((world.storage / "staging").rglob("part-*")) == []
 
 
-def test_every_version_of_a_receipt_is_kept(world):
+def test_every_version_of_a_manifest_is_kept(world):
     for event_id in "abc":
         world.publish(search(event_id, IN_HOUR))
         world.deliver()
-    folder = world.buckets / f"events/search_made/dt={LAST_HOUR:%Y-%m-%d}/hour={LAST_HOUR:%H}"
+    folder = world.storage / f"events/search_made/dt={LAST_HOUR:%Y-%m-%d}/hour={LAST_HOUR:%H}"
     versions = [json.loads(file.read_text()) for file in sorted((folder / "_receipts").glob("*.json"))]
     assert [(version["version"], version["rows"], version["late"]) for version in versions] == [(1, 1, 0), (2, 2, 1), (3, 3, 2)]
     assert (folder / "_RECEIPT.json").read_text() == (folder / "_receipts/000003.json").read_text()
@@ -106,14 +106,14 @@ def test_an_hour_that_is_not_over_is_written_and_not_closed_until_it_is(world, m
     world.publish(search("now"))
     world.deliver()
     hour = hour_of(now)
-    [(hour, receipt)] = world.receipts("search_made").items()
-    assert not receipt["closed"]
-    assert not list(world.buckets.rglob("_SUCCESS"))
+    [(hour, manifest)] = world.manifests("search_made").items()
+    assert not manifest["closed"]
+    assert not list(world.storage.rglob("_SUCCESS"))
     assert delivered(world) == in_table(world) == ["now"]
 
     monkeypatch.setattr("pipelines.deliver.utc_now", lambda: hour + timedelta(hours=1, seconds=1))
     world.deliver()
-    assert {stream: world.receipts(stream)[hour]["closed"] for stream in ("search_made", "tap", DEAD_LETTERS)} == {
+    assert {stream: world.manifests(stream)[hour]["closed"] for stream in ("search_made", "tap", DEAD_LETTERS)} == {
         "search_made": True,
         "tap": True,
         DEAD_LETTERS: True,
@@ -126,7 +126,7 @@ def test_registered_types_without_events_close_too_and_so_do_silent_hours_betwee
     world.deliver()
     hours = [LAST_HOUR - timedelta(hours=back) for back in (3, 2, 1, 0)]
     for stream in ("search_made", "tap", DEAD_LETTERS):
-        assert {hour: receipt["closed"] for hour, receipt in world.receipts(stream).items()} == dict.fromkeys(hours, True)
+        assert {hour: manifest["closed"] for hour, manifest in world.manifests(stream).items()} == dict.fromkeys(hours, True)
     assert world.query("SELECT count(*) FROM tap") == [(0,)]
 
 
@@ -199,18 +199,22 @@ def test_a_table_gains_the_columns_of_a_newer_contract(world):
     assert rows == [("first", 1, False), ("new", 2, True), ("old", 1, None)]
 
 
-def test_files_in_the_bucket_are_just_those_that_the_receipt_lists(world):
+def test_files_in_the_bucket_are_just_those_that_the_manifest_lists(world):
     world.publish(search("a", IN_HOUR))
     world.deliver()
     world.publish(search("b", IN_HOUR))
     world.deliver()
-    folder = world.buckets / f"events/search_made/dt={LAST_HOUR:%Y-%m-%d}/hour={LAST_HOUR:%H}"
-    listed = {part["name"] for commit in world.receipts("search_made")[LAST_HOUR]["commits"] for part in commit["parts"]}
+    folder = world.storage / f"events/search_made/dt={LAST_HOUR:%Y-%m-%d}/hour={LAST_HOUR:%H}"
+    listed = {
+        data_file["name"]
+        for commit in world.manifests("search_made")[LAST_HOUR]["commits"]
+        for data_file in commit["data_files"]
+    }
     assert {file.name for file in folder.glob("*.avro")} == listed
     assert len(listed) == 2
 
 
-def test_what_is_in_a_receipt_is_loaded_by_the_next_run_and_its_message_is_not_needed_again(world, monkeypatch):
+def test_what_is_in_a_manifest_is_loaded_by_the_next_run_and_its_message_is_not_needed_again(world, monkeypatch):
     world.publish(search("a", IN_HOUR), search("b", IN_HOUR))
 
     def refuse(*_: object) -> None:
@@ -229,21 +233,21 @@ def test_what_is_in_a_receipt_is_loaded_by_the_next_run_and_its_message_is_not_n
     assert counts(world) == {"received": 2, "delivered": 2, "duplicate": 0}
 
 
-def test_an_ack_follows_the_receipt_bucket_by_bucket(world, monkeypatch):
+def test_an_ack_follows_the_manifest_bucket_by_bucket(world, monkeypatch):
     """One bucket can't be committed to, for good: its messages come back at once, and those of the others do not."""
     before = IN_HOUR - timedelta(hours=1)
     world.publish(search("a", IN_HOUR), search("b", IN_HOUR), search("c", before), search("d", before))
 
-    def refuse(buckets: object, bucket: Bucket, *more: Any) -> tuple[Receipt, ...]:
+    def refuse(store: object, bucket: Bucket, *more: Any) -> tuple[Manifest, ...]:
         if bucket == Bucket("search_made", LAST_HOUR):
-            raise BucketsError("this bucket is broken")
-        return commit(buckets, bucket, *more)  # type: ignore[arg-type]
+            raise StoreError("this bucket is broken")
+        return commit(store, bucket, *more)  # type: ignore[arg-type]
 
     with monkeypatch.context() as patch:
         patch.setattr("transforms.commit.transform.commit", refuse)
-        with pytest.raises(BucketsError, match="this bucket is broken"):
+        with pytest.raises(StoreError, match="this bucket is broken"):
             world.deliver()
-    assert LAST_HOUR not in world.receipts("search_made")
+    assert LAST_HOUR not in world.manifests("search_made")
     with subscriber(world.address) as client:
         back = pull_now(client, world.subscription)
         assert sorted(one.message.attributes["event_id"] for one in back) == ["a", "b"]
@@ -266,8 +270,8 @@ def test_a_run_that_died_in_mid_commit_does_not_keep_the_next_from_its_bucket(wo
         patch.setattr("transforms.commit.commit.show", die)
         with pytest.raises(RuntimeError, match="died"):
             world.deliver()
-    assert world.receipts("search_made") == {}
-    assert list(world.buckets.rglob("search_made/**/000001.json"))
+    assert world.manifests("search_made") == {}
+    assert list(world.storage.rglob("search_made/**/000001.json"))
     world.publish(search("b", IN_HOUR))
     world.deliver()
     assert delivered(world) == in_table(world) == ["a", "b"]

@@ -19,7 +19,7 @@ FLAGS = {
     "runner": "DataflowRunner",
     "dry_run": "True",
     "subscription": "projects/project-one/subscriptions/events",
-    "buckets": "gs://bucket-one/events",
+    "storage": "gs://bucket-one/events",
     "tables": "bigquery://project-one.events",
     "audit_topic": "projects/project-one/topics/audit",
     "project": "project-one",
@@ -62,7 +62,7 @@ def test_the_job_is_built_and_said_and_its_graph_can_be_read(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("name", "value", "told"),
     [
-        ("buckets", "out", "--buckets=gs://"),
+        ("storage", "out", "--storage=gs://"),
         ("tables", "out.duckdb", "--tables=bigquery://"),
         ("runner", "FnApiRunner", "--runner=DataflowRunner"),
         ("dry_run", "False", "--dry_run takes True"),
@@ -82,7 +82,7 @@ def test_what_can_not_be_is_one_clear_error(tmp_path: Path, name: str, value: st
     assert done.stderr.count("\n") == 1
 
 
-@pytest.mark.parametrize(("name", "value"), [("buckets", "out"), ("tables", "out.duckdb")])
+@pytest.mark.parametrize(("name", "value"), [("storage", "out"), ("tables", "out.duckdb")])
 def test_a_real_job_gets_no_store_of_this_machine_either(tmp_path: Path, name: str, value: str) -> None:
     done = deliver(tmp_path, dry_run="", **{name: value})
     assert done.returncode == 2

@@ -169,7 +169,7 @@ def test_a_load_that_is_asked_for_twice_since_its_answer_was_lost_is_run_once(cl
     cloud.check()
 
 
-def test_an_old_receipts_load_that_takes_effect_after_a_newer_ones_does_not_win(cloud: Cloud) -> None:
+def test_an_old_manifests_load_that_takes_effect_after_a_newer_ones_does_not_win(cloud: Cloud) -> None:
     """While the first run's load of an hour is on its way, a whole second run delivers to that hour and loads it."""
     loaded: list[int] = []
 
@@ -259,7 +259,7 @@ def test_messages_that_pubsub_delivers_again_and_in_any_order_are_delivered_once
         patch.setattr(Backlog, "take", again)
         assert local.run() == (0, "")
     assert local.run() == (0, "")
-    received = sum(receipt["counts"]["search_made"]["received"] for receipt in local.receipts().values())
+    received = sum(manifest["counts"]["search_made"]["received"] for manifest in local.manifests().values())
     assert received >= 30 * 100
     local.check(repeated=True)
 
@@ -274,4 +274,4 @@ def test_everything_that_pubsub_delivers_again_after_each_of_many_runs_is_a_dupl
             assert local.run() == (0, "")
     assert local.run() == (0, "")
     local.check(repeated=True)
-    assert {receipt["counts"]["search_made"]["duplicate"] for receipt in local.receipts().values()} == {25}
+    assert {manifest["counts"]["search_made"]["duplicate"] for manifest in local.manifests().values()} == {25}

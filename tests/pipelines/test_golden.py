@@ -24,7 +24,7 @@ def plain(value: Any) -> Any:
     return value.decode() if isinstance(value, bytes) else value
 
 
-def test_the_golden_messages_come_out_as_the_golden_rows_receipts_and_table(world: World) -> None:
+def test_the_golden_messages_come_out_as_the_golden_rows_manifests_and_table(world: World) -> None:
     expected = json.loads((GOLDEN / "output.json").read_text())
     lines = [json.loads(line) for line in (GOLDEN / "input.ndjson").read_text().splitlines()]
     for line in lines:
@@ -39,6 +39,6 @@ def test_the_golden_messages_come_out_as_the_golden_rows_receipts_and_table(worl
         wanted = [tuple(value for name, value in row.items() if name != "data") for row in expected[stream]]
         assert [tuple(map(plain, row)) for row in in_table] == wanted
     counts = {
-        f"{stream} {hour:%H}": receipt["counts"] for stream in STREAMS for hour, receipt in world.receipts(stream).items()
+        f"{stream} {hour:%H}": manifest["counts"] for stream in STREAMS for hour, manifest in world.manifests(stream).items()
     }
     assert counts == expected["counts"]

@@ -19,7 +19,7 @@ from pipelines.runners import DATAFLOW, beam_options, parse
 from schemas.registry.contracts import load_contracts
 from storage.objects.gcs import CloudStorage
 from storage.tables.bigquery import BigQuery
-from transforms.windows import Hourly
+from transforms.windows import HourlyWindows
 
 pytestmark = pytest.mark.slow
 
@@ -34,9 +34,9 @@ def test_dataflow_takes_the_graph_with_the_labels_that_a_running_job_has(
     plan = Plan(
         source=ReadFromPubSub(subscription="projects/project-one/subscriptions/events", with_attributes=True),
         ends=False,
-        started=STARTED,
+        run_started_at=STARTED,
         contracts=load_contracts(),
-        buckets=CloudStorage("gs://bucket-one/events"),
+        store=CloudStorage("gs://bucket-one/events"),
         tables=BigQuery("bigquery://project-one.events"),
         audit_topic="projects/project-one/topics/audit",
         allowed_lateness=timedelta(days=7),
@@ -69,7 +69,7 @@ def test_a_stream_fires_while_the_hour_goes_on_and_when_it_is_over_and_gives_eac
         panes = (
             pipeline
             | stream
-            | "By hour" >> Hourly(timedelta(days=7), ends=False)
+            | "By hour" >> HourlyWindows(timedelta(days=7), ends=False)
             | beam.GroupByKey()
             | "Pane"
             >> beam.Map(lambda one, pane=beam.DoFn.PaneInfoParam: (PaneInfoTiming.to_string(pane.timing), list(one[1])))
@@ -87,7 +87,7 @@ def test_an_element_a_month_behind_the_watermark_is_not_dropped() -> None:
     )
     options = PipelineOptions(["--streaming", "--runner=BundleBasedDirectRunner"])
     with beam.Pipeline(options=options) as pipeline:
-        grouped = pipeline | stream | Hourly(timedelta(days=1), ends=False) | beam.GroupByKey()
+        grouped = pipeline | stream | HourlyWindows(timedelta(days=1), ends=False) | beam.GroupByKey()
         found = grouped | beam.FlatMap(lambda keyed: keyed[1])
         assert_that(found, equal_to(["31 days behind"]))
 
@@ -95,7 +95,7 @@ def test_an_element_a_month_behind_the_watermark_is_not_dropped() -> None:
 def test_beams_own_flags_pass_and_unknown_ones_do_not(capsys: pytest.CaptureFixture[str]) -> None:
     ours = [
         "--subscription=projects/p-one/subscriptions/sss",
-        "--buckets=gs://bucket-one",
+        "--storage=gs://bucket-one",
         "--tables=bigquery://p-one.d",
         "--audit_topic=projects/p-one/topics/ttt",
     ]

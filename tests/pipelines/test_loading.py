@@ -12,9 +12,9 @@ import pytest
 
 from pipelines import reload
 from pipelines.command import UserError
-from schemas.audit_reports import Delivered, parse_report
+from schemas.audit_reports import DeliveredReport, parse_report
 from schemas.buckets import DEAD_LETTERS, Bucket
-from storage.tables.base import TablesError
+from storage.tables.base import TableStoreError
 from storage.tables.duckdb_file import DuckDBFile
 from tests.support.delivery import LAST_HOUR, World, search
 from tests.support.pubsub import pull_now, subscriber
@@ -41,12 +41,12 @@ def take_away(world: World, subscription: str) -> list[bytes]:
 def reported(world: World) -> set[tuple[str, datetime]]:
     """Stream and hour of the reports that have come since it was last asked for."""
     reports = map(parse_report, take_away(world, world.audit_subscription))
-    return {(one.bucket.stream, one.bucket.hour) for one in reports if isinstance(one, Delivered)}
+    return {(one.bucket.stream, one.bucket.hour) for one in reports if isinstance(one, DeliveredReport)}
 
 
 def run_reload(world: World, hours: Sequence[Any] = (LAST_HOUR, LAST_HOUR), *more: str) -> int:
     span = "..".join(f"{hour:%Y-%m-%dT%H}" for hour in hours)
-    stores = [f"--buckets={world.buckets}", f"--tables={world.tables}", f"--contracts={world.contracts}"]
+    stores = [f"--storage={world.storage}", f"--tables={world.tables}", f"--contracts={world.contracts}"]
     try:
         return reload.main([*stores, f"--hours={span}", *more])
     finally:
@@ -65,22 +65,22 @@ def test_a_partition_that_cannot_be_loaded_stops_no_other_and_the_next_run_loads
     world.publish(search("old", IN_HOUR))
     world.deliver()
     reported(world)
-    folder = world.buckets / Bucket("search_made", LAST_HOUR).folder
-    [part] = folder.glob("part-*.avro")
-    part.rename(world.folder / "away")
+    folder = world.storage / Bucket("search_made", LAST_HOUR).folder
+    [data_file] = folder.glob("part-*.avro")
+    data_file.rename(world.folder / "away")
     tap = {"event_type": "tap", "event_id": "t", "received_at": IN_HOUR.isoformat()}
     world.publish(search("new", IN_HOUR), search("other", HOUR_BEFORE), (b'{"x": 1}', tap))
 
-    with pytest.raises(TablesError, match=rf"1 partition could not be loaded; all others were.*\n.*{part.name}"):
+    with pytest.raises(TableStoreError, match=rf"1 partition could not be loaded; all others were.*\n.*{data_file.name}"):
         world.deliver()
     assert in_table(world) == ["old", "other"]
     assert in_table(world, "tap") == ["t"]
     loaded = reported(world)
     assert loaded >= {("search_made", HOUR_BEFORE), ("tap", LAST_HOUR)}
     assert ("search_made", LAST_HOUR) not in loaded
-    assert take_away(world, world.subscription) == [], "what is in a receipt needs no message to be loaded"
+    assert take_away(world, world.subscription) == [], "what is in a manifest needs no message to be loaded"
 
-    (world.folder / "away").rename(part)
+    (world.folder / "away").rename(data_file)
     world.deliver()
     assert in_table(world) == ["new", "old", "other"]
     assert ("search_made", LAST_HOUR) in reported(world)
@@ -93,9 +93,9 @@ def test_a_column_whose_type_has_changed_ends_the_run_before_anything_is_taken(w
         (world.contracts / "search_made/v1.avsc").read_text().replace('"int"', '"string"')
     )
     world.publish(search("b", IN_HOUR))
-    with pytest.raises(TablesError, match=r"search_made: column .?results.* type can't change"):
+    with pytest.raises(TableStoreError, match=r"search_made: column .?results.* type can't change"):
         world.deliver()
-    assert world.receipts("search_made")[LAST_HOUR]["version"] == 1
+    assert world.manifests("search_made")[LAST_HOUR]["version"] == 1
     assert world.left() == 1
 
 
@@ -141,11 +141,11 @@ def test_reload_brings_back_what_tables_have_lost_in_the_hours_that_are_named(wo
 def test_reload_goes_on_after_a_partition_that_cannot_be_loaded_and_names_it(world):
     world.publish(search("a", IN_HOUR), search("b", HOUR_BEFORE))
     world.deliver()
-    for part in (world.buckets / Bucket("search_made", HOUR_BEFORE).folder).glob("part-*.avro"):
-        part.write_bytes(part.read_bytes()[:-20])
+    for data_file in (world.storage / Bucket("search_made", HOUR_BEFORE).folder).glob("part-*.avro"):
+        data_file.write_bytes(data_file.read_bytes()[:-20])
     with duckdb.connect(world.tables) as db:
         db.execute("DELETE FROM search_made")
-    with pytest.raises(TablesError, match=rf"1 partition could not be loaded.*\n.*search_made, {HOUR_BEFORE:%Y-%m-%d %H}h"):
+    with pytest.raises(TableStoreError, match=rf"1 partition could not be loaded.*\n.*search_made, {HOUR_BEFORE:%Y-%m-%d %H}h"):
         run_reload(world, (HOUR_BEFORE, LAST_HOUR))
     assert in_table(world) == ["a"]
 

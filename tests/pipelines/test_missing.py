@@ -47,15 +47,15 @@ def cloud_name(at: datetime) -> str:
 
 
 def in_files(gcs: GcsServer) -> dict[str, list[str]]:
-    """Message or event ids of every row in the files that receipts list, by stream."""
+    """Message or event ids of every row in the files that manifests list, by stream."""
     found: dict[str, list[str]] = {"search_made": [], "tap": [], DEAD_LETTERS: []}
     for name in gcs.list(CLOUD_BUCKET, "data/"):
         folder, _, file = name.rpartition("/")
         if file == "_RECEIPT.json":
-            receipt = json.loads(gcs.read(CLOUD_BUCKET, name))
-            for part in (part for commit in receipt["commits"] for part in commit["parts"]):
-                rows: Any = fastavro.reader(BytesIO(gcs.read(CLOUD_BUCKET, f"{folder}/{part['name']}")))
-                found[receipt["stream"]] += [row["event_id"] for row in rows]
+            manifest = json.loads(gcs.read(CLOUD_BUCKET, name))
+            for data_file in (data_file for commit in manifest["commits"] for data_file in commit["data_files"]):
+                rows: Any = fastavro.reader(BytesIO(gcs.read(CLOUD_BUCKET, f"{folder}/{data_file['name']}")))
+                found[manifest["stream"]] += [row["event_id"] for row in rows]
     return {stream: sorted(ids) for stream, ids in found.items()}
 
 
@@ -77,12 +77,12 @@ def test_what_the_audit_calls_missing_is_named_by_id_and_repaired(world: World, 
     assert world.audit(hour) == 1
     assert "MISSING" in capsys.readouterr().out
 
-    untouched = {path: path.stat().st_mtime_ns for path in world.buckets.rglob("*") if path.is_file()}
-    asked = [f"--archive={archive}", f"--buckets={world.buckets}"]
+    untouched = {path: path.stat().st_mtime_ns for path in world.storage.rglob("*") if path.is_file()}
+    asked = [f"--archive={archive}", f"--storage={world.storage}"]
     assert missing.main([*asked, hour]) == 0
     named = capsys.readouterr().out
     assert named == f"\t{gone_ids[3]}\nsearch_made\tbroken\nsearch_made\tlost\n"
-    assert {path: path.stat().st_mtime_ns for path in world.buckets.rglob("*") if path.is_file()} == untouched
+    assert {path: path.stat().st_mtime_ns for path in world.storage.rglob("*") if path.is_file()} == untouched
 
     (world.folder / "ids").write_text(named.split("\n", 1)[1])  # the one without a type has no hour that anybody reported on
     flags = [flag for flag in world.deliver_flags() if "--subscription" not in flag]
@@ -92,7 +92,7 @@ def test_what_the_audit_calls_missing_is_named_by_id_and_repaired(world: World, 
     assert {row["event_id"] for row in world.rows(DEAD_LETTERS)} == {"x", "b", "broken"}
     theirs = {Bucket(stream, LAST_HOUR).folder for stream in ("search_made", DEAD_LETTERS)}
     changed = {path for path, before in untouched.items() if path.stat().st_mtime_ns != before}
-    assert {str(path.parent.relative_to(world.buckets)) for path in changed} - {"turns"} <= theirs
+    assert {str(path.parent.relative_to(world.storage)) for path in changed} - {"turns"} <= theirs
     assert {path.name for path in changed if path.parent.name != "turns"} <= {"_RECEIPT.json"}
     assert world.audit(hour) == 0
     capsys.readouterr()
@@ -106,19 +106,19 @@ def test_what_cannot_be_read_or_named_is_told(world: World, capsys: pytest.Captu
     write_archive(archive, archived(messages, ["1", "2", "3"]))
     (archive / "notes.txt").write_text("no Avro")
     with pytest.raises(UserError, match=r"(?s)there may be more.*notes.txt is no Avro.*1 ids have line breaks"):
-        missing.main([f"--archive={archive}", f"--buckets={world.buckets}", BOTH])
+        missing.main([f"--archive={archive}", f"--storage={world.storage}", BOTH])
     named = capsys.readouterr().out
     (world.folder / "ids").write_bytes(named.encode())
     assert backfill.read_ids(world.folder / "ids") == {("search_made", "plain"), ("search_made", "with \x85 and \u2028")}
     with pytest.raises(UserError, match="Is it the archive"):
-        missing.main([f"--archive={world.folder / 'none'}", f"--buckets={world.buckets}", BOTH])
+        missing.main([f"--archive={world.folder / 'none'}", f"--storage={world.storage}", BOTH])
 
 
 def test_hours_deleted_from_cloud_storage_come_back_from_an_archive_there_and_a_repair_touches_nothing_else(
     world: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with bigquery_store(monkeypatch) as (store, _, gcs):
-        stores = ["--buckets=gs://bucket-of-events/data", "--tables=bigquery://project-1.events"]
+        stores = ["--storage=gs://bucket-of-events/data", "--tables=bigquery://project-1.events"]
         flags = [*stores, f"--contracts={world.contracts}", f"--audit_topic={world.audit_topic}"]
         archive = "--archive=gs://bucket-of-events/archive"
         messages = [search(f"{hour:%H}-{number}", hour) for hour in (BEFORE, LAST_HOUR) for number in range(20)]

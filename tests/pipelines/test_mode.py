@@ -70,10 +70,10 @@ def outcome(world: World) -> dict[str, Any]:
     streams = (*FLIGHT_TYPES, DEAD_LETTERS)
     return {
         "ids": {kind: delivered(world, kind) for kind in FLIGHT_TYPES},
-        "receipts": {
-            (kind, hour): [receipt[name] for name in facts]
+        "manifests": {
+            (kind, hour): [manifest[name] for name in facts]
             for kind in streams
-            for hour, receipt in world.receipts(kind).items()
+            for hour, manifest in world.manifests(kind).items()
         },
         "table": {kind: sorted(world.query(f"SELECT event_id, received_at FROM {kind}")) for kind in FLIGHT_TYPES},
         "verdicts": world.query("SELECT event_type, hour, status, published, in_files, in_table FROM verdicts ORDER BY ALL"),
@@ -89,8 +89,8 @@ def test_the_flights_fed_hour_by_hour_to_a_stream_come_out_as_those_of_a_run_tha
     with streaming(world, prism_binary, SOON, LONG_AGO) as running:
         feed(world)
         hours = 77
-        assert eventually(lambda: len(list(world.buckets.rglob("_SUCCESS"))) == hours * (len(FLIGHT_TYPES) + 1))
-        assert len(list(world.buckets.rglob("_receipts/*.json"))) > hours * (len(FLIGHT_TYPES) + 1)
+        assert eventually(lambda: len(list(world.storage.rglob("_SUCCESS"))) == hours * (len(FLIGHT_TYPES) + 1))
+        assert len(list(world.storage.rglob("_receipts/*.json"))) > hours * (len(FLIGHT_TYPES) + 1)
         status, said = running.end()
     assert status == 0, said
     assert world.left() == 0
@@ -101,7 +101,7 @@ def test_the_flights_fed_hour_by_hour_to_a_stream_come_out_as_those_of_a_run_tha
     assert outcome(world) == outcome(stopping)
 
 
-def test_an_ack_waits_for_the_receipt_that_holds_its_event(tmp_path: Path, prism_binary: str) -> None:
+def test_an_ack_waits_for_the_manifest_that_holds_its_event(tmp_path: Path, prism_binary: str) -> None:
     """An event is taken, and the stream is killed before it flushes: it comes again. After a flush it does not."""
     ahead = [0.0]
     with Broker(clock=lambda: time.time() + ahead[0]) as broker:
@@ -110,7 +110,7 @@ def test_an_ack_waits_for_the_receipt_that_holds_its_event(tmp_path: Path, prism
             world.publish(search("a"), search("b"))
             assert eventually(lambda: backlog(world) == [])
             time.sleep(2)
-            assert list(world.buckets.rglob("_receipts/*.json")) == []
+            assert list(world.storage.rglob("_receipts/*.json")) == []
             running.end(signal.SIGKILL)
         ahead[0] += LEASE_SECONDS + 1
         assert backlog(world) == ["a", "b"]
@@ -132,7 +132,7 @@ def test_a_signal_ends_a_stream_cleanly_with_all_that_it_took_delivered_and_the_
     with streaming(world, prism_binary, LATER) as running:
         world.publish(*map(search, ids[:1000]))
         assert eventually(lambda: backlog(world) == [])
-        assert list(world.buckets.rglob("_receipts/*.json")) == []
+        assert list(world.storage.rglob("_receipts/*.json")) == []
         world.publish(*map(search, ids[1000:]))
         status, said = running.end(number)
     assert status == 0, said
@@ -143,8 +143,8 @@ def test_a_signal_ends_a_stream_cleanly_with_all_that_it_took_delivered_and_the_
     assert sorted([*taken, *rest]) == ids
     assert in_table(world) == taken
     if hour_of(datetime.now(UTC)) == hour:
-        assert not world.receipts("search_made")[hour]["closed"]
-        assert not list(world.buckets.rglob(f"hour={hour:%H}/_SUCCESS"))
+        assert not world.manifests("search_made")[hour]["closed"]
+        assert not list(world.storage.rglob(f"hour={hour:%H}/_SUCCESS"))
 
 
 def test_a_second_signal_ends_a_stream_at_once_and_gives_back_what_it_holds(world: World, prism_binary: str) -> None:
@@ -171,7 +171,7 @@ def test_a_stream_that_is_killed_and_started_again_loses_nothing_and_delivers_no
     with streaming(world, prism_binary, SOON) as running:
         for start in range(0, 1500, 100):
             world.publish(*map(search, ids[start : start + 100]))
-        assert eventually(lambda: bool(world.receipts("search_made")))
+        assert eventually(lambda: bool(world.manifests("search_made")))
         world.publish(*map(search, ids[1500:]))
         engine = running.engine()
         running.end(signal.SIGKILL)
@@ -189,7 +189,9 @@ def test_an_hour_that_was_left_open_is_closed_by_the_stream_that_comes_next(worl
     with streaming(world, prism_binary, SOON) as running:
         world.publish(search("a", LAST_HOUR))
         closed = lambda: {  # noqa: E731
-            stream for stream in ("search_made", "tap", DEAD_LETTERS) if world.receipts(stream).get(LAST_HOUR, {}).get("closed")
+            stream
+            for stream in ("search_made", "tap", DEAD_LETTERS)
+            if world.manifests(stream).get(LAST_HOUR, {}).get("closed")
         }
         assert eventually(lambda: len(closed()) == 3)
         assert running.end()[0] == 0

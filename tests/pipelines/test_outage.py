@@ -27,8 +27,8 @@ from transforms.report import _Report
 pytestmark = pytest.mark.slow
 
 MOMENTS: dict[str, tuple[type, str]] = {
-    "when messages were taken": (Leases, "pack"),
-    "before they are acknowledged": (Leases, "settle"),
+    "when messages were taken": (Leases, "assign_pack"),
+    "before they are acknowledged": (Leases, "ack_packs"),
     "before the report": (_Report, "finish_bundle"),
 }
 
@@ -61,10 +61,10 @@ class Away(Delivery):
 
         def acting(*arguments: Any) -> Any:
             # Not before, but for the steps that speak to Pub/Sub themselves.
-            given = real(*arguments) if name == "pack" else None
+            given = real(*arguments) if name == "assign_pack" else None
             if todo:
                 todo.pop()()
-            return given if name == "pack" else real(*arguments)
+            return given if name == "assign_pack" else real(*arguments)
 
         self.monkeypatch.setattr(kind, name, acting)
 
@@ -110,7 +110,11 @@ def test_a_run_goes_on_when_pubsub_comes_back(away: Away, moment: str) -> None:
 @pytest.mark.parametrize(
     ("moment", "told"),
     list(
-        zip(MOMENTS, ["Pub/Sub has been away for 2 s", "Pub/Sub has been away for 2 s", "took no report for 2 s"], strict=True)
+        zip(
+            MOMENTS,
+            ["Pub/Sub has been unreachable for 2 s", "Pub/Sub has been unreachable for 2 s", "took no report for 2 s"],
+            strict=True,
+        )
     ),
 )
 def test_a_run_ends_with_a_clear_error_when_pubsub_stays_away_and_the_next_one_delivers_all(
@@ -148,7 +152,7 @@ def test_a_stream_goes_on_when_pubsub_comes_back_and_ends_with_a_clear_error_whe
     away: Away, prism_binary: str
 ) -> None:
     world = away.world
-    settings = "from transforms import pubsub; pubsub.AWAY_SECONDS = 10.0"
+    settings = "from transforms.pubsub import retry; retry.AWAY_SECONDS = 10.0"
     with streaming(world, prism_binary, "--flush_every=1s", settings=settings, address=away.way.address) as running:
         away.publish("a", "b")
         assert eventually(lambda: delivered(world) == ["a", "b"]), running.end()
@@ -163,7 +167,7 @@ def test_a_stream_goes_on_when_pubsub_comes_back_and_ends_with_a_clear_error_whe
     assert status == 2, said
     assert "Pub/Sub does not answer, trying again for 10 s" in said
     assert said.count("\nerror: ") == 1
-    assert "Pub/Sub has been away for 10 s" in said.splitlines()[-1]
+    assert "Pub/Sub has been unreachable for 10 s" in said.splitlines()[-1]
     assert "Run it again when it is back" in said.splitlines()[-1]
     assert "Traceback" not in said
 

@@ -1,4 +1,4 @@
-"""Replay: dead letters that go through again, and books that stay balanced."""
+"""Replay: dead letters that go through again, and counters that stay balanced."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pipelines.command import UserError
 from schemas.buckets import DEAD_LETTERS, HOUR, Bucket, hour_of
 from tests.support.delivery import LAST_HOUR, World, search
 from tests.support.pubsub import make_topic, publisher, pull_now, subscriber
-from transforms.pubsub.retry import PubSubError, patiently
+from transforms.pubsub.retry import PubSubError, with_retry
 
 pytestmark = pytest.mark.slow
 
@@ -35,7 +35,7 @@ def add_contract(world: World) -> None:
 
 
 def run(world: World, *more: str, reasons: tuple[str, ...] = ("unknown_type",), hour: datetime = LAST_HOUR) -> int:
-    flags = [f"--buckets={world.buckets}", f"--topic={world.topic}", f"--hours={hour:%Y-%m-%dT%H}..{hour:%Y-%m-%dT%H}"]
+    flags = [f"--storage={world.storage}", f"--topic={world.topic}", f"--hours={hour:%Y-%m-%dT%H}..{hour:%Y-%m-%dT%H}"]
     return replay.main([*flags, *(f"--reason={reason}" for reason in reasons), *more])
 
 
@@ -103,12 +103,12 @@ def test_a_second_replay_publishes_nothing_that_is_delivered_and_changes_nothing
     # Not delivered yet: published once more.
     run(world)
     world.deliver()
-    rows, letters = world.rows("song_liked"), dead(world)
+    rows, dead_letters = world.rows("song_liked"), dead(world)
     capsys.readouterr()
     assert run(world) == 0
     assert "0 dead letters published again; 3 more are delivered already" in capsys.readouterr().out
     assert world.left() == 0
-    assert (world.rows("song_liked"), dead(world)) == (rows, letters)
+    assert (world.rows("song_liked"), dead(world)) == (rows, dead_letters)
     assert len(rows) == 3
     assert audit_of(world)["song_liked"]["status"] == "COMPLETE"
     assert audit_of(world)["song_liked"]["duplicates"] == 3
@@ -134,16 +134,16 @@ def test_a_stamp_that_decided_nothing_is_replaced_by_the_time_that_did(world: Wo
         attributes = {**search(name)[1], **({"received_at": text} if text else {})}
         world.publish((broken[name], attributes))
     world.deliver()
-    letters = {row["event_id"]: row for row in world.rows(DEAD_LETTERS)}
-    hour = hour_of(letters["odd"]["received_at"])
+    dead_letters = {row["event_id"]: row for row in world.rows(DEAD_LETTERS)}
+    hour = hour_of(dead_letters["odd"]["received_at"])
     run(world, reasons=("unreadable_received_at", "future_received_at", "not_json"), hour=hour)
     with subscriber(world.address) as client:
         sent = {one.message.attributes["event_id"]: one.message for one in pull_now(client, world.subscription)}
     assert {name: datetime.fromisoformat(one.attributes["received_at"]) for name, one in sent.items()} == {
-        name: row["received_at"] for name, row in letters.items()
+        name: row["received_at"] for name, row in dead_letters.items()
     }
     assert {name: one.attributes["replay_of"] for name, one in sent.items()} == {
-        name: row["message_id"] for name, row in letters.items()
+        name: row["message_id"] for name, row in dead_letters.items()
     }
     assert {name: one.data for name, one in sent.items()} == broken
 
@@ -186,7 +186,7 @@ def test_damaged_dead_letters_are_named_and_the_others_are_replayed(world: World
     earlier = LAST_HOUR - HOUR
     world.publish((LIKED, {**REFUSED, "event_id": "z", "received_at": (earlier + timedelta(minutes=1)).isoformat()}))
     world.deliver()
-    [file] = (world.buckets / Bucket(DEAD_LETTERS, LAST_HOUR).folder).glob("part-*.avro")
+    [file] = (world.storage / Bucket(DEAD_LETTERS, LAST_HOUR).folder).glob("part-*.avro")
     data = bytearray(file.read_bytes())
     data[-30] ^= 0xFF
     file.write_bytes(data)
@@ -228,7 +228,7 @@ def test_whatever_a_client_has_sent_is_sent_again_as_it_was(world: World) -> Non
     assert [found[own].attributes["event_id"] for own in ids] == [ids[0], "odd"]
 
 
-def test_a_letter_that_has_no_room_for_its_new_attributes_is_named_and_the_others_are_published(world: World) -> None:
+def test_a_dead_letter_that_has_no_room_for_its_new_attributes_is_named_and_the_others_are_published(world: World) -> None:
     attributes = {**REFUSED, "event_id": "x"}
     with publisher(world.address) as client:
         for short, own in ((150, "large"), (400, "fits")):
@@ -258,10 +258,10 @@ def test_a_replay_that_is_killed_in_the_middle_is_simply_run_again(
         if taken:
             raise KeyboardInterrupt
         taken.append(name)
-        return patiently(call, name)
+        return with_retry(call, name)
 
     with monkeypatch.context() as patch:
-        patch.setattr(replay, "patiently", publish_once)
+        patch.setattr(replay, "with_retry", publish_once)
         with pytest.raises(KeyboardInterrupt):
             run(world)
     world.deliver()
@@ -306,7 +306,7 @@ def test_what_is_refused_again_too_late_for_its_hour_is_kept_once_more_and_then_
     assert world.left() == 0
 
 
-def test_hours_without_such_letters_are_told(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+def test_hours_without_such_dead_letters_are_told(world: World, capsys: pytest.CaptureFixture[str]) -> None:
     deliver_some(world)
     capsys.readouterr()
     assert run(world, reasons=("broken_avro", "not_json"), hour=LAST_HOUR - HOUR) == 0

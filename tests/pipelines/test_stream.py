@@ -21,10 +21,10 @@ from pipelines.graph import DATAFLOW_PACE, LOCAL_SHARDS, Pace, Plan, build, loca
 from schemas.buckets import DEAD_LETTERS, HOUR, Bucket
 from schemas.registry.contracts import load_contracts
 from schemas.tables import tables_of
-from storage.open import open_buckets, open_tables
+from storage.open import open_store, open_tables
 from storage.tables.duckdb_file import DuckDBFile
 from tests.support.delivery import LAST_HOUR, World, search
-from transforms.sweep import transform as looks
+from transforms.sweep import transform as sweep
 from transforms.windows import LOAD_EVERY, PANE_EVERY
 
 pytestmark = pytest.mark.slow
@@ -65,9 +65,9 @@ class Stream:
         plan = Plan(
             source=self.source,
             ends=False,
-            started=LAST_HOUR,
+            run_started_at=LAST_HOUR,
             contracts=load_contracts(world.contracts),
-            buckets=open_buckets(str(world.buckets)),
+            store=open_store(str(world.storage)),
             tables=open_tables(str(world.tables)),
             audit_topic=world.audit_topic,
             allowed_lateness=timedelta(days=7),
@@ -90,12 +90,12 @@ class Stream:
 @pytest.fixture(autouse=True)
 def hours_pass_until_the_last_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
     """Hours pass without end; here they end, so that the run does."""
-    monkeypatch.setattr(looks, "PeriodicImpulse", partial(PeriodicImpulse, stop_timestamp=(LAST_HOUR + HOUR).timestamp()))
+    monkeypatch.setattr(sweep, "PeriodicImpulse", partial(PeriodicImpulse, stop_timestamp=(LAST_HOUR + HOUR).timestamp()))
 
 
 def versions(world: World, hour: datetime = LAST_HOUR, stream: str = "search_made") -> list[dict[str, Any]]:
-    """Every version of a bucket's receipt, the oldest first."""
-    folder = world.buckets / Bucket(stream, hour).folder / "_receipts"
+    """Every version of a bucket's manifest, the oldest first."""
+    folder = world.storage / Bucket(stream, hour).folder / "_receipts"
     return [json.loads(file.read_text()) for file in sorted(folder.glob("*.json"))]
 
 
@@ -114,12 +114,12 @@ def test_an_hour_is_written_while_it_goes_on_when_it_is_over_and_when_something_
     stream.run(world, prism_options)
 
     history = versions(world)
-    seen = [(receipt["closed"], receipt["rows"], receipt["late"]) for receipt in history]
+    seen = [(manifest["closed"], manifest["rows"], manifest["late"]) for manifest in history]
     assert list(dict.fromkeys(step for step in seen if step[1])) == [(False, 1, 0), (True, 2, 0), (True, 3, 1)]
     assert history[-1]["counts"] == {"search_made": {"received": 4, "delivered": 3, "duplicate": 1}}
-    assert world.receipts("search_made") == {LAST_HOUR: history[-1]}
+    assert world.manifests("search_made") == {LAST_HOUR: history[-1]}
     assert [row["event_id"] for row in world.rows("search_made")] == in_table(world) == ["early", "in time", "late"]
-    assert (world.buckets / Bucket("search_made", LAST_HOUR).success_name).exists()
+    assert (world.storage / Bucket("search_made", LAST_HOUR).success_name).exists()
 
 
 def test_an_hour_closes_at_its_end_also_without_events_and_where_early_panes_took_all(
@@ -129,15 +129,15 @@ def test_an_hour_closes_at_its_end_also_without_events_and_where_early_panes_too
     stream.publish("late", LAST_HOUR).panes().run(world, prism_options)
 
     history = versions(world)
-    closed = next(receipt for receipt in history if receipt["closed"])
+    closed = next(manifest for manifest in history if manifest["closed"])
     assert (closed["version"] > 1, closed["rows"], closed["late"]) == (True, 1, 0)
     assert (history[-1]["closed_at"], history[-1]["rows"], history[-1]["late"]) == (closed["closed_at"], 2, 1)
     for empty in ("tap", DEAD_LETTERS):
-        [receipt] = versions(world, stream=empty)
-        assert (receipt["closed"], receipt["rows"]) == (True, 0)
+        [manifest] = versions(world, stream=empty)
+        assert (manifest["closed"], manifest["rows"]) == (True, 0)
         # At the hour's end, not at the end of the run.
-        assert receipt["closed_at"] < history[-1]["commits"][-1]["at"]
-        assert (world.buckets / Bucket(empty, LAST_HOUR).success_name).exists()
+        assert manifest["closed_at"] < history[-1]["commits"][-1]["at"]
+        assert (world.storage / Bucket(empty, LAST_HOUR).success_name).exists()
 
 
 def test_an_event_a_month_behind_the_watermark_arrives_in_its_hour(world: World, prism_options: PipelineOptions) -> None:
@@ -160,7 +160,7 @@ def test_an_hour_that_goes_on_is_loaded_less_often_than_it_is_written_and_in_ful
     stream.seconds(LOAD_EVERY.total_seconds() + 1).seconds(2)
     stream.end_of_hour().seconds(2).run(world, prism_options, local_pace(flush))
 
-    assert len([receipt for receipt in versions(world) if receipt["rows"]]) >= 8
+    assert len([manifest for manifest in versions(world) if manifest["rows"]]) >= 8
     [(loads, rows)] = world.query("SELECT count(*), max(loaded) FROM load_jobs.jobs WHERE table_name = 'search_made'")
     assert (1 <= loads <= 3, rows) == (True, 8)
     assert in_table(world) == [f"event {minute}" for minute in range(8)]

@@ -14,7 +14,7 @@ from google.cloud import pubsub_v1
 from publisher.cli import main
 from publisher.event_file import Line, read_lines
 from publisher.simulate import EVENT_TYPES, expected, simulate
-from schemas.audit_reports import Published, parse_report
+from schemas.audit_reports import PublishedReport, parse_report
 from schemas.fingerprints import Tally, total
 from tests.support.pubsub import free_port, make_subscription, make_topic, publisher, pull, pull_now, subscriber
 
@@ -47,10 +47,10 @@ class Stack:
         received = pull(self.client, self.events, expected) + pull_now(self.client, self.events)
         return [(one.message.data, dict(one.message.attributes)) for one in received]
 
-    def reports(self, expected: int) -> list[Published]:
+    def reports(self, expected: int) -> list[PublishedReport]:
         received = pull(self.client, self.audit, expected) + pull_now(self.client, self.audit)
         reports = [parse_report(one.message.data) for one in received]
-        return [one for one in reports if isinstance(one, Published)]
+        return [one for one in reports if isinstance(one, PublishedReport)]
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from google.pubsub_v1.types import PubsubMessage
 
 from publisher import EventPublisher, Outgoing, PublisherError
 from publisher import client_settings as publisher_settings
-from schemas.audit_reports import Published, parse_report
+from schemas.audit_reports import PublishedReport, parse_report
 from schemas.fingerprints import Tally
 from tests.support.pubsub import free_port, make_subscription, make_topic, publisher, pull, pull_now, subscriber
 
@@ -37,12 +37,12 @@ class Channel:
         received = pull(self.client, self.subscription, expected) + pull_now(self.client, self.subscription)
         return [one.message for one in received]
 
-    def reports(self, expected: int) -> list[Published]:
+    def reports(self, expected: int) -> list[PublishedReport]:
         found = []
         for message in self.messages(expected):
             report = parse_report(message.data)
             assert dict(message.attributes) == {"report": "published", "report_id": report.id}
-            assert isinstance(report, Published)
+            assert isinstance(report, PublishedReport)
             found.append(report)
         return found
 
@@ -118,7 +118,7 @@ def test_all_that_the_caller_says_of_an_event_goes_into_its_attributes(events: C
 
 
 def test_each_message_that_is_counted_has_a_dedup_key_of_its_own(events: Channel, audit: Channel) -> None:
-    """Dataflow drops the second one of a key unseen: the books would miss it, and where the first was refused, the event."""
+    """Dataflow drops the second one of a key unseen: the counters would miss it, and where the first was refused, the event."""
     said = [("click", "a", 1, NOW), ("click", "a", 1, NOW), ("click", "a", 2, NOW), ("click", "a", 1, NOW + timedelta(hours=1))]
     with EventPublisher(events.topic, audit.topic) as made:
         for event_type, event_id, version, moment in said:

@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from publisher.counts import Acknowledged, Ledger, claimed_hour
-from schemas.audit_reports import Published, parse_report
+from schemas.audit_reports import PublishedReport, parse_report
 from schemas.fingerprints import Tally, total
 
 HOUR = datetime(2026, 1, 31, 9, tzinfo=UTC)
@@ -16,7 +16,7 @@ def taken(*ids: str, event_type: str = "click", hour: datetime = HOUR) -> list[A
     return [Acknowledged(event_type, hour, event_id) for event_id in ids]
 
 
-def counts(reports: list[Published]) -> dict[tuple[str, datetime], tuple[int, int]]:
+def counts(reports: list[PublishedReport]) -> dict[tuple[str, datetime], tuple[int, int]]:
     return {(one.event_type, one.hour): (one.messages.count, one.distinct.count) for one in reports}
 
 

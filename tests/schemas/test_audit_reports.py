@@ -9,37 +9,44 @@ from typing import Any
 
 import pytest
 
-from schemas.audit_reports import Delivered, Published, parse_report
+from schemas.audit_reports import DeliveredReport, PublishedReport, parse_report
 from schemas.buckets import DEAD_LETTERS, Bucket
-from schemas.counters import add_books
+from schemas.counters import add_counters
 from schemas.fingerprints import Tally
-from schemas.outcomes import Exit
+from schemas.outcomes import Outcome
 
 HOUR = datetime(2013, 7, 1, 4, tzinfo=UTC)
-BOOKS = {"flight_departed": {Exit.RECEIVED: Tally.of_ids(["a", "b", "b"]), Exit.DELIVERED: Tally.of_ids(["a", "b"])}}
-PUBLISHED = Published("r1/1", "r1", "flight_departed", HOUR, Tally.of_ids(["a", "b", "b"]), Tally.of_ids(["a", "b"]))
-DELIVERED = Delivered(Bucket("flight_departed", HOUR), "line", 3, True, BOOKS, 1)
-DEAD = Delivered(Bucket(DEAD_LETTERS, HOUR), "line", 1, False, {"": {Exit.DEAD_LETTER: Tally()}}, 0, {"": {"no_type": 2}})
+COUNTERS = {"flight_departed": {Outcome.RECEIVED: Tally.of_ids(["a", "b", "b"]), Outcome.DELIVERED: Tally.of_ids(["a", "b"])}}
+PUBLISHED = PublishedReport("r1/1", "r1", "flight_departed", HOUR, Tally.of_ids(["a", "b", "b"]), Tally.of_ids(["a", "b"]))
+DELIVERED = DeliveredReport(Bucket("flight_departed", HOUR), "lineage", 3, True, COUNTERS, 1)
+DEAD = DeliveredReport(
+    Bucket(DEAD_LETTERS, HOUR), "lineage", 1, False, {"": {Outcome.DEAD_LETTER: Tally()}}, 0, {"": {"no_type": 2}}
+)
 
 
 @pytest.mark.parametrize("report", [PUBLISHED, DELIVERED, DEAD])
-def test_a_report_is_read_back_whole(report: Published | Delivered) -> None:
+def test_a_report_is_read_back_whole(report: PublishedReport | DeliveredReport) -> None:
     assert parse_report(report.to_json()) == report
 
 
 def test_a_report_is_the_same_bytes_each_time() -> None:
-    again = Delivered(
-        Bucket("flight_departed", HOUR), "line", 3, True, {kind: dict(reversed(one.items())) for kind, one in BOOKS.items()}, 1
+    again = DeliveredReport(
+        Bucket("flight_departed", HOUR),
+        "lineage",
+        3,
+        True,
+        {kind: dict(reversed(one.items())) for kind, one in COUNTERS.items()},
+        1,
     )
     assert again.to_json() == DELIVERED.to_json()
 
 
 def test_the_id_of_what_was_delivered_names_bucket_and_version() -> None:
-    assert DELIVERED.id == "flight_departed/2013070104/line/v3"
+    assert DELIVERED.id == "flight_departed/2013070104/lineage/v3"
     assert json.loads(DELIVERED.to_json())["id"] == DELIVERED.id
 
 
-def changed(report: Published | Delivered, **values: Any) -> bytes:
+def changed(report: PublishedReport | DeliveredReport, **values: Any) -> bytes:
     return json.dumps({**json.loads(report.to_json()), **values}).encode()
 
 
@@ -58,9 +65,9 @@ def changed(report: Published | Delivered, **values: Any) -> bytes:
         changed(PUBLISHED, hour=5),
         changed(PUBLISHED, messages=5),
         changed(DELIVERED, bucket="nowhere"),
-        changed(DELIVERED, line=5),
-        changed(DELIVERED, books=[]),
-        changed(DELIVERED, books={"flight_departed": {"lost": Tally().to_json()}}),
+        changed(DELIVERED, lineage=5),
+        changed(DELIVERED, counters=[]),
+        changed(DELIVERED, counters={"flight_departed": {"lost": Tally().to_json()}}),
         b"[" * 100_000,
         changed(PUBLISHED, event_type=7),
         changed(PUBLISHED, event_type="\ud800"),
@@ -89,7 +96,7 @@ def changed(report: Published | Delivered, **values: Any) -> bytes:
         changed(DELIVERED, late="1"),
         changed(DELIVERED, late=None),
         changed(DELIVERED, late=10**30),
-        changed(DELIVERED, books={"\ud800": {}}),
+        changed(DELIVERED, counters={"\ud800": {}}),
         changed(DELIVERED, reasons=[]),
         changed(DELIVERED, reasons={"a": 1}),
         changed(DELIVERED, reasons={"a": {"no_type": "1"}}),
@@ -108,7 +115,7 @@ def test_what_is_no_report_is_refused(data: bytes) -> None:
         b'{"report": "secret"}',
         changed(PUBLISHED, hour="secret"),
         changed(DELIVERED, bucket="secret"),
-        changed(DELIVERED, books={"a": {"secret": {}}}),
+        changed(DELIVERED, counters={"a": {"secret": {}}}),
         b'"secret"',
     ],
 )
@@ -123,10 +130,13 @@ def test_a_publisher_may_claim_any_type_since_clients_do(kind: str) -> None:
     assert parse_report(changed(PUBLISHED, event_type=kind)) == replace(PUBLISHED, event_type=kind)
 
 
-def test_books_add_up_exit_by_exit() -> None:
-    other = {"flight_departed": {Exit.DELIVERED: Tally.of_ids(["c"])}, "flight_arrived": {Exit.RECEIVED: Tally.of_ids(["d"])}}
-    assert add_books(BOOKS, other) == {
-        "flight_departed": {Exit.RECEIVED: Tally.of_ids(["a", "b", "b"]), Exit.DELIVERED: Tally.of_ids(["a", "b", "c"])},
-        "flight_arrived": {Exit.RECEIVED: Tally.of_ids(["d"])},
+def test_counters_add_up_outcome_by_outcome() -> None:
+    other = {
+        "flight_departed": {Outcome.DELIVERED: Tally.of_ids(["c"])},
+        "flight_arrived": {Outcome.RECEIVED: Tally.of_ids(["d"])},
     }
-    assert BOOKS["flight_departed"][Exit.DELIVERED] == Tally.of_ids(["a", "b"])
+    assert add_counters(COUNTERS, other) == {
+        "flight_departed": {Outcome.RECEIVED: Tally.of_ids(["a", "b", "b"]), Outcome.DELIVERED: Tally.of_ids(["a", "b", "c"])},
+        "flight_arrived": {Outcome.RECEIVED: Tally.of_ids(["d"])},
+    }
+    assert COUNTERS["flight_departed"][Outcome.DELIVERED] == Tally.of_ids(["a", "b"])

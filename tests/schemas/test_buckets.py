@@ -38,7 +38,7 @@ def test_the_names_of_an_event_types_bucket() -> None:
     bucket = Bucket("flight_departed", HOUR)
     assert bucket.key == "flight_departed/2013070104"
     assert bucket.folder == "events/flight_departed/dt=2013-07-01/hour=04"
-    assert bucket.receipt_name == "events/flight_departed/dt=2013-07-01/hour=04/_RECEIPT.json"
+    assert bucket.manifest_name == "events/flight_departed/dt=2013-07-01/hour=04/_RECEIPT.json"
     assert bucket.success_name == "events/flight_departed/dt=2013-07-01/hour=04/_SUCCESS"
     assert bucket.version_name(7) == "events/flight_departed/dt=2013-07-01/hour=04/_receipts/000007.json"
     assert bucket.end == datetime(2013, 7, 1, 5, tzinfo=UTC)
@@ -53,7 +53,7 @@ def test_dead_letters_lie_beside_the_events() -> None:
 def test_keys_and_names_are_read_back(stream: str, hour: datetime) -> None:
     bucket = Bucket(stream, hour)
     assert Bucket.from_key(bucket.key) == bucket
-    assert bucket_of(bucket.receipt_name) == bucket
+    assert bucket_of(bucket.manifest_name) == bucket
     assert bucket_of(bucket.version_name(1)) == bucket
 
 

@@ -4,41 +4,41 @@ from pathlib import Path
 
 import pytest
 
-from storage.objects.base import BucketsError
+from storage.objects.base import StoreError
 from storage.objects.gcs import CloudStorage
 from storage.objects.local import Directory
-from storage.open import open_buckets
+from storage.open import open_store
 
 
 @pytest.mark.parametrize("given", ["gs://bucket/a/b", "gs://bucket/a/b/", "gs://bucket", "gs://bucket/"])
 def test_gs_names_a_bucket_and_perhaps_a_prefix(given: str) -> None:
-    buckets = open_buckets(given)
-    assert isinstance(buckets, CloudStorage)
-    assert buckets.uri == given.rstrip("/")
+    store = open_store(given)
+    assert isinstance(store, CloudStorage)
+    assert store.uri == given.rstrip("/")
 
 
 def test_anything_without_a_scheme_is_a_directory(tmp_path: Path) -> None:
     for given in [str(tmp_path), f"{tmp_path}/", f"{tmp_path}/./"]:
-        buckets = open_buckets(given)
-        assert isinstance(buckets, Directory)
-        assert buckets.uri == str(tmp_path)
+        store = open_store(given)
+        assert isinstance(store, Directory)
+        assert store.uri == str(tmp_path)
 
 
 @pytest.mark.parametrize(
     "uri", ["", "s3://bucket/a", "file:///a", "gs:/bucket", "GS://bucket", "https://storage.googleapis.com/b"]
 )
 def test_other_schemes_are_refused_with_what_to_give(uri: str) -> None:
-    with pytest.raises(BucketsError, match="give the path of a directory, or gs://bucket"):
-        open_buckets(uri)
+    with pytest.raises(StoreError, match="give the path of a directory, or gs://bucket"):
+        open_store(uri)
 
 
 @pytest.mark.parametrize("uri", ["gs://", "gs:///a", "gs://Bucket", "gs://-b-/a", "gs://b"])
 def test_gs_without_a_valid_bucket_is_refused(uri: str) -> None:
-    with pytest.raises(BucketsError, match="names no Cloud Storage bucket"):
-        open_buckets(uri)
+    with pytest.raises(StoreError, match="names no Cloud Storage bucket"):
+        open_store(uri)
 
 
 @pytest.mark.parametrize("uri", ["gs://bucket/../a", "gs://bucket//a", "gs://bucket/.tmp"])
 def test_gs_with_a_prefix_of_no_name_is_refused(uri: str) -> None:
-    with pytest.raises(BucketsError, match="can't name an object"):
-        open_buckets(uri)
+    with pytest.raises(StoreError, match="can't name an object"):
+        open_store(uri)

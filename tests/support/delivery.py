@@ -16,7 +16,7 @@ import fastavro
 import pytest
 
 from pipelines import audit, deliver
-from schemas.audit_reports import Published
+from schemas.audit_reports import PublishedReport
 from schemas.buckets import DEAD_LETTERS, Bucket, hour_of
 from schemas.fingerprints import Tally
 from schemas.registry.contracts import DEFAULT_FOLDER
@@ -56,8 +56,8 @@ class World:
     contracts: Path
 
     @property
-    def buckets(self) -> Path:
-        return self.folder / "buckets"
+    def storage(self) -> Path:
+        return self.folder / "storage"
 
     @property
     def tables(self) -> Path:
@@ -77,7 +77,7 @@ class World:
         """Reports, as a publisher does, that these ids were published."""
         ids = list(ids)
         name = f"{reporter}/{event_type}/{hour:%Y%m%d%H}/{number}"
-        report = Published(name, reporter, event_type, hour, Tally.of_ids(ids), Tally.of_ids(set(ids)))
+        report = PublishedReport(name, reporter, event_type, hour, Tally.of_ids(ids), Tally.of_ids(set(ids)))
         with publisher(self.address) as client:
             client.publish(self.audit_topic, report.to_json(), report="published", report_id=name).result(timeout=60)
 
@@ -91,7 +91,7 @@ class World:
     def deliver_flags(self) -> list[str]:
         return [
             f"--subscription={self.subscription}",
-            f"--buckets={self.buckets}",
+            f"--storage={self.storage}",
             f"--tables={self.tables}",
             f"--audit_topic={self.audit_topic}",
             f"--contracts={self.contracts}",
@@ -99,28 +99,28 @@ class World:
 
     def audit(self, *more: str) -> int:
         """Runs the audit in this process, as its command line does."""
-        stores = [f"--buckets={self.buckets}", f"--tables={self.tables}", f"--verdicts={self.verdicts}"]
+        stores = [f"--storage={self.storage}", f"--tables={self.tables}", f"--verdicts={self.verdicts}"]
         try:
             return audit.main([f"--subscription={self.audit_subscription}", *stores, *more])
         finally:
             DuckDBFile(self.tables).close()
 
     def rows(self, stream: str) -> list[dict[str, Any]]:
-        """Every row in the files that the stream's receipts list, in the order of their ids."""
+        """Every row in the files that the stream's manifests list, in the order of their ids."""
         key = "message_id" if stream == DEAD_LETTERS else "event_id"
         found: list[Any] = []
-        for receipt in self.receipts(stream).values():
-            for commit in receipt["commits"]:
-                for part in commit["parts"]:
-                    with (self.buckets / Bucket(stream, _hour(receipt)).folder / part["name"]).open("rb") as file:
+        for manifest in self.manifests(stream).values():
+            for commit in manifest["commits"]:
+                for data_file in commit["data_files"]:
+                    with (self.storage / Bucket(stream, _hour(manifest)).folder / data_file["name"]).open("rb") as file:
                         found += list(fastavro.reader(file))
         return sorted(found, key=lambda row: row[key])
 
-    def receipts(self, stream: str) -> dict[datetime, dict[str, Any]]:
+    def manifests(self, stream: str) -> dict[datetime, dict[str, Any]]:
         """What each hour's `_RECEIPT.json` says."""
-        folder = self.buckets / (DEAD_LETTERS if stream == DEAD_LETTERS else f"events/{stream}")
+        folder = self.storage / (DEAD_LETTERS if stream == DEAD_LETTERS else f"events/{stream}")
         found = [json.loads(file.read_text()) for file in folder.glob("dt=*/hour=*/_RECEIPT.json")]
-        return {_hour(receipt): receipt for receipt in found}
+        return {_hour(manifest): manifest for manifest in found}
 
     def query(self, sql: str) -> list[tuple[Any, ...]]:
         """Rows of the DuckDB file."""
@@ -188,5 +188,5 @@ def flights_by_hour() -> Counter[tuple[str, str]]:
         return Counter((event["event_type"], event["received_at"][:13]) for event in map(json.loads, lines))
 
 
-def _hour(receipt: Mapping[str, Any]) -> datetime:
-    return datetime.fromisoformat(receipt["hour"])
+def _hour(manifest: Mapping[str, Any]) -> datetime:
+    return datetime.fromisoformat(manifest["hour"])

@@ -32,9 +32,9 @@ def logical(base: str, name: str) -> dict[str, Any]:
 def decode(contract: Contract, newest: Contract, data: bytes, content_type: str) -> tuple[dict[str, Any], str | None]:
     """What fastavro reads from the record that a payload became, and the unknown fields."""
     record, unknown = transcoder(contract, newest, content_type)(data)
-    stream = BytesIO(record)
-    datum: Any = schemaless_reader(stream, newest.schema, None)
-    assert stream.tell() == len(record)
+    buffer = BytesIO(record)
+    datum: Any = schemaless_reader(buffer, newest.schema, None)
+    assert buffer.tell() == len(record)
     return datum, unknown
 
 

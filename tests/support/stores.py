@@ -49,7 +49,7 @@ class Delivery:
         return self.world.publish(*messages)
 
     def flags(self) -> list[str]:
-        ours = [flag for flag in self.world.deliver_flags() if not flag.startswith(("--buckets", "--tables"))]
+        ours = [flag for flag in self.world.deliver_flags() if not flag.startswith(("--storage", "--tables"))]
         return [*ours, *self._stores()]
 
     def run(self) -> tuple[int, str]:
@@ -68,17 +68,18 @@ class Delivery:
         return status, errors[0].strip() if status else ""
 
     def check(self, repeated: bool = False) -> None:
-        """Files hold what was published, and so does the table; nothing twice; the books balance; the audit says so.
+        """Files hold what was published, and so does the table; nothing twice; the counters balance; the audit says so.
 
-        repeated: some messages may have been delivered again by Pub/Sub, or a receipt's messages before they were acknowledged.
+        repeated: some messages may have been delivered again by Pub/Sub, or those of a manifest before they were
+        acknowledged.
         """
-        receipts = self.receipts()
+        manifests = self.manifests()
         for hour, ids in self.published.items():
             if not ids:
                 continue
-            assert self.ids_in_files(receipts[hour]) == sorted(ids)
+            assert self.ids_in_files(manifests[hour]) == sorted(ids)
             assert [row["event_id"] for row in self.store.rows("search_made", hour)] == sorted(ids)
-            counts = Counter(receipts[hour]["counts"]["search_made"])
+            counts = Counter(manifests[hour]["counts"]["search_made"])
             assert counts["delivered"] == len(ids)
             assert counts["received"] == counts["delivered"] + counts["duplicate"] + counts["dead_letter"]
             assert repeated or counts["duplicate"] == 0
@@ -94,21 +95,21 @@ class Delivery:
         found = json.loads(self.world.verdicts.read_text())
         assert {(row["event_type"], row["status"]) for row in found} == {("search_made", "COMPLETE"), ("tap", "COMPLETE")}
 
-    def receipts(self) -> Mapping[datetime, Any]:
-        """What each hour's receipt says."""
-        names = [name for name in self.store.buckets.list("events/search_made/") if name.endswith("/_RECEIPT.json")]
-        found = [json.loads(self.store.buckets.read(name)[0]) for name in names]
-        return {datetime.fromisoformat(receipt["hour"]): receipt for receipt in found}
+    def manifests(self) -> Mapping[datetime, Any]:
+        """What each hour's manifest says."""
+        names = [name for name in self.store.objects.list("events/search_made/") if name.endswith("/_RECEIPT.json")]
+        found = [json.loads(self.store.objects.read(name)[0]) for name in names]
+        return {datetime.fromisoformat(manifest["hour"]): manifest for manifest in found}
 
-    def ids_in_files(self, receipt: Mapping[str, Any]) -> list[str]:
+    def ids_in_files(self, manifest: Mapping[str, Any]) -> list[str]:
         """Of every row in the files that it lists, in order."""
-        folder = f"events/search_made/dt={receipt['hour'][:10]}/hour={receipt['hour'][11:13]}"
-        names = [part["name"] for commit in receipt["commits"] for part in commit["parts"]]
-        files = [io.BytesIO(self.store.buckets.read(f"{folder}/{name}")[0]) for name in names]
+        folder = f"events/search_made/dt={manifest['hour'][:10]}/hour={manifest['hour'][11:13]}"
+        names = [data_file["name"] for commit in manifest["commits"] for data_file in commit["data_files"]]
+        files = [io.BytesIO(self.store.objects.read(f"{folder}/{name}")[0]) for name in names]
         return sorted(row["event_id"] for file in files for row in fastavro.reader(file))  # type: ignore[call-overload, index]
 
     def _stores(self) -> list[str]:
-        return [f"--buckets={self.store.buckets.uri}", f"--tables={self.store.tables.uri}"]
+        return [f"--storage={self.store.objects.uri}", f"--tables={self.store.tables.uri}"]
 
     def _close(self) -> None:
         if hasattr(self.store.tables, "close"):
@@ -133,7 +134,7 @@ class Cloud(Delivery):
         """Short pauses between tries, for so long in all: a test has no two minutes for an outage."""
         quick: dict[str, float] = {"initial": 0.005, "maximum": 0.05}
         patient = cloud_storage.RETRY.with_delay(**quick).with_timeout(seconds)
-        self.monkeypatch.setattr(deliver, "open_buckets", lambda uri: CloudStorage(uri, retry=patient))
+        self.monkeypatch.setattr(deliver, "open_store", lambda uri: CloudStorage(uri, retry=patient))
         self.monkeypatch.setattr(bigquery_tables, "RETRY", bigquery_tables.RETRY.with_delay(**quick).with_timeout(seconds))
 
 

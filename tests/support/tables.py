@@ -19,9 +19,9 @@ from google.cloud import bigquery
 
 from schemas.columns import Column
 from schemas.tables import Table
-from storage.objects.base import Buckets
-from storage.open import open_buckets, open_tables
-from storage.tables.base import Tables
+from storage.objects.base import ObjectStore
+from storage.open import open_store, open_tables
+from storage.tables.base import TableStore
 from tests.support.bigquery import BigQueryServer
 from tests.support.gcs import GcsServer
 
@@ -38,10 +38,10 @@ DATASET, BUCKET = "EVENT_DELIVERY_TEST_DATASET", "EVENT_DELIVERY_TEST_BUCKET"
 
 @dataclass
 class Store:
-    """One implementation, buckets that it can load from, and a way around it to see the rows."""
+    """One table store, an object store that it can load from, and a way around it to see the rows."""
 
-    tables: Tables
-    buckets: Buckets
+    tables: TableStore
+    objects: ObjectStore
     rows: Callable[[str, datetime], list[Row]]
     """Table and hour -> its rows, in the order of their ids."""
     prefix: str = "t_"
@@ -56,7 +56,7 @@ class Store:
 
     def write_bytes(self, data: bytes) -> str:
         name = f"events/{uuid.uuid4().hex}.avro"
-        self.buckets.write(name, data)
+        self.objects.write(name, data)
         return name
 
 
@@ -67,10 +67,10 @@ def row(event_id: str, received_at: datetime, **values: object) -> Row:
 
 def avro_file(rows: Sequence[Row], *fields: Field) -> bytes:
     """An Avro container of rows with an id, a moment, and `fields`."""
-    stream = io.BytesIO()
+    buffer = io.BytesIO()
     schema = {"type": "record", "name": "row", "fields": [*FIELDS, *fields]}
-    fastavro.writer(stream, fastavro.parse_schema(schema), rows, codec="deflate", strict=True)
-    return stream.getvalue()
+    fastavro.writer(buffer, fastavro.parse_schema(schema), rows, codec="deflate", strict=True)
+    return buffer.getvalue()
 
 
 def job_id() -> str:
@@ -88,7 +88,7 @@ def duckdb_store(folder: Path) -> Iterator[Store]:
             query = f"SELECT * FROM {table} WHERE date_trunc('hour', received_at) = ? ORDER BY event_id"
             return db.sql(query, params=[hour]).to_arrow_table().to_pylist()
 
-    yield Store(tables, open_buckets(str(folder / "buckets")), rows)
+    yield Store(tables, open_store(str(folder / "storage")), rows)
     tables.close()  # type: ignore[attr-defined]
 
 
@@ -126,4 +126,4 @@ def _bigquery_store(dataset: str, bucket: str) -> Store:
         found = [dict(row) for row in client.list_rows(partition, selected_fields=live.schema)]
         return sorted(found, key=lambda row: str(row["event_id"]))
 
-    return Store(tables, open_buckets(bucket), rows)
+    return Store(tables, open_store(bucket), rows)

@@ -17,7 +17,7 @@ from google.cloud.dataflow_v1beta3 import ContainerSpec, ParameterType, SDKInfo
 
 from pipelines import deliver
 from pipelines.arguments import duration
-from storage.open import open_buckets, open_tables
+from storage.open import open_store, open_tables
 from templates import render
 from templates.deliver import main as launcher
 
@@ -37,7 +37,7 @@ EXAMPLES = {
         ["projects/my-project/topics/audit"],
         ["", "audit", "projects/my-project/subscriptions/audit", "projects//topics/audit", "projects/p-1/topics/audit\nmore"],
     ),
-    "buckets": (
+    "storage": (
         ["gs://my-bucket", "gs://my-bucket/", "gs://my.bucket/a/b=c"],
         ["", "folder", "gs://", "s3://my-bucket", "gs://b//c"],
     ),
@@ -107,8 +107,8 @@ def test_the_form_and_the_flag_accept_the_same_values(name: str) -> None:
 
 
 def test_what_the_form_accepts_names_stores() -> None:
-    for value in EXAMPLES["buckets"][0]:
-        assert open_buckets(value).uri == value.rstrip("/")
+    for value in EXAMPLES["storage"][0]:
+        assert open_store(value).uri == value.rstrip("/")
     for value in EXAMPLES["tables"][0]:
         assert open_tables(value).uri == value
 

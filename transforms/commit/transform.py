@@ -1,4 +1,4 @@
-"""From files to receipts: thin Beam shells around `commit`."""
+"""From files to manifests: thin Beam shells around `commit`."""
 
 from __future__ import annotations
 
@@ -14,38 +14,44 @@ from apache_beam.transforms.window import GlobalWindows, IntervalWindow
 from apache_beam.utils.windowed_value import PaneInfo, PaneInfoTiming
 
 from schemas.buckets import Bucket
-from storage.buckets.committable import LOOK, Contribution, combine
-from storage.buckets.manifest import Receipt
+from storage.buckets.committable import CLOSE_CHECK, Committable, combine
+from storage.buckets.manifest import Manifest
 from storage.buckets.manifest_store import DAMAGE
-from storage.objects.base import Buckets
+from storage.objects.base import ObjectStore
 from transforms.clocks import Clock, new_id, utc_now
 from transforms.commit.commit import commit
-from transforms.dedup.delivered_index import delivered_of
-from transforms.parallel import SideBySide
-from transforms.pubsub.leases import lent
-from transforms.windows import Hourly, at
+from transforms.dedup.delivered_index import delivered_index
+from transforms.parallel import ParallelByBucket
+from transforms.pubsub.leases import leases_for
+from transforms.windows import HourlyWindows, in_hour
 
 
 class CommitBuckets(beam.PTransform):  # type: ignore[misc]
-    """Takes contributions by bucket, from several sources by name. Gives each bucket's newest receipt once they are in it.
+    """Takes committables by bucket, from several sources by name. Gives each bucket's newest manifest once they are in it.
 
-    closable: a bucket closes when its hour's last pane has come and this clock has passed its end. A drain moves the watermark,
-    not the clock; a run that takes what was there when it began must not close what came after.
+    closing_clock: a bucket closes when its hour's last pane has come and this clock has passed its end. A drain moves the
+    watermark, not the clock; a run that takes what was there when it began must not close what came after.
     subscription: the one whose messages this process has leased (`transforms.pubsub.leases`): they are acknowledged here.
-    A bucket whose own objects are damaged stops no other. In a run that ends, a text that says so comes in its receipt's place;
-    in a stream whose messages this process has leased they are put off. Another engine tries it again.
+    A bucket whose own objects are damaged stops no other. In a run that ends, a text that says so comes in place of its
+    manifest; in a stream whose messages this process has leased they are nacked. Another engine tries it again.
     """
 
     def __init__(
-        self, buckets: Buckets, closable: Clock, hourly: Hourly, horizon: timedelta, subscription: str | None, ends: bool
+        self,
+        store: ObjectStore,
+        closing_clock: Clock,
+        windows: HourlyWindows,
+        horizon: timedelta,
+        subscription: str | None,
+        ends: bool,
     ) -> None:
         super().__init__()
-        self._hourly = hourly
-        self._fn = _Commit(buckets, closable, horizon, subscription, ends)
+        self._windows = windows
+        self._fn = _Commit(store, closing_clock, horizon, subscription, ends)
 
-    def expand(self, contributions: Mapping[str, beam.PCollection]) -> beam.PCollection:
+    def expand(self, committables: Mapping[str, beam.PCollection]) -> beam.PCollection:
         return (
-            [source | f"{name} by hour" >> self._hourly for name, source in contributions.items()]
+            [source | f"{name} by hour" >> self._windows for name, source in committables.items()]
             | "Join" >> beam.Flatten()
             | "Group by bucket" >> beam.GroupByKey()
             | "Combine" >> beam.ParDo(_Combine()).with_output_types(tuple[str, tuple[bytes, bool]])
@@ -53,13 +59,13 @@ class CommitBuckets(beam.PTransform):  # type: ignore[misc]
             | "Out of hours" >> beam.WindowInto(GlobalWindows())
             # What one commit adds has to be the same at every try of it: a grouping alone does not promise that.
             | "Fix" >> ReshufflePerKey()
-            | "Commit" >> beam.ParDo(self._fn).with_output_types(Receipt | str)
+            | "Commit" >> beam.ParDo(self._fn).with_output_types(Manifest | str)
         )
 
 
 class _Combine(beam.DoFn):  # type: ignore[misc]
-    """Makes one contribution of a pane. An hour whose early panes took all there was need not get a pane when it is over (Prism
-    gives none that is empty), so after an early pane a timer asks for the last look."""
+    """Makes one committable of a pane. An hour whose early panes took all there was need not get a pane when it is over (Prism
+    gives none that is empty), so after an early pane a timer emits the last close check."""
 
     END = TimerSpec("end", TimeDomain.WATERMARK)
 
@@ -70,23 +76,25 @@ class _Combine(beam.DoFn):  # type: ignore[misc]
         window: IntervalWindow = beam.DoFn.WindowParam,
         end: Any = beam.DoFn.TimerParam(END),  # noqa: B008 - how Beam declares a timer
     ) -> Iterator[tuple[str, tuple[bytes, bool]]]:
-        key, contributions = element
+        key, committables = element
         is_last = pane.timing != PaneInfoTiming.EARLY
         if is_last:
             end.clear()
         else:
             end.set(window.end)
-        yield key, (combine(map(Contribution.from_json, contributions)).to_json(), is_last)
+        yield key, (combine(map(Committable.from_json, committables)).to_json(), is_last)
 
     @on_timer(END)  # type: ignore[untyped-decorator]
-    def look(self, key: str = beam.DoFn.KeyParam) -> Iterator[tuple[str, tuple[bytes, bool]]]:
-        yield key, (LOOK.to_json(), True)
+    def check_close(self, key: str = beam.DoFn.KeyParam) -> Iterator[tuple[str, tuple[bytes, bool]]]:
+        yield key, (CLOSE_CHECK.to_json(), True)
 
 
-class _Commit(SideBySide):
-    def __init__(self, buckets: Buckets, closable: Clock, horizon: timedelta, subscription: str | None, ends: bool) -> None:
-        self._buckets = buckets
-        self._closable = closable
+class _Commit(ParallelByBucket):
+    def __init__(
+        self, store: ObjectStore, closing_clock: Clock, horizon: timedelta, subscription: str | None, ends: bool
+    ) -> None:
+        self._store = store
+        self._closing_clock = closing_clock
         self._horizon = horizon
         self._subscription = subscription
         self._ends = ends
@@ -95,38 +103,38 @@ class _Commit(SideBySide):
         super().start_bundle()
         self._committed: list[str] = []
 
-    def bucket_of(self, element: tuple[str, tuple[bytes, bool]]) -> Bucket:
+    def key_of(self, element: tuple[str, tuple[bytes, bool]]) -> Bucket:
         return Bucket.from_key(element[0])
 
-    def act(self, element: tuple[str, tuple[bytes, bool]]) -> list[Any]:
+    def process_one(self, element: tuple[str, tuple[bytes, bool]]) -> list[Any]:
         bucket, (data, is_last) = Bucket.from_key(element[0]), element[1]
-        close = is_last and bucket.end <= self._closable()
-        contribution = Contribution.from_json(data)
-        delivered = delivered_of(self._buckets, bucket.stream, self._horizon)
-        leases = None if self._ends else lent(self._subscription)
-        brings = bool(contribution.packs)
+        close = is_last and bucket.end <= self._closing_clock()
+        committable = Committable.from_json(data)
+        delivered = delivered_index(self._store, bucket.stream, self._horizon)
+        leases = None if self._ends else leases_for(self._subscription)
+        has_messages = bool(committable.packs)
         # Not closed while something that belongs to it could not be written.
-        kept_back = contribution.trouble or (leases and leases.troubles.keeps_back(bucket.folder, brings))
+        blocked = committable.failure or (leases and leases.failures.blocks_closing(bucket.folder, has_messages))
         try:
-            receipts = commit(self._buckets, bucket, contribution, close and not kept_back, utc_now, new_id, delivered)
+            manifests = commit(self._store, bucket, committable, close and not blocked, utc_now, new_id, delivered)
         except DAMAGE as error:
             if self._ends:
-                return [at(bucket.hour, f"{bucket.folder}: {error}")]
+                return [in_hour(f"{bucket.folder}: {error}", bucket.hour)]
             if not leases:
                 raise
-            leases.troubles.met(bucket.folder, f"{bucket.folder}: {error}", keeps_back=brings)
-            leases.put_off(contribution.packs)
+            leases.failures.failed(bucket.folder, f"{bucket.folder}: {error}", blocks_closing=has_messages)
+            leases.nack_later(committable.packs)
             return []
         if leases:
-            leases.troubles.over(bucket.folder, brings)
-        self._committed.extend(contribution.packs)
-        trouble = [at(bucket.hour, f"{bucket.folder}: {contribution.trouble}")] if contribution.trouble else []
-        return trouble + [at(receipt.bucket.hour, receipt) for receipt in receipts if receipt.version]
+            leases.failures.recovered(bucket.folder, has_messages)
+        self._committed.extend(committable.packs)
+        failures = [in_hour(f"{bucket.folder}: {committable.failure}", bucket.hour)] if committable.failure else []
+        return failures + [in_hour(manifest, manifest.bucket.hour) for manifest in manifests if manifest.version]
 
     def finish_bundle(self) -> list[Any]:
         try:
             return super().finish_bundle()
         finally:
-            # All in one go: where Pub/Sub is away, it is waited for once, and not once for each bucket.
-            if leases := lent(self._subscription):
-                leases.settle(self._committed)
+            # All in one go: where Pub/Sub is unreachable, it is waited for once, and not once for each bucket.
+            if leases := leases_for(self._subscription):
+                leases.ack_packs(self._committed)

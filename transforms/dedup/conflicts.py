@@ -1,6 +1,6 @@
 """Conflicts: an event whose id was delivered with another payload becomes a dead letter, never a silent duplicate.
 
-Where this is found out there is only the event's row, not the message. So the letter's payload is written anew, as JSON of the
+Where this is found out there is only the event's row, not the message. So its payload is written anew, as JSON of the
 row's own fields and its unknown ones: it says the same, in other bytes, and by the newest contract. Attributes that mean
 nothing to deliver are not in it.
 """
@@ -19,28 +19,28 @@ from schemas import envelope
 from schemas.buckets import DEAD_LETTERS, Bucket
 from schemas.envelope import ENVELOPE_FIELDS, format_time
 from schemas.fingerprints import Tally, id_hash
-from schemas.outcomes import Exit, Reason, Stage
+from schemas.outcomes import Outcome, Reason, Stage
 from schemas.row_schemas import dead_letter_schema, encoder
 from schemas.shards import Shard
-from storage.buckets.committable import Contribution
-from storage.buckets.id_index import digest_of, mark
-from storage.buckets.part_files import PartWriter
-from storage.objects.base import Buckets
+from storage.buckets.committable import Committable
+from storage.buckets.id_index import digest_of, index_entry
+from storage.buckets.part_files import DataFileWriter
+from storage.objects.base import ObjectStore
 
 _OWN = frozenset(str(field["name"]) for field in ENVELOPE_FIELDS)
 _encode = encoder(dead_letter_schema())
 
 
-class Letter(NamedTuple):
-    """A dead letter's row, and what the books and the index need of it."""
+class ConflictingEvent(NamedTuple):
+    """A dead letter's row, and what the counters and the index need of it."""
 
     event_type: str
     message_id: str
-    mark: bytes
+    entry: bytes
     record: bytes
 
 
-def letter_of(row: Mapping[str, Any]) -> Letter:
+def conflicting_event_of(row: Mapping[str, Any]) -> ConflictingEvent:
     """The dead letter that an event's row becomes."""
     payload = {name: value for name, value in row.items() if name not in _OWN}
     if row["unknown_fields"]:
@@ -71,33 +71,33 @@ def letter_of(row: Mapping[str, Any]) -> Letter:
     )
     offset = (received.minute * 60 + received.second) * 1_000_000 + received.microsecond
     hashed = id_hash(row["message_id"])
-    return Letter(row["event_type"], row["message_id"], mark(hashed, offset, digest_of(data)), record)
+    return ConflictingEvent(row["event_type"], row["message_id"], index_entry(hashed, offset, digest_of(data)), record)
 
 
-def letters_part(
-    buckets: Buckets, hour: datetime, cause: str, letters: Sequence[Letter], new_id: Callable[[], str]
-) -> Contribution | None:
-    """Writes letters of one hour as a file of its dead letters, and gives what they contribute; None if there is none.
+def stage_conflicts(
+    store: ObjectStore, hour: datetime, cause: str, events: Sequence[ConflictingEvent], new_id: Callable[[], str]
+) -> Committable | None:
+    """Writes conflicting events of one hour as a file of its dead letters, and gives their committable; None if there are none.
 
-    cause: the id of the contribution in which they were found; found again, they are known by it.
+    cause: the id of the committable in which they were found; found again, they are known by it.
     """
-    each = {letter.message_id: letter for letter in letters}
+    each = {event.message_id: event for event in events}
     if not each:
         return None
-    books: dict[str, dict[Exit, Tally]] = {}
+    counters: dict[str, dict[Outcome, Tally]] = {}
     reasons: dict[str, dict[str, int]] = {}
-    with PartWriter(dead_letter_schema()) as writer:
-        for letter in each.values():
-            writer.add(letter.mark, letter.record)
-            line = books.setdefault(letter.event_type, {Exit.RECEIVED: Tally(), Exit.DEAD_LETTER: Tally()})
-            one = Tally.of_hashes(id_hash(letter.message_id))
-            for way in line:
-                line[way] += one
-            numbers = reasons.setdefault(letter.event_type, {Reason.CONFLICTING_PAYLOAD.value: 0})
+    with DataFileWriter(dead_letter_schema()) as writer:
+        for event in each.values():
+            writer.add(event.entry, event.record)
+            tallies = counters.setdefault(event.event_type, {Outcome.RECEIVED: Tally(), Outcome.DEAD_LETTER: Tally()})
+            one = Tally.of_hashes(id_hash(event.message_id))
+            for outcome in tallies:
+                tallies[outcome] += one
+            numbers = reasons.setdefault(event.event_type, {Reason.CONFLICTING_PAYLOAD.value: 0})
             numbers[Reason.CONFLICTING_PAYLOAD.value] += 1
-        part = writer.finish(buckets, Bucket(DEAD_LETTERS, hour), Shard(0, 1), new_id())
+        data_file = writer.finish(store, Bucket(DEAD_LETTERS, hour), Shard(0, 1), new_id())
     name = sha256("\n".join([cause, *sorted(each)]).encode()).hexdigest()[:32]
-    return Contribution(name, books, reasons, (part,) if part else ())
+    return Committable(name, counters, reasons, (data_file,) if data_file else ())
 
 
 def _merge(value: Any, unknown: Mapping[str, Any]) -> None:

@@ -1,7 +1,7 @@
-"""Delivered: which ids a stream has delivered within the horizon, asked for many at a time.
+"""The delivered index: which ids a stream has delivered within the horizon, asked for many at a time.
 
-The indexes that receipts name are the truth; this is a cache of them, in memory, one for each stream and process. No payload is
-read for it, and Beam keeps no state for it. Measured for a million ids: 28 MB of indexes; 28 MB of arrays here, and up to
+The indexes that manifests name are the truth; this is a cache of them, in memory, one for each stream and process. No payload
+is read for it, and Beam keeps no state for it. Measured for a million ids: 28 MB of indexes; 28 MB of arrays here, and up to
 20 MB more while they are merged; 0.3 s to take them in, 20 indexes of 50,000. To ask for 10,000 at a time took 2 us an id.
 """
 
@@ -14,11 +14,11 @@ from datetime import datetime, timedelta
 from schemas.buckets import DEAD_LETTERS, HOUR, Bucket, bucket_of, stream_folder
 from schemas.shards import Shard
 from storage.buckets.commit_log import Turn
-from storage.buckets.id_index import Found, Known
-from storage.buckets.manifest import Receipt
+from storage.buckets.id_index import IdIndex, Lookup
+from storage.buckets.manifest import Manifest
 from storage.buckets.manifest_store import finished_receipt
-from storage.buckets.part_files import read_marks
-from storage.objects.base import Buckets
+from storage.buckets.part_files import read_entries
+from storage.objects.base import ObjectStore
 
 REMEMBERED = 3
 """An hour is forgotten when as many questions as so many windows have hours have passed it over."""
@@ -28,26 +28,26 @@ REMEMBERED = 3
 class _Loaded:
     """What is known of a shard. names: the files whose indexes were read, by hour; asked: which question was an hour's last."""
 
-    known: Known
+    index: IdIndex
     names: dict[datetime, set[str]] = field(default_factory=dict)
     asked: dict[datetime, int] = field(default_factory=dict)
     questions: int = 0
 
 
-class Delivered:
+class DeliveredIndex:
     """What one stream has delivered. For any number of threads.
 
     Dead letters are known within their own hour only: a message is the same at each delivery, and so comes to the same hour.
     """
 
-    def __init__(self, buckets: Buckets, stream: str, horizon: timedelta) -> None:
+    def __init__(self, store: ObjectStore, stream: str, horizon: timedelta) -> None:
         self.stream = stream
         self.horizon = horizon
         self.turns = threading.RLock()
         """Held by who takes a turn, so that the threads of a process wait for each other and need not begin again."""
-        self._buckets = buckets
+        self._store = store
         self._lock = threading.RLock()
-        self._receipts: dict[datetime, Receipt] = {}
+        self._manifests: dict[datetime, Manifest] = {}
         self._turn: int | None = None
         self._loaded: dict[Shard, _Loaded] = {}
 
@@ -56,9 +56,9 @@ class Delivered:
         """Whether what other buckets hold counts, so that commits to them need an order."""
         return self.stream != DEAD_LETTERS
 
-    def find(self, turn: Turn, own: Receipt, shard: Shard, marks: bytes) -> Found:
-        """What is known of marks of a bucket, all of one shard, with all that was committed up to the turn. own: the bucket's
-        receipt, read after the turn. Raises BucketsError or ReceiptError.
+    def find(self, turn: Turn, own: Manifest, shard: Shard, entries: bytes) -> Lookup:
+        """What is known of index entries of a bucket, all of one shard, with all that was committed up to the turn. own: the
+        bucket's manifest, read after the turn. Raises StoreError or ManifestError.
         """
         # In one go: another thread may have an older view, which it must not leave behind for this one.
         with self._lock:
@@ -66,27 +66,27 @@ class Delivered:
             hour = own.bucket.hour
             window = self._window(hour)
             self._learn(window)
-            loaded = self._loaded.setdefault(shard, _Loaded(Known(self.horizon)))
-            for receipt in map(self._receipts.__getitem__, window):
-                names = loaded.names.setdefault(receipt.bucket.hour, set())
-                for part in receipt.parts:
-                    if part.name not in names and part.shard.meets(shard):
-                        loaded.known.add(receipt.bucket.hour, read_marks(self._buckets, receipt.bucket.folder, part))
-                        names.add(part.name)
+            loaded = self._loaded.setdefault(shard, _Loaded(IdIndex(self.horizon)))
+            for manifest in map(self._manifests.__getitem__, window):
+                names = loaded.names.setdefault(manifest.bucket.hour, set())
+                for data_file in manifest.data_files:
+                    if data_file.name not in names and data_file.shard.meets(shard):
+                        loaded.index.add(manifest.bucket.hour, read_entries(self._store, manifest.bucket.folder, data_file))
+                        names.add(data_file.name)
             self._forget_what_is_not_asked_for(loaded, window)
-            return loaded.known.find(hour, marks)
+            return loaded.index.find(hour, entries)
 
-    def _refresh(self, turn: Turn, own: Receipt) -> None:
+    def _refresh(self, turn: Turn, own: Manifest) -> None:
         if self._turn is not None and turn.number < self._turn:
             return  # more is known here
         changed = None if self._turn is None else turn.buckets_since(self._turn)
         if changed is None:
-            self._receipts.clear()
+            self._manifests.clear()
             self._loaded.clear()
         for bucket in changed or ():
-            self._receipts.pop(bucket.hour, None)
+            self._manifests.pop(bucket.hour, None)
         self._turn = turn.number
-        self._receipts[own.bucket.hour] = own
+        self._manifests[own.bucket.hour] = own
 
     def _forget_what_is_not_asked_for(self, loaded: _Loaded, window: list[datetime]) -> None:
         loaded.questions += 1
@@ -94,22 +94,22 @@ class Delivered:
         old = [hour for hour, asked in loaded.asked.items() if loaded.questions - asked > REMEMBERED * len(window)]
         for hour in old:
             del loaded.asked[hour], loaded.names[hour]
-            self._receipts.pop(hour, None)
+            self._manifests.pop(hour, None)
         if old:
-            loaded.known.keep(loaded.names)
+            loaded.index.keep(loaded.names)
 
     def _window(self, hour: datetime) -> list[datetime]:
         reach = -(-self.horizon // HOUR) if self.is_ordered else 0
         return [hour + number * HOUR for number in range(-reach, reach + 1)]
 
     def _learn(self, window: list[datetime]) -> None:
-        """Reads the receipts of the hours that are not known, if there are any."""
-        missing = {hour for hour in window if hour not in self._receipts}
+        """Reads the manifests of the hours that are not known, if there are any."""
+        missing = {hour for hour in window if hour not in self._manifests}
         if not missing:
             return
         folder = stream_folder(self.stream)
         found = set()
-        for name in self._buckets.list(f"{folder}/", f"{folder}/dt={min(missing):%Y-%m-%d}/hour={min(missing):%H}"):
+        for name in self._store.list(f"{folder}/", f"{folder}/dt={min(missing):%Y-%m-%d}/hour={min(missing):%H}"):
             bucket = bucket_of(name)
             if bucket and bucket.hour > max(missing):
                 break
@@ -117,24 +117,24 @@ class Delivered:
                 found.add(bucket.hour)
         for hour in missing:
             bucket = Bucket(self.stream, hour)
-            self._receipts[hour] = finished_receipt(self._buckets, bucket) if hour in found else Receipt(bucket)
+            self._manifests[hour] = finished_receipt(self._store, bucket) if hour in found else Manifest(bucket)
 
 
-def forget(buckets: Buckets) -> None:
-    """A new run begins: what this process knew of these buckets may have been deleted since."""
+def clear_cache(store: ObjectStore) -> None:
+    """A new run begins: what this process knew of this store may have been deleted since."""
     with _making:
-        for key in [key for key in _delivered if key[0] == buckets.uri]:
+        for key in [key for key in _delivered if key[0] == store.uri]:
             del _delivered[key]
 
 
-_delivered: dict[tuple[str, str, timedelta], Delivered] = {}
+_delivered: dict[tuple[str, str, timedelta], DeliveredIndex] = {}
 _making = threading.Lock()
 
 
-def delivered_of(buckets: Buckets, stream: str, horizon: timedelta) -> Delivered:
+def delivered_index(store: ObjectStore, stream: str, horizon: timedelta) -> DeliveredIndex:
     """The one of this process for a stream."""
-    key = (buckets.uri, stream, horizon)
+    key = (store.uri, stream, horizon)
     with _making:
         if key not in _delivered:
-            _delivered[key] = Delivered(buckets, stream, horizon)
+            _delivered[key] = DeliveredIndex(store, stream, horizon)
         return _delivered[key]

@@ -1,6 +1,6 @@
 """Leases: the messages that a run has taken from Pub/Sub and that nobody else gets meanwhile.
 
-A message is acknowledged when the receipt that holds its event is written, and not before; until then its lease is extended.
+A message is acknowledged when the manifest that holds its event is written, and not before; until then its lease is extended.
 If the process dies, the leases run out and Pub/Sub delivers the messages again.
 """
 
@@ -16,8 +16,8 @@ from typing import Any, Self
 from google.api_core.exceptions import DeadlineExceeded, GoogleAPIError
 from google.cloud import pubsub_v1
 
-from transforms.failures import Troubles
-from transforms.pubsub.retry import REQUEST_SECONDS, patiently, told
+from transforms.failures import FailureTracker
+from transforms.pubsub.retry import REQUEST_SECONDS, message_of, with_retry
 
 LEASE_SECONDS = 60
 EXTEND_EVERY_SECONDS = 20
@@ -34,8 +34,8 @@ PULLS_OF_NEWER = 10
 PROGRESS_EVERY = 10_000
 MOST_HELD = 100_000
 """A stream pulls no more while it holds so many messages: what is not acknowledged yet is in this machine's memory."""
-PUT_OFF_SECONDS = 60
-"""How long a stream leaves a message alone that it could not deliver, because of what is damaged in a store."""
+NACK_DELAY_SECONDS = 60
+"""How long a stream nacks a message that it failed to deliver because an object in a store is damaged."""
 
 _log = logging.getLogger(__name__)
 
@@ -44,7 +44,7 @@ class Leases:
     """The messages that a run holds, by their ids. Extends their leases until the block ends.
 
     A message is held as soon as it is pulled. It is then put into a pack, and acknowledged when what the pack brought is
-    durable. What is still held at the end of the block is given back at once, so that the next run need not wait for it.
+    durable. What is still held at the end of the block is released at once, so that the next run need not wait for it.
     """
 
     def __init__(self, subscription: str, client: pubsub_v1.SubscriberClient) -> None:
@@ -52,8 +52,8 @@ class Leases:
         self.client = client
         self.acknowledged = 0
         """How many messages were acknowledged so far."""
-        self.troubles = Troubles(lambda: PUT_OFF_SECONDS)
-        """What a stream goes on without."""
+        self.failures = FailureTracker(lambda: NACK_DELAY_SECONDS)
+        """The buckets and partitions that a stream has skipped."""
         self._held: dict[str, str] = {}
         self._packs: dict[str, list[str]] = {}
         self._lock = threading.Lock()
@@ -64,12 +64,12 @@ class Leases:
 
     def __enter__(self) -> Self:
         self._extender.start()
-        _lent[self.subscription] = self
+        _leases_by_subscription[self.subscription] = self
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.give_back()
-        _lent.pop(self.subscription, None)
+        self.release()
+        _leases_by_subscription.pop(self.subscription, None)
 
     @property
     def held(self) -> int:
@@ -84,33 +84,33 @@ class Leases:
         """Ends the stream of messages: no more are pulled. Those that are held stay so. Safe in a signal's handler."""
         self._stopped.set()
 
-    def hold(self, received: Iterable[Any]) -> None:
-        """Keeps Pub/Sub's ReceivedMessages from being delivered again while the run lasts. Raises PubSubError."""
-        ack_ids = {one.message.message_id: one.ack_id for one in received}
+    def lease(self, received: Iterable[Any]) -> None:
+        """Lease Pub/Sub's ReceivedMessages until the block ends: they are not redelivered meanwhile. Raises PubSubError."""
+        ack_ids = {item.message.message_id: item.ack_id for item in received}
         with self._lock:
             self._held.update(ack_ids)
-        patiently(lambda: self._modify(list(ack_ids.values()), LEASE_SECONDS), self.subscription)
+        with_retry(lambda: self._modify(list(ack_ids.values()), LEASE_SECONDS), self.subscription)
 
     def take(self, *waits: float) -> list[Any]:
         """Pulls, and holds what comes; nothing once the leases are stopped. Raises PubSubError."""
         with self._taking:
-            received = [] if self.stopped else patiently(lambda: _pull(self, *waits), self.subscription)
+            received = [] if self.stopped else with_retry(lambda: _pull(self, *waits), self.subscription)
             if received:
-                self.hold(received)
+                self.lease(received)
             return received
 
-    def pack(self, token: str, message_ids: list[str]) -> None:
-        """The messages went into the pack of this name."""
+    def assign_pack(self, token: str, message_ids: list[str]) -> None:
+        """Record which messages went into the pack of this name."""
         with self._lock:
             self._packs[token] = message_ids
 
-    def settle(self, tokens: Iterable[str]) -> None:
-        """What the packs brought is durable: acknowledges their messages. A pack of another process is none of this one's.
+    def ack_packs(self, tokens: Iterable[str]) -> None:
+        """Acknowledge the messages of these packs, whose events are durable. Packs of another process are ignored.
 
         Raises PubSubError as `acknowledge` does.
         """
         with self._lock:
-            message_ids = [one for token in tokens for one in self._packs.pop(token, ())]
+            message_ids = [message_id for token in tokens for message_id in self._packs.pop(token, ())]
         self.acknowledge(message_ids)
 
     def acknowledge(self, message_ids: Iterable[str]) -> None:
@@ -119,27 +119,27 @@ class Leases:
         Raises PubSubError when Pub/Sub does not take it; then some are delivered again, which makes duplicates that are known.
         """
         with self._lock:
-            ack_ids = [ack_id for one in message_ids if (ack_id := self._held.pop(one, None))]
+            ack_ids = [ack_id for message_id in message_ids if (ack_id := self._held.pop(message_id, None))]
         for ids in _chunks(ack_ids):
-            patiently(lambda ids=ids: self._acknowledge(ids), self.subscription)  # type: ignore[misc]
+            with_retry(lambda ids=ids: self._acknowledge(ids), self.subscription)  # type: ignore[misc]
         with self._lock:
             self.acknowledged += len(ack_ids)
 
-    def put_off(self, tokens: Iterable[str]) -> None:
-        """What the packs bring can't be delivered now: their messages are not held any more, and come again in PUT_OFF_SECONDS;
-        at once where the stream is ending, to whoever comes next.
+    def nack_later(self, tokens: Iterable[str]) -> None:
+        """Give up the leases of these packs' messages, which can't be delivered now. Pub/Sub redelivers them after
+        NACK_DELAY_SECONDS, or at once if the stream is ending.
         """
         with self._lock:
-            message_ids = [one for token in tokens for one in self._packs.pop(token, ())]
-            ack_ids = [ack_id for one in message_ids if (ack_id := self._held.pop(one, None))]
+            message_ids = [message_id for token in tokens for message_id in self._packs.pop(token, ())]
+            ack_ids = [ack_id for message_id in message_ids if (ack_id := self._held.pop(message_id, None))]
         try:
-            self._modify(ack_ids, 0 if self.stopped else PUT_OFF_SECONDS)
+            self._modify(ack_ids, 0 if self.stopped else NACK_DELAY_SECONDS)
         except GoogleAPIError as error:
             # They are not extended any more: their leases run out.
-            _log.warning("%s: could not put messages off: %s", self.subscription, told(error))
+            _log.warning("%s: could not nack messages: %s", self.subscription, message_of(error))
 
-    def give_back(self) -> None:
-        """Ends all leases, and takes no more. May be called from any thread, and again."""
+    def release(self) -> None:
+        """Give all leased messages back at once, and pull no more. Thread-safe and idempotent."""
         self.stop()
         # What is on its way now would be nobody's until its lease ends.
         if self._taking.acquire(timeout=2 * PULL_SECONDS):
@@ -153,7 +153,7 @@ class Leases:
             self._modify(ack_ids, 0)
         except GoogleAPIError as error:
             _log.warning(
-                "%s: could not give messages back, they return in %d s: %s", self.subscription, LEASE_SECONDS, told(error)
+                "%s: could not release messages, they return in %d s: %s", self.subscription, LEASE_SECONDS, message_of(error)
             )
 
     def _extend(self) -> None:
@@ -164,7 +164,7 @@ class Leases:
                 self._modify(ack_ids, LEASE_SECONDS)
             except GoogleAPIError as error:
                 # Not fatal: what is delivered again is a duplicate, and the next round tries again.
-                _log.warning("%s: could not extend %d leases: %s", self.subscription, len(ack_ids), told(error))
+                _log.warning("%s: could not extend %d leases: %s", self.subscription, len(ack_ids), message_of(error))
 
     def _acknowledge(self, ids: list[str]) -> None:
         self.client.acknowledge(subscription=self.subscription, ack_ids=ids, timeout=REQUEST_SECONDS, retry=None)
@@ -180,18 +180,18 @@ class Leases:
             )
 
 
-_lent: dict[str, Leases] = {}
+_leases_by_subscription: dict[str, Leases] = {}
 
 
-def lent(subscription: str | None) -> Leases | None:
+def leases_for(subscription: str | None) -> Leases | None:
     """The leases that a block of this process holds on the subscription, for the steps of a run whose engine works in it."""
-    return _lent.get(subscription) if subscription else None
+    return _leases_by_subscription.get(subscription) if subscription else None
 
 
-def give_all_back() -> None:
+def release_all() -> None:
     """Ends the leases of every run in this process, for a process that is about to end without leaving its blocks."""
-    for leases in list(_lent.values()):
-        leases.give_back()
+    for leases in list(_leases_by_subscription.values()):
+        leases.release()
 
 
 def batches(leases: Leases, until: datetime) -> Iterator[list[Any]]:
@@ -199,7 +199,7 @@ def batches(leases: Leases, until: datetime) -> Iterator[list[Any]]:
     is none. Raises PubSubError.
 
     Pub/Sub does not say when a subscription is empty: a pull that waits in vain ends the run, and the next run takes the rest.
-    All messages are held; those that are newer stay so, for this run not to meet them again, and are given back at its end.
+    All messages are held; those that are newer stay so, for this run not to meet them again, and are released at its end.
     Older ones may come behind newer ones.
     """
     count = newer = 0
@@ -208,7 +208,7 @@ def batches(leases: Leases, until: datetime) -> Iterator[list[Any]]:
         while newer < PULLS_OF_NEWER and (received := coming.result()):
             # While the run works on these, the next are on their way.
             coming = ahead.submit(leases.take, PULL_SECONDS, SLOW_PULL_SECONDS)
-            in_time = [one for one in received if one.message.publish_time.ToDatetime(until.tzinfo) < until]
+            in_time = [item for item in received if item.message.publish_time.ToDatetime(until.tzinfo) < until]
             newer = 0 if in_time else newer + 1
             before, count = count, count + len(in_time)
             if before // PROGRESS_EVERY < count // PROGRESS_EVERY:
@@ -217,7 +217,7 @@ def batches(leases: Leases, until: datetime) -> Iterator[list[Any]]:
                 yield in_time
 
 
-def stream(leases: Leases) -> Iterator[list[Any]]:
+def batches_until_stopped(leases: Leases) -> Iterator[list[Any]]:
     """All that comes and nobody else has leased, until the leases are stopped; an empty list where there is nothing to take,
     or too much is held. Raises PubSubError."""
     while not leases.stopped:

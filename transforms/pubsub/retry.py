@@ -1,4 +1,4 @@
-"""Requests to Pub/Sub: how long they may take, what is tried again, and what a user is told."""
+"""Requests to Pub/Sub: how long they may take, which are retried, and the messages of their errors."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from google.cloud import pubsub_v1
 
 REQUEST_SECONDS = 10.0
 AWAY_SECONDS = 60.0
-"""How long Pub/Sub may be away in mid-run. After a lease's time the messages are another's in any case."""
+"""How long Pub/Sub may be unreachable in mid-run. After a lease's time the messages are another's in any case."""
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.2, 5.0
 
 PASSING = (
@@ -38,12 +38,12 @@ class PubSubError(Exception):
     """Pub/Sub can't be used as asked. The message says what, where, and what to do."""
 
 
-def patiently(
+def with_retry(
     call: Callable[[], T], name: str, clock: Callable[[], float] = time.monotonic, sleep: Callable[[float], None] = time.sleep
 ) -> T:
     """What `call`, a request about `name`, returns.
 
-    While Pub/Sub is away it is tried again, after pauses that double and are drawn by lot, for AWAY_SECONDS; then, and where
+    While Pub/Sub is unreachable it is retried, after pauses that double and are drawn by lot, for AWAY_SECONDS; then, and where
     trying again is of no use, PubSubError.
     """
     until, pause = clock() + AWAY_SECONDS, FIRST_PAUSE_SECONDS
@@ -54,19 +54,20 @@ def patiently(
             raise PubSubError(f"{name} does not exist any more. Was it deleted?") from None
         except GoogleAPIError as error:
             if not isinstance(error, PASSING):
-                raise PubSubError(f"{name}: Pub/Sub refuses: {told(error)}") from None
+                raise PubSubError(f"{name}: Pub/Sub refuses: {message_of(error)}") from None
             if clock() + pause > until:
                 raise PubSubError(
-                    f"{name}: Pub/Sub has been away for {AWAY_SECONDS:.0f} s: {told(error)}. Run it again when it is back."
+                    f"{name}: Pub/Sub has been unreachable for {AWAY_SECONDS:.0f} s: {message_of(error)}. "
+                    "Run it again when it is back."
                 ) from None
             if pause == FIRST_PAUSE_SECONDS:
-                _log.warning("%s: Pub/Sub does not answer, trying again for %.0f s: %s", name, AWAY_SECONDS, told(error))
+                _log.warning("%s: Pub/Sub does not answer, trying again for %.0f s: %s", name, AWAY_SECONDS, message_of(error))
         sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 - keeps many runs from coming back at one moment
         pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
 
 
-def told(error: GoogleAPIError) -> str:
-    """What the error says, without its type and code."""
+def message_of(error: GoogleAPIError) -> str:
+    """The error's message, without its type and code."""
     return error.message if isinstance(error, GoogleAPICallError) else str(error)
 
 
@@ -87,4 +88,6 @@ def _check(call: Callable[[], Any], name: str) -> Any:
     except NotFound:
         raise PubSubError(f"{name} does not exist. Create it, or correct the name.") from None
     except GoogleAPIError as error:
-        raise PubSubError(f"{name}: Pub/Sub can't be used: {told(error)}. Is it reachable, and are you allowed to?") from None
+        raise PubSubError(
+            f"{name}: Pub/Sub can't be used: {message_of(error)}. Is it reachable, and are you allowed to?"
+        ) from None

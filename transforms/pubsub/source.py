@@ -12,7 +12,7 @@ from apache_beam.io.unbounded_source import CheckpointMark, UnboundedReader, Unb
 from apache_beam.utils.timestamp import MAX_TIMESTAMP, MIN_TIMESTAMP, Timestamp
 
 from transforms.clocks import utc_now
-from transforms.pubsub.leases import Leases, batches, lent, stream
+from transforms.pubsub.leases import Leases, batches, batches_until_stopped, leases_for
 
 BEHIND = timedelta(minutes=1)
 """How far a stream's watermark stays behind the clock, also while nothing comes. What Pub/Sub takes longer to give is late."""
@@ -36,7 +36,7 @@ class PubSubSource(UnboundedSource):  # type: ignore[misc]
         return [self]
 
     def create_reader(self, options: Any, checkpoint_mark: CheckpointMark | None) -> _Reader:
-        leases = lent(self._subscription)
+        leases = leases_for(self._subscription)
         if leases is None:
             raise RuntimeError(f"{self._subscription}: nobody in this process holds its messages")
         # Beam forgets a reader that it has not called for a minute, and asks for another: what this one has taken must not be
@@ -59,7 +59,7 @@ class _Reader(UnboundedReader):  # type: ignore[misc]
         self._watermark = MIN_TIMESTAMP
 
     def _taken(self) -> Iterator[list[Any]]:
-        return stream(self.leases) if self._until is None else batches(self.leases, self._until)
+        return batches_until_stopped(self.leases) if self._until is None else batches(self.leases, self._until)
 
     def start(self) -> bool:
         return self.advance()

@@ -22,7 +22,7 @@ from apache_beam.io.gcp.pubsub import PubsubMessage
 from schemas.buckets import HOUR, hour_of
 from schemas.envelope import EVENT_ID, EVENT_TYPE, MAX_CLOCK_SKEW, parse_time, stamp
 from schemas.outcomes import Rejected
-from storage.objects.base import Buckets, BucketsError
+from storage.objects.base import ObjectStore, StoreError
 from storage.objects.streams import CHUNK
 from transforms.windows import LONGEST_LIFE
 
@@ -85,26 +85,28 @@ def key_of(message: PubsubMessage) -> tuple[str, str]:
     return message.attributes.get(EVENT_TYPE, ""), message.attributes.get(EVENT_ID) or message.message_id
 
 
-def archive_files(archive: Buckets, wanted: Wanted) -> list[str]:
+def archive_files(archive: ObjectStore, wanted: Wanted) -> list[str]:
     """The names of the files that have to be read, in order."""
     return [name for name in archive.list("") if wanted.may_be_in(name)]
 
 
-def read_messages(archive: Buckets, name: str, wanted: Wanted, problems: list[str]) -> Iterator[tuple[datetime, PubsubMessage]]:
+def read_messages(
+    archive: ObjectStore, name: str, wanted: Wanted, problems: list[str]
+) -> Iterator[tuple[datetime, PubsubMessage]]:
     """The wanted messages of a file, with their events' hours. Holds a block at a time. What can't be read is added to
     `problems`, and does not keep the rest from being read."""
     try:
         yield from _messages(archive, name, wanted, problems)
-    except (BucketsError, OSError) as error:
+    except (StoreError, OSError) as error:
         problems.append(f"{archive.uri}/{name} can't be read: {error}")
 
 
-def _messages(archive: Buckets, name: str, wanted: Wanted, problems: list[str]) -> Iterator[tuple[datetime, PubsubMessage]]:
+def _messages(archive: ObjectStore, name: str, wanted: Wanted, problems: list[str]) -> Iterator[tuple[datetime, PubsubMessage]]:
     with archive.open(name) as file:
         try:
             reader: Any = fastavro.block_reader(file)
             fields = {field["name"]: field["type"] for field in reader.writer_schema["fields"]}
-        except (BucketsError, OSError):
+        except (StoreError, OSError):
             raise
         except Exception as error:  # noqa: BLE001 - what a damaged file makes the reader raise has no end
             problems.append(f"{archive.uri}/{name} is no Avro file that can be read ({type(error).__name__})")
@@ -123,16 +125,16 @@ def _messages(archive: Buckets, name: str, wanted: Wanted, problems: list[str]) 
         begin = file.tell()
         file.seek(0)
         header = file.read(begin)
-        for at, block in _blocks(file, begin, header[-_SYNC_BYTES:]):
+        for offset, block in _blocks(file, begin, header[-_SYNC_BYTES:]):
             try:
                 messages = [_message(record) for record in _records(header, block)]
             except Exception as error:  # noqa: BLE001 - as above
-                problems.append(f"{archive.uri}/{name}: the block at byte {at} is broken ({type(error).__name__})")
+                problems.append(f"{archive.uri}/{name}: the block at byte {offset} is broken ({type(error).__name__})")
                 continue
             yield from ((hour_of(moment), message) for message in messages if (moment := wanted.received_at(message)))
 
 
-def _blocks(file: Any, at: int, sync: bytes) -> Iterator[tuple[int, bytes]]:
+def _blocks(file: Any, offset: int, sync: bytes) -> Iterator[tuple[int, bytes]]:
     """Each block with the place where it begins, and with the marker that ends it; of what is no block, what there is.
 
     Blocks are told apart by their markers alone, so that one that is broken hides no other.
@@ -142,20 +144,20 @@ def _blocks(file: Any, at: int, sync: bytes) -> Iterator[tuple[int, bytes]]:
         end = buffer.find(sync, start)
         if end >= 0:
             end += len(sync)
-            yield at + start, buffer[start:end]
+            yield offset + start, buffer[start:end]
             start = end
             continue
-        at, buffer, start = at + start, buffer[start:], 0
+        offset, buffer, start = offset + start, buffer[start:], 0
         if len(buffer) > LARGEST_BLOCK:
             # Nothing of it is kept but what may be the beginning of a marker; what comes before the next one is broken too.
-            yield at, b""
-            at, buffer = at + len(buffer) - len(sync), buffer[-len(sync) :]
+            yield offset, b""
+            offset, buffer = offset + len(buffer) - len(sync), buffer[-len(sync) :]
         chunk = file.read(CHUNK)
         if not chunk:
             break
         buffer += chunk
     if buffer:
-        yield at, buffer
+        yield offset, buffer
 
 
 def _records(header: bytes, block: bytes) -> list[Mapping[str, Any]]:

@@ -11,7 +11,7 @@ from datetime import datetime
 import apache_beam as beam
 from apache_beam.io.gcp.pubsub import PubsubMessage
 
-from storage.objects.base import Buckets
+from storage.objects.base import ObjectStore
 from transforms.recovery.archive import Wanted, key_of, read_messages
 
 BATCH_MESSAGES, BATCH_BYTES = 100_000, 64 * 1024 * 1024
@@ -30,7 +30,7 @@ class Reading:
     found: event types and ids, where only some are wanted; hours: those of the messages' events; messages: how many were given.
     """
 
-    def __init__(self, archive: Buckets, files: Sequence[str], wanted: Wanted) -> None:
+    def __init__(self, archive: ObjectStore, files: Sequence[str], wanted: Wanted) -> None:
         self.problems: list[str] = []
         self.found: set[tuple[str, str]] = set()
         self.hours: set[datetime] = set()

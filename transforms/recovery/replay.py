@@ -17,18 +17,18 @@ from google.pubsub_v1.types import PublishRequest, PubsubMessage
 from schemas.buckets import DEAD_LETTERS, EVENT_TYPE_NAME, HOUR, Bucket, hour_of
 from schemas.envelope import DEDUP_KEY, EVENT_ID, EVENT_TYPE, RECEIVED_AT, REPLAY_OF, format_time, parse_time, stamp
 from schemas.fingerprints import HASH_BYTES, id_hash
-from storage.buckets.committable import Part
+from storage.buckets.committable import DataFile
 from storage.buckets.id_index import split
 from storage.buckets.listing import buckets_of
-from storage.buckets.manifest_store import DAMAGE, newest_receipt, shown_receipt
-from storage.buckets.part_files import read_marks
-from storage.objects.base import Buckets, Damaged
+from storage.buckets.manifest_store import DAMAGE, latest_manifest, shown_receipt
+from storage.buckets.part_files import read_entries
+from storage.objects.base import Damaged, ObjectStore
 from storage.objects.streams import measure
-from transforms.pubsub.retry import REQUEST_SECONDS, PubSubError, patiently
+from transforms.pubsub.retry import REQUEST_SECONDS, PubSubError, with_retry
 
 
 @dataclass(frozen=True)
-class Letter:
+class DeadLetter:
     """A dead letter as the message that repeats it. received_at: decides the hour that it lies in."""
 
     message_id: str
@@ -37,7 +37,7 @@ class Letter:
     received_at: datetime
 
     @classmethod
-    def of(cls, row: Mapping[str, Any]) -> Letter:
+    def of(cls, row: Mapping[str, Any]) -> DeadLetter:
         """From a row of `schemas.row_schemas.dead_letter_schema`.
 
         It keeps its attributes, and is given the event id that it was known by, and received_at where its own decided nothing
@@ -76,66 +76,67 @@ class Letter:
         return stamp(self.attributes, now, allowed_lateness).skewed_from is not None
 
 
-def read_letters(buckets: Buckets, bucket: Bucket, part: Part, reasons: frozenset[str]) -> Iterator[Letter]:
+def read_dead_letters(store: ObjectStore, bucket: Bucket, data_file: DataFile, reasons: frozenset[str]) -> Iterator[DeadLetter]:
     """The dead letters of some reasons in one file. Damaged, before the first, where it is not the file that was committed."""
-    name = f"{bucket.folder}/{part.name}"
-    with buckets.open(name) as file:
-        if measure(file) != (part.size, part.crc32c):
-            raise Damaged(f"{name} is not the file that its receipt lists: size or checksum differ. Restore it from a copy.")
+    name = f"{bucket.folder}/{data_file.name}"
+    with store.open(name) as file:
+        if measure(file) != (data_file.size, data_file.crc32c):
+            raise Damaged(f"{name} is not the file that its manifest lists: size or checksum differ. Restore it from a copy.")
         file.seek(0)
         rows: Any = fastavro.reader(file)
         for row in rows:
             if row["reason"] in reasons:
-                yield Letter.of(row)
+                yield DeadLetter.of(row)
 
 
 class Known(NamedTuple):
-    """What became of letters since. delivered: event types and id hashes of those whose events are delivered, by an earlier
-    replay or a good message; refused: by their own hashes, the newest hour in which late ones lie that were refused again."""
+    """What became of dead letters since. delivered: event types and id hashes of those whose events are delivered, by an
+    earlier replay or a good message; refused: by their own hashes, the newest hour in which late ones lie that were refused
+    again."""
 
     delivered: set[tuple[str, bytes]]
     refused: Mapping[bytes, datetime]
 
 
-def known_since(buckets: Buckets, letters: Iterable[Letter], now: datetime, allowed_lateness: timedelta) -> Known:
-    """What became of the letters of one bucket. Reads indexes, never payloads.
+def known_since(store: ObjectStore, dead_letters: Iterable[DeadLetter], now: datetime, allowed_lateness: timedelta) -> Known:
+    """What became of the dead letters of one bucket. Reads indexes, never payloads.
 
-    What came of them lies in the letter's own hour, or, if it is late by now, in any hour since.
+    What came of them lies in the dead letter's own hour, or, if it is late by now, in any hour since.
     """
     events: dict[tuple[str, datetime, datetime], set[bytes]] = {}
     late: dict[datetime, set[bytes]] = {}
-    for letter in letters:
-        first = hour_of(letter.received_at)
-        is_late = letter.is_late(now, allowed_lateness)
+    for dead_letter in dead_letters:
+        first = hour_of(dead_letter.received_at)
+        is_late = dead_letter.is_late(now, allowed_lateness)
         if is_late:
-            late.setdefault(first + HOUR, set()).add(letter.own_hash)
+            late.setdefault(first + HOUR, set()).add(dead_letter.own_hash)
         # A client may claim any type; there are no events of such.
-        if letter.event_type != DEAD_LETTERS and EVENT_TYPE_NAME.fullmatch(letter.event_type):
+        if dead_letter.event_type != DEAD_LETTERS and EVENT_TYPE_NAME.fullmatch(dead_letter.event_type):
             last = hour_of(now) if is_late else first
-            events.setdefault((letter.event_type, first, last), set()).add(letter.hashed)
+            events.setdefault((dead_letter.event_type, first, last), set()).add(dead_letter.hashed)
     delivered = {
-        (stream, digest)
-        for (stream, first, last), wanted in events.items()
-        for _, there in _there(buckets, stream, first, last, wanted)
-        for digest in there
+        (event_type, digest)
+        for (event_type, first, last), wanted in events.items()
+        for _, digests in _present(store, event_type, first, last, wanted)
+        for digest in digests
     }
     refused = {
         digest: hour
         for first, wanted in late.items()
-        for hour, there in _there(buckets, DEAD_LETTERS, first, hour_of(now), wanted)
-        for digest in there
+        for hour, digests in _present(store, DEAD_LETTERS, first, hour_of(now), wanted)
+        for digest in digests
     }
     return Known(delivered, refused)
 
 
-def _there(
-    buckets: Buckets, stream: str, first: datetime, last: datetime, wanted: set[bytes]
+def _present(
+    store: ObjectStore, stream: str, first: datetime, last: datetime, wanted: set[bytes]
 ) -> Iterator[tuple[datetime, set[bytes]]]:
     """Which of the hashes the stream's indexes hold from one hour to another, in the order of hours."""
-    for bucket in buckets_of(buckets, stream, first, last):
-        for part in newest_receipt(buckets, bucket).parts:
-            marks = split(read_marks(buckets, bucket.folder, part))
-            yield bucket.hour, wanted.intersection(one[:HASH_BYTES] for one in marks)
+    for bucket in buckets_of(store, stream, first, last):
+        for data_file in latest_manifest(store, bucket).data_files:
+            entries = split(read_entries(store, bucket.folder, data_file))
+            yield bucket.hour, wanted.intersection(one[:HASH_BYTES] for one in entries)
 
 
 MOST_MESSAGES, MOST_BYTES = 1_000, 10_000_000
@@ -151,50 +152,52 @@ class Replay:
     those whose events are; refused: those that were refused again, too late for their hour, by the hour where they lie since.
     """
 
-    def __init__(self, buckets: Buckets, reasons: frozenset[str], now: datetime, allowed_lateness: timedelta) -> None:
+    def __init__(self, store: ObjectStore, reasons: frozenset[str], now: datetime, allowed_lateness: timedelta) -> None:
         self.read = self.delivered = 0
         self.refused: Counter[datetime] = Counter()
         self.problems: list[str] = []
-        self._buckets = buckets
+        self._store = store
         self._reasons = reasons
         self._now = now
         self._allowed_lateness = allowed_lateness
 
-    def due(self, bucket: Bucket) -> Iterator[Letter]:
+    def due(self, bucket: Bucket) -> Iterator[DeadLetter]:
         """Those of a bucket. What is damaged is added to the problems, and does not keep the rest from being read."""
         try:
-            parts = shown_receipt(self._buckets, bucket).parts
+            data_files = shown_receipt(self._store, bucket).data_files
         except DAMAGE as error:
             self.problems.append(str(error))
             return
-        readable: list[Part] = []
+        readable: list[DataFile] = []
         try:
             # Once for all files of the bucket: it may ask every hour since.
-            known = known_since(self._buckets, self._letters(bucket, parts, readable), self._now, self._allowed_lateness)
+            known = known_since(
+                self._store, self._dead_letters(bucket, data_files, readable), self._now, self._allowed_lateness
+            )
         except DAMAGE as error:
             self.problems.append(str(error))
             return
-        for letter in self._letters(bucket, readable, []):
+        for dead_letter in self._dead_letters(bucket, readable, []):
             self.read += 1
-            if (letter.event_type, letter.hashed) in known.delivered:
+            if (dead_letter.event_type, dead_letter.hashed) in known.delivered:
                 self.delivered += 1
-            elif letter.own_hash in known.refused:
-                self.refused[known.refused[letter.own_hash]] += 1
+            elif dead_letter.own_hash in known.refused:
+                self.refused[known.refused[dead_letter.own_hash]] += 1
             else:
-                yield letter
+                yield dead_letter
 
-    def _letters(self, bucket: Bucket, parts: Iterable[Part], readable: list[Part]) -> Iterator[Letter]:
+    def _dead_letters(self, bucket: Bucket, data_files: Iterable[DataFile], readable: list[DataFile]) -> Iterator[DeadLetter]:
         """Those in the files; adds the files that could be read to `readable`, and the others to the problems."""
-        for part in parts:
+        for data_file in data_files:
             try:
-                yield from read_letters(self._buckets, bucket, part, self._reasons)
-                readable.append(part)
+                yield from read_dead_letters(self._store, bucket, data_file, self._reasons)
+                readable.append(data_file)
             except DAMAGE as error:
                 self.problems.append(str(error))
 
 
 class Outbox:
-    """Publishes letters, as many at a time as Pub/Sub takes. published: how many it has taken."""
+    """Publishes dead letters, as many at a time as Pub/Sub takes. published: how many it has taken."""
 
     def __init__(self, client: pubsub_v1.PublisherClient, topic: str) -> None:
         self.published = 0
@@ -204,14 +207,15 @@ class Outbox:
         self._messages: list[PubsubMessage] = []
         self._bytes = 0
 
-    def add(self, letter: Letter) -> str | None:
-        """Why the letter can't be published, if it can't. Raises PubSubError as `flush` does."""
-        if len(letter.attributes) > MOST_ATTRIBUTES:
-            return f"message {letter.message_id} would have more than {MOST_ATTRIBUTES} attributes, which Pub/Sub does not take"
-        message = PubsubMessage(data=letter.data, attributes=letter.attributes)
+    def add(self, dead_letter: DeadLetter) -> str | None:
+        """Why the dead letter can't be published, if it can't. Raises PubSubError as `flush` does."""
+        if len(dead_letter.attributes) > MOST_ATTRIBUTES:
+            name = dead_letter.message_id
+            return f"message {name} would have more than {MOST_ATTRIBUTES} attributes, which Pub/Sub does not take"
+        message = PubsubMessage(data=dead_letter.data, attributes=dead_letter.attributes)
         size = _size(self._topic, message)
         if size > MOST_BYTES:
-            return f"message {letter.message_id} would be larger than Pub/Sub takes"
+            return f"message {dead_letter.message_id} would be larger than Pub/Sub takes"
         if len(self._messages) == MOST_MESSAGES or self._bytes + size > MOST_BYTES:
             self.flush()
         self._messages.append(message)
@@ -219,12 +223,12 @@ class Outbox:
         return None
 
     def flush(self) -> None:
-        """Publishes what is left. Raises PubSubError where Pub/Sub refuses, or is away for longer than AWAY_SECONDS."""
+        """Publishes what is left. Raises PubSubError where Pub/Sub refuses, or is unreachable for longer than AWAY_SECONDS."""
         if not self._messages:
             return
         request = PublishRequest(topic=self._topic, messages=self._messages)
         try:
-            patiently(lambda: self._publish(request, timeout=REQUEST_SECONDS, retry=None), self._topic)
+            with_retry(lambda: self._publish(request, timeout=REQUEST_SECONDS, retry=None), self._topic)
         except PubSubError as error:
             raise PubSubError(
                 f"{self.published} dead letters were published, and then no more: {error} "

@@ -1,4 +1,4 @@
-"""Ticks: the passing of time, as a source that ends when its run is told to end."""
+"""A periodic source, which ends when the run's leases are stopped."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from apache_beam.io.unbounded_source import CheckpointMark, UnboundedReader, Unb
 from apache_beam.utils.timestamp import MAX_TIMESTAMP, Timestamp
 
 from transforms.clocks import utc_now
-from transforms.pubsub.leases import Leases, lent
+from transforms.pubsub.leases import Leases, leases_for
 from transforms.pubsub.source import BEHIND
 
 
-class Ticks(UnboundedSource):  # type: ignore[misc]
+class PeriodicSource(UnboundedSource):  # type: ignore[misc]
     """An empty element at `first` and every so often after it, until the leases on the subscription are stopped."""
 
     def __init__(self, subscription: str, first: datetime, every: timedelta) -> None:
@@ -23,11 +23,11 @@ class Ticks(UnboundedSource):  # type: ignore[misc]
         self._first = first
         self._every = every
 
-    def split(self, desired_num_splits: int, options: Any = None) -> list[Ticks]:
+    def split(self, desired_num_splits: int, options: Any = None) -> list[PeriodicSource]:
         return [self]
 
     def create_reader(self, options: Any, checkpoint_mark: _Mark | None) -> _Reader:
-        leases = lent(self._subscription)
+        leases = leases_for(self._subscription)
         if leases is None:
             raise RuntimeError(f"{self._subscription}: nobody in this process holds its messages")
         return _Reader(leases, checkpoint_mark.following if checkpoint_mark else self._first, self._every)

@@ -1,4 +1,4 @@
-"""Looks: which hours' buckets are to be looked at, though no event may have come for them. Thin Beam shells around `hours`."""
+"""Revisits hours so that buckets without new events are closed and loaded. Thin Beam shells around `listing`."""
 
 from __future__ import annotations
 
@@ -11,35 +11,35 @@ from apache_beam.utils.timestamp import Timestamp
 
 from schemas.buckets import HOUR, Bucket, hour_of
 from schemas.envelope import format_time, parse_time
-from storage.buckets.committable import LOOK
+from storage.buckets.committable import CLOSE_CHECK
 from storage.buckets.listing import open_hours
-from storage.objects.base import Buckets
-from transforms.pubsub.leases import lent
-from transforms.sweep.timer_source import Ticks
-from transforms.windows import Gather, at
+from storage.objects.base import ObjectStore
+from transforms.pubsub.leases import leases_for
+from transforms.sweep.timer_source import PeriodicSource
+from transforms.windows import Gather, in_hour
 
-LOOK_EVERY = timedelta(minutes=5)
-LOOK_BACK = timedelta(days=1)
-"""How often a stream on one machine looks at what is left to do, and how far back: each look lists the names of a day."""
+SWEEP_EVERY = timedelta(minutes=5)
+SWEEP_BACK = timedelta(days=1)
+"""How often a stream on one machine sweeps, and how far back: each sweep lists the names of a day."""
 
 
-class FindOpenHours(beam.PTransform):  # type: ignore[misc]
+class UnfinishedHours(beam.PTransform):  # type: ignore[misc]
     """Gives the hours from `since` on in which an earlier run has left a bucket open, or not loaded."""
 
-    def __init__(self, buckets: Buckets, streams: Sequence[str], since: datetime) -> None:
+    def __init__(self, store: ObjectStore, streams: Sequence[str], since: datetime) -> None:
         super().__init__()
-        self._look = lambda _: [format_time(hour) for hour in open_hours(buckets, streams, since)]
+        self._list = lambda _: [format_time(hour) for hour in open_hours(store, streams, since)]
 
     def expand(self, begin: beam.Pipeline) -> beam.PCollection:
-        return begin | "Begin" >> beam.Create([b""]) | "List buckets" >> beam.FlatMap(self._look).with_output_types(str)
+        return begin | "Begin" >> beam.Create([b""]) | "List buckets" >> beam.FlatMap(self._list).with_output_types(str)
 
 
-class PassingHours(beam.PTransform):  # type: ignore[misc]
-    """Gives each hour as it begins, from the one that holds `started`, without an end."""
+class EachNewHour(beam.PTransform):  # type: ignore[misc]
+    """Gives each hour as it begins, from the one that holds `run_started_at`, without an end."""
 
-    def __init__(self, started: datetime) -> None:
+    def __init__(self, run_started_at: datetime) -> None:
         super().__init__()
-        self._first = hour_of(started)
+        self._first = hour_of(run_started_at)
 
     def expand(self, begin: beam.Pipeline) -> beam.PCollection:
         first = Timestamp.of(self._first.timestamp())
@@ -47,39 +47,41 @@ class PassingHours(beam.PTransform):  # type: ignore[misc]
         return ticks | "Hour" >> beam.Map(lambda _, moment=beam.DoFn.TimestampParam: _hour_text(moment)).with_output_types(str)
 
 
-class WatchHours(beam.PTransform):  # type: ignore[misc]
-    """Gives the hours to look at while a stream's leases last: at first those from `since` on in which something is left to
-    do, and the hour that goes on; then each hour as it begins, and again and again those that are in trouble, and those of the
-    last day that are over and not done. So what was refused, or could not be loaded, is tried again without a restart.
+class SweepPeriodically(beam.PTransform):  # type: ignore[misc]
+    """Gives the hours to sweep while a stream's leases last: at first those from `since` on in which something is left to
+    do, and the hour that goes on; then each hour as it begins, and again and again those with unresolved failures, and those of
+    the last day that are over and not done. So what was refused, or could not be loaded, is tried again without a restart.
     """
 
-    def __init__(self, buckets: Buckets, streams: Sequence[str], since: datetime, started: datetime, subscription: str) -> None:
+    def __init__(
+        self, store: ObjectStore, streams: Sequence[str], since: datetime, run_started_at: datetime, subscription: str
+    ) -> None:
         super().__init__()
-        first = hour_of(started) + (started - hour_of(started)) // LOOK_EVERY * LOOK_EVERY
-        self._ticks = Ticks(subscription, first, LOOK_EVERY)
+        first = hour_of(run_started_at) + (run_started_at - hour_of(run_started_at)) // SWEEP_EVERY * SWEEP_EVERY
+        self._ticks = PeriodicSource(subscription, first, SWEEP_EVERY)
 
-        def look(_: bytes, moment: Timestamp = beam.DoFn.TimestampParam) -> list[str]:
+        def sweep(_: bytes, moment: Timestamp = beam.DoFn.TimestampParam) -> list[str]:
             tick = moment.to_utc_datetime(has_tz=True)
             if tick == first:
-                return sorted(map(format_time, open_hours(buckets, streams, since) | {hour_of(first)}))
-            leases = lent(subscription)
-            troubled = leases.troubles.hours() if leases else set()
-            return sorted(map(format_time, hours_at(tick, buckets, streams) | troubled))
+                return sorted(map(format_time, open_hours(store, streams, since) | {hour_of(first)}))
+            leases = leases_for(subscription)
+            failed = leases.failures.hours() if leases else set()
+            return sorted(map(format_time, hours_to_sweep(tick, store, streams) | failed))
 
-        self._look = look
+        self._sweep = sweep
 
     def expand(self, begin: beam.Pipeline) -> beam.PCollection:
-        return begin | "Tick" >> beam.io.Read(self._ticks) | "List buckets" >> beam.FlatMap(self._look).with_output_types(str)
+        return begin | "Tick" >> beam.io.Read(self._ticks) | "List buckets" >> beam.FlatMap(self._sweep).with_output_types(str)
 
 
-def hours_at(tick: datetime, buckets: Buckets, streams: Sequence[str]) -> set[datetime]:
-    """What to look at then: the hour that begins, and those of the last day that are long over and not done."""
-    left = {hour for hour in open_hours(buckets, streams, tick - LOOK_BACK) if hour + HOUR + LOOK_EVERY <= tick}
-    return left | {tick} if tick == hour_of(tick) else left
+def hours_to_sweep(tick: datetime, store: ObjectStore, streams: Sequence[str]) -> set[datetime]:
+    """The hour that begins at the tick, and those of the last day that are long over and not closed and loaded."""
+    unfinished = {hour for hour in open_hours(store, streams, tick - SWEEP_BACK) if hour + HOUR + SWEEP_EVERY <= tick}
+    return unfinished | {tick} if tick == hour_of(tick) else unfinished
 
 
-class LookAtHours(beam.PTransform):  # type: ignore[misc]
-    """Takes hours. Gives a look at every stream's bucket in each; in a run that ends, also in the silent ones between."""
+class SweepHours(beam.PTransform):  # type: ignore[misc]
+    """Takes hours. Gives a close check of every stream's bucket in each; in a run that ends, also in silent ones."""
 
     def __init__(self, streams: Sequence[str], ends: bool) -> None:
         super().__init__()
@@ -91,7 +93,7 @@ class LookAtHours(beam.PTransform):  # type: ignore[misc]
         if self._ends:
             # Which hours lie between is known only when the source has ended.
             hours = hours | "At the end" >> Gather() | "Fill" >> beam.FlatMap(_filled).with_output_types(str)
-        return hours | "Each stream" >> beam.FlatMap(lambda hour: looks(parse_time(hour), streams)).with_output_types(
+        return hours | "Each stream" >> beam.FlatMap(lambda hour: close_checks(parse_time(hour), streams)).with_output_types(
             tuple[str, bytes]
         )
 
@@ -104,9 +106,9 @@ def _hour_text(moment: Timestamp) -> str:
     return format_time(hour_of(moment.to_utc_datetime(has_tz=True)))
 
 
-def looks(hour: datetime, streams: Iterable[str]) -> Iterator[object]:
-    """A look at each stream's bucket of the hour."""
-    return (at(hour, (Bucket(stream, hour).key, LOOK.to_json())) for stream in streams)
+def close_checks(hour: datetime, streams: Iterable[str]) -> Iterator[object]:
+    """A close check of each stream's bucket of the hour."""
+    return (in_hour((Bucket(stream, hour).key, CLOSE_CHECK.to_json()), hour) for stream in streams)
 
 
 LONGEST_SILENCE = timedelta(hours=24)

@@ -1,4 +1,4 @@
-"""Contributing: what the packs of one bucket and shard add to it, written to staging."""
+"""Staging: the packs of one bucket and shard become a committable, whose files are written to staging."""
 
 from __future__ import annotations
 
@@ -11,89 +11,91 @@ from typing import Any
 from fastavro import schemaless_reader
 
 from schemas.buckets import Bucket
-from schemas.counters import add_books, add_reasons
+from schemas.counters import add_counters, add_reasons
 from schemas.fingerprints import HASH_BYTES, Tally
-from schemas.outcomes import Exit
+from schemas.outcomes import Outcome
 from schemas.shards import Shard
 from storage.buckets.commit_log import Turn, last_turn
-from storage.buckets.committable import Contribution
+from storage.buckets.committable import Committable
 from storage.buckets.duplicate_refs import entry, hour_number, published_for, write_elsewhere
-from storage.buckets.id_index import Found, hashes, same_payload, split
+from storage.buckets.id_index import Lookup, hashes, same_payload, split
 from storage.buckets.manifest_store import finished_receipt
-from storage.buckets.part_files import PartWriter
-from storage.objects.base import Buckets
+from storage.buckets.part_files import DataFileWriter
+from storage.objects.base import ObjectStore
 from transforms.clocks import new_id
 from transforms.decode.packs import Pack, read_label
-from transforms.dedup.conflicts import letter_of, letters_part
-from transforms.dedup.delivered_index import Delivered
+from transforms.dedup.conflicts import conflicting_event_of, stage_conflicts
+from transforms.dedup.delivered_index import DeliveredIndex
 
 
-def contribute(
-    buckets: Buckets, bucket: Bucket, shard: Shard, packs: Iterable[bytes], schema: dict[str, Any], delivered: Delivered
-) -> Contribution:
+def stage_records(
+    store: ObjectStore, bucket: Bucket, shard: Shard, packs: Iterable[bytes], schema: dict[str, Any], delivered: DeliveredIndex
+) -> Committable:
     """Writes what is new in the packs, by what is known to be delivered now; what conflicts goes to the hour's dead letters.
 
     The commit will ask again: this keeps most files from having to be written twice.
     """
-    turn = last_turn(buckets, bucket.stream) if delivered.is_ordered else Turn()
-    find = partial(delivered.find, turn, finished_receipt(buckets, bucket), shard)
-    contribution, conflicting = write_part(buckets, bucket, shard, packs, schema, find, new_id)
+    turn = last_turn(store, bucket.stream) if delivered.is_ordered else Turn()
+    find = partial(delivered.find, turn, finished_receipt(store, bucket), shard)
+    committable, conflicting = write_data_file(store, bucket, shard, packs, schema, find, new_id)
     rows: list[Any] = [schemaless_reader(BytesIO(record), schema, None) for record in conflicting]
-    letters = letters_part(buckets, bucket.hour, contribution.id, list(map(letter_of, rows)), new_id)
-    return replace(contribution, conflicts=letters)
+    conflicts = stage_conflicts(store, bucket.hour, committable.id, list(map(conflicting_event_of, rows)), new_id)
+    return replace(committable, conflicts=conflicts)
 
 
-def write_part(
-    buckets: Buckets,
+def write_data_file(
+    store: ObjectStore,
     bucket: Bucket,
     shard: Shard,
     packs: Iterable[bytes],
     schema: dict[str, Any],
-    find: Callable[[bytes], Found],
+    find: Callable[[bytes], Lookup],
     new_id: Callable[[], str],
-) -> tuple[Contribution, list[bytes]]:
+) -> tuple[Committable, list[bytes]]:
     """Writes the packs' records, without those that are delivered or come twice, and tells what became of each.
 
-    find: takes packed marks, tells which are delivered. Given beside the contribution, and not counted in it, are the records
-    whose ids were seen with another payload. Nothing is part of the bucket until it is committed. `new_id` gives a name that no
-    other attempt uses.
+    find: takes packed index entries, tells which are delivered. Given beside the committable, and not counted in it, are the
+    records whose ids were seen with another payload. Nothing is part of the bucket until it is committed. `new_id` gives a
+    name that no other attempt uses.
     """
     seen: dict[bytes, bytes] = {}
-    books: dict[str, dict[Exit, Tally]] = {}
+    counters: dict[str, dict[Outcome, Tally]] = {}
     reasons: dict[str, dict[str, int]] = {}
     names: list[str] = []
     conflicting: list[bytes] = []
     elsewhere: set[bytes] = set()
-    with PartWriter(schema) as writer:
+    with DataFileWriter(schema) as writer:
         for data in packs:
             pack = Pack.from_bytes(data)
             names.append(pack.name)
             event_type, reason = read_label(pack.label)
-            marks, found = split(pack.marks), find(pack.marks)
-            ids = [mark[:HASH_BYTES] for mark in marks]
-            sorted_out = _Sorted(fresh=[pack.marks])
-            if not found.repeated.any() and len(set(ids)) == len(ids) and seen.keys().isdisjoint(ids):
-                seen.update(zip(ids, marks, strict=True))
-                writer.add(pack.marks, pack.records)
+            entries, lookup = split(pack.entries), find(pack.entries)
+            ids = [index_entry[:HASH_BYTES] for index_entry in entries]
+            sorted_out = _Partitioned(fresh=[pack.entries])
+            if not lookup.delivered.any() and len(set(ids)) == len(ids) and seen.keys().isdisjoint(ids):
+                seen.update(zip(ids, entries, strict=True))
+                writer.add(pack.entries, pack.records)
             else:
-                sorted_out = _add_new(writer, bucket, pack, found, seen, is_event=not reason)
+                sorted_out = _write_new_records(writer, bucket, pack, lookup, seen, is_event=not reason)
                 conflicting += sorted_out.conflicting
                 elsewhere.update(sorted_out.elsewhere)
             new, refused = (Tally.of_hashes(hashes(b"".join(each))) for each in (sorted_out.fresh, sorted_out.refused))
-            way = Exit.DEAD_LETTER if reason else Exit.DELIVERED
-            again = Tally.of_hashes(hashes(pack.marks)) - new - refused
-            books = add_books(books, {event_type: {Exit.RECEIVED: pack.received - refused, way: new, Exit.DUPLICATE: again}})
+            outcome = Outcome.DEAD_LETTER if reason else Outcome.DELIVERED
+            again = Tally.of_hashes(hashes(pack.entries)) - new - refused
+            counters = add_counters(
+                counters, {event_type: {Outcome.RECEIVED: pack.received - refused, outcome: new, Outcome.DUPLICATE: again}}
+            )
             if reason and new.count:
                 reasons = add_reasons(reasons, {event_type: {reason: new.count}})
         unique = new_id()
-        part = writer.finish(buckets, bucket, shard, unique)
-    files = write_elsewhere(buckets, shard, unique, elsewhere)
-    return Contribution(unique, books, reasons, (part,) if part else (), tuple(names), elsewhere=files), conflicting
+        data_file = writer.finish(store, bucket, shard, unique)
+    files = write_elsewhere(store, shard, unique, elsewhere)
+    return Committable(unique, counters, reasons, (data_file,) if data_file else (), tuple(names), elsewhere=files), conflicting
 
 
 @dataclass
-class _Sorted:
-    """What became of a pack's records. fresh, refused: the marks of those that were written, and that conflict; conflicting:
+class _Partitioned:
+    """What became of a pack's records. fresh, refused: the entries of those that were written, and that conflict; conflicting:
     the latter's records; elsewhere: entries of those that another hour holds."""
 
     fresh: list[bytes] = field(default_factory=list)
@@ -102,22 +104,22 @@ class _Sorted:
     elsewhere: list[bytes] = field(default_factory=list)
 
 
-def _add_new(
-    writer: PartWriter, bucket: Bucket, pack: Pack, found: Found, seen: dict[bytes, bytes], *, is_event: bool
-) -> _Sorted:
+def _write_new_records(
+    writer: DataFileWriter, bucket: Bucket, pack: Pack, lookup: Lookup, seen: dict[bytes, bytes], *, is_event: bool
+) -> _Partitioned:
     """Writes those of the pack's records whose ids are not known yet."""
-    result = _Sorted()
-    own = hour_number(bucket.hour)
-    for at, (mark, record) in enumerate(pack):
-        digest = mark[:HASH_BYTES]
+    result = _Partitioned()
+    own_hour = hour_number(bucket.hour)
+    for position, (index_entry, record) in enumerate(pack):
+        digest = index_entry[:HASH_BYTES]
         first = seen.get(digest)
-        if first is None and not found.repeated[at]:
-            seen[digest] = mark
-            result.fresh.append(mark)
-            writer.add(mark, record)
-        elif is_event and (found.conflicting[at] if first is None else not same_payload(first, mark)):
-            result.refused.append(mark)
+        if first is None and not lookup.delivered[position]:
+            seen[digest] = index_entry
+            result.fresh.append(index_entry)
+            writer.add(index_entry, record)
+        elif is_event and (lookup.conflicting[position] if first is None else not same_payload(first, index_entry)):
+            result.refused.append(index_entry)
             result.conflicting.append(record)
-        elif is_event and first is None and found.held[at] != own:
-            result.elsewhere.append(entry(digest, published_for(record, bucket.hour), int(found.held[at])))
+        elif is_event and first is None and lookup.hour[position] != own_hour:
+            result.elsewhere.append(entry(digest, published_for(record, bucket.hour), int(lookup.hour[position])))
     return result

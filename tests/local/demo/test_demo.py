@@ -13,7 +13,7 @@ from pathlib import Path
 import duckdb
 import pytest
 
-from local.demo.expected import differences, put_in
+from local.demo.expected import differences, expected_results
 from local.demo.summary import read_verdicts
 from local.pubsub.broker import Broker
 from publisher.simulate import Expected
@@ -57,7 +57,7 @@ def test_a_verdict_that_is_not_complete_or_missing_or_of_something_else_is_named
 
 
 def test_what_is_put_in_is_the_flights_and_the_simulation_with_their_empty_hours() -> None:
-    wanted = put_in(FLIGHTS, seed=1, events=20_000, hours=3, end=HOUR)
+    wanted = expected_results(FLIGHTS, seed=1, events=20_000, hours=3, end=HOUR)
     flights = {key: one for key, one in wanted.items() if key[1].year == 2013}
     assert (len(flights), sum(one.messages for one in flights.values())) == (4 * 77, 5_884)
     music = [one for key, one in wanted.items() if key not in flights]
@@ -77,7 +77,7 @@ def test_the_demo_ends_well_twice_with_the_same_table_and_when_spoiled_the_audit
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout + done.stderr
         assert "The audit says what was put in." in done.stdout
-        tables.append(done.stdout[done.stdout.index("event type") : done.stdout.index("Files and receipts")])
+        tables.append(done.stdout[done.stdout.index("event type") : done.stdout.index("Files and manifests")])
         assert {row["status"] for row in read_verdicts(tmp_path / "demo" / "verdicts.json")} == {"COMPLETE"}
     assert tables[0] == tables[1]
     spoil(tmp_path / "demo")
@@ -119,7 +119,7 @@ def spoil(demo: Path) -> None:
     """Deletes a file, removes a row, adds one twice: the audit names each, and only those."""
     hours = sorted(read_verdicts(demo / "verdicts.json"), key=lambda row: -row["in_files"])
     hour = parse_time(next(row["hour"] for row in hours if row["event_type"] == "track_played"))
-    next((demo / "buckets" / Bucket("ad_heard", hour).folder).glob("part-*.avro")).unlink()
+    next((demo / "storage" / Bucket("ad_heard", hour).folder).glob("part-*.avro")).unlink()
     of_hour = f"received_at >= '{format_time(hour)}' AND received_at < '{format_time(hour + HOUR_LONG)}'"
     with duckdb.connect(demo / "tables.duckdb") as db:
         first = "SELECT min(event_id) FROM {0} WHERE " + of_hour
@@ -127,7 +127,7 @@ def spoil(demo: Path) -> None:
         db.execute(f"INSERT INTO track_skipped SELECT * FROM track_skipped WHERE event_id = ({first.format('track_skipped')})")
     with Broker() as broker:
         subscription = make_subscription(broker.address, make_topic(broker.address))
-        flags = [f"--subscription={subscription}", f"--buckets={demo / 'buckets'}", f"--tables={demo / 'tables.duckdb'}"]
+        flags = [f"--subscription={subscription}", f"--storage={demo / 'storage'}", f"--tables={demo / 'tables.duckdb'}"]
         command = [sys.executable, "-m", "pipelines.audit", *flags, f"--verdicts={demo / 'verdicts.json'}"]
         environment = {**os.environ, "PUBSUB_EMULATOR_HOST": broker.address}
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, env=environment)

@@ -29,25 +29,25 @@ def test_no_hours_are_between_none() -> None:
 
 
 def test_open_hours_are_those_begun_and_not_closed_since_a_day(tmp_path: Path) -> None:
-    buckets = Directory(tmp_path)
+    store = Directory(tmp_path)
     eight, ten = after(-1, 1)
     begun = [Bucket("a", NINE), Bucket("a", eight), Bucket("b", NINE), Bucket("c", ten)]
     long_ago = Bucket("a", NINE - timedelta(days=3))
     for bucket in [*begun, long_ago]:
-        buckets.create(bucket.version_name(1), b"x")
-    buckets.create(begun[0].success_name, b"")
-    buckets.create(begun[0].loaded_name(1), b"")
-    found = open_hours(buckets, ["a", "c"], NINE - timedelta(days=1))
+        store.create(bucket.version_name(1), b"x")
+    store.create(begun[0].success_name, b"")
+    store.create(begun[0].loaded_name(1), b"")
+    found = open_hours(store, ["a", "c"], NINE - timedelta(days=1))
     assert found == {eight, ten}
 
 
-def test_an_hour_is_done_when_it_is_closed_and_its_newest_receipt_is_loaded(tmp_path: Path) -> None:
-    buckets, bucket = Directory(tmp_path), Bucket("a", NINE)
+def test_an_hour_is_done_when_it_is_closed_and_its_newest_manifest_is_loaded(tmp_path: Path) -> None:
+    store, bucket = Directory(tmp_path), Bucket("a", NINE)
     steps = [
         (bucket.version_name(1), {NINE}),
         (bucket.loaded_name(1), {NINE}),
         (bucket.version_name(2), {NINE}),
-        (bucket.receipt_name, {NINE}),
+        (bucket.manifest_name, {NINE}),
         (bucket.success_name, {NINE}),
         (bucket.loaded_name(2), set()),
         (f"{bucket.folder}/part-1.avro", set()),
@@ -55,5 +55,5 @@ def test_an_hour_is_done_when_it_is_closed_and_its_newest_receipt_is_loaded(tmp_
         (bucket.loaded_name(3), set()),
     ]
     for name, left in steps:
-        buckets.create(name, b"x")
-        assert open_hours(buckets, ["a"], NINE) == left, name
+        store.create(name, b"x")
+        assert open_hours(store, ["a"], NINE) == left, name

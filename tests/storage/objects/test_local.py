@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from storage.objects.base import BucketsError, Changed
+from storage.objects.base import Changed, StoreError
 from storage.objects.local import Directory
 
 COUNT = """
@@ -21,11 +21,11 @@ import sys
 from storage.objects.base import Changed
 from storage.objects.local import Directory
 
-buckets, done = Directory(sys.argv[1]), 0
+store, done = Directory(sys.argv[1]), 0
 while done < 40:
-    data, stored = buckets.read("count")
+    data, stored = store.read("count")
     try:
-        buckets.replace("count", b"%d" % (int(data) + 1), stored.generation)
+        store.replace("count", b"%d" % (int(data) + 1), stored.generation)
         done += 1
     except Changed:
         pass
@@ -50,38 +50,38 @@ def start(script: str, root: Path) -> subprocess.Popen[bytes]:
 
 
 def test_processes_that_read_modify_and_replace_lose_nothing(tmp_path: Path) -> None:
-    buckets = Directory(str(tmp_path))
-    buckets.create("count", b"0")
+    store = Directory(str(tmp_path))
+    store.create("count", b"0")
     processes = [start(COUNT, tmp_path) for _ in range(3)]
     assert [process.wait(timeout=30) for process in processes] == [0, 0, 0]
-    assert buckets.read("count")[0] == b"120"
+    assert store.read("count")[0] == b"120"
 
 
 def test_a_process_killed_in_the_midst_of_a_write_leaves_nothing_to_be_seen(tmp_path: Path) -> None:
-    buckets = Directory(str(tmp_path))
-    buckets.write("events/b", b"b")
+    store = Directory(str(tmp_path))
+    store.write("events/b", b"b")
     assert start(DIE, tmp_path).wait(timeout=30) == -signal.SIGKILL
     assert len([path for path in (tmp_path / ".tmp").iterdir() if not path.name.startswith("lock-")]) == 1
-    assert list(buckets.list("")) == ["events/b"]
-    assert buckets.create("events/a", b"again").size == 5
+    assert list(store.list("")) == ["events/b"]
+    assert store.create("events/a", b"again").size == 5
 
 
 def test_a_generation_is_not_repeated_when_the_clock_stands_still_or_goes_back(tmp_path: Path) -> None:
     # Inode numbers and sizes do repeat: the first file's inode is free again after the second write.
     moments = iter([10**18] * 100 + [10**18 - 10**9] * 100)
-    buckets = Directory(str(tmp_path), clock=lambda: next(moments))
-    generations = [buckets.write("a", b"same").generation for _ in range(200)]
+    store = Directory(str(tmp_path), clock=lambda: next(moments))
+    generations = [store.write("a", b"same").generation for _ in range(200)]
     assert generations == sorted(set(generations))
 
 
 def test_a_published_object_has_another_generation_than_the_one_it_replaces(tmp_path: Path) -> None:
-    buckets = Directory(str(tmp_path), clock=lambda: 10**18)
-    before = buckets.write("target", b"before").generation
-    assert buckets.write("source", b"after").generation == before
-    buckets.publish("source", "target")
-    assert buckets.read("target")[1].generation > before
+    store = Directory(str(tmp_path), clock=lambda: 10**18)
+    before = store.write("target", b"before").generation
+    assert store.write("source", b"after").generation == before
+    store.publish("source", "target")
+    assert store.read("target")[1].generation > before
     with pytest.raises(Changed):
-        buckets.replace("target", b"x", before)
+        store.replace("target", b"x", before)
 
 
 def test_a_file_system_with_times_of_two_seconds_still_gives_new_generations(
@@ -89,23 +89,23 @@ def test_a_file_system_with_times_of_two_seconds_still_gives_new_generations(
 ) -> None:
     utime = os.utime
     monkeypatch.setattr(os, "utime", lambda file, ns: utime(file, ns=tuple(moment // (2 * 10**9) * 2 * 10**9 for moment in ns)))
-    buckets = Directory(str(tmp_path))
-    generations = [buckets.write("a", b"same").generation for _ in range(5)]
+    store = Directory(str(tmp_path))
+    generations = [store.write("a", b"same").generation for _ in range(5)]
     assert generations == sorted(set(generations))
 
 
 def test_hidden_and_foreign_files_are_not_listed(tmp_path: Path) -> None:
-    buckets = Directory(str(tmp_path))
-    buckets.write("a/b", b"b")
+    store = Directory(str(tmp_path))
+    store.write("a/b", b"b")
     for name in [".DS_Store", "a/.b.swp", "back\\slash"]:
         (tmp_path / name).write_bytes(b"x")
-    assert list(buckets.list("")) == ["a/b"]
+    assert list(store.list("")) == ["a/b"]
 
 
 def test_a_listing_opens_no_folder_outside_its_prefix_and_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    buckets = Directory(str(tmp_path))
+    store = Directory(str(tmp_path))
     for name in ["a/1/x", "a/2/x", "a/3/x", "b/1/x"]:
-        buckets.write(name, b"x")
+        store.write(name, b"x")
     opened: list[str] = []
     scandir = os.scandir
 
@@ -114,45 +114,45 @@ def test_a_listing_opens_no_folder_outside_its_prefix_and_start(tmp_path: Path, 
         return scandir(path)
 
     monkeypatch.setattr(os, "scandir", note)
-    assert list(buckets.list("a/", "a/2/")) == ["a/2/x", "a/3/x"]
+    assert list(store.list("a/", "a/2/")) == ["a/2/x", "a/3/x"]
     assert opened == ["a", "a/2", "a/3"]
 
 
 def test_a_listing_goes_on_while_others_publish(tmp_path: Path) -> None:
-    buckets = Directory(str(tmp_path))
+    store = Directory(str(tmp_path))
     for number in range(3):
-        buckets.write(f"staging/{number}", b"x")
-    listing = buckets.list("staging/")
+        store.write(f"staging/{number}", b"x")
+    listing = store.list("staging/")
     assert next(listing) == "staging/0"
-    buckets.publish("staging/1", "events/1")
+    store.publish("staging/1", "events/1")
     assert "staging/2" in list(listing)
 
 
 def test_crc32c_shows_what_the_disk_holds_now(tmp_path: Path) -> None:
-    buckets = Directory(str(tmp_path))
-    written = buckets.write("a", b"bytes")
+    store = Directory(str(tmp_path))
+    written = store.write("a", b"bytes")
     (tmp_path / "a").write_bytes(b"Bytes")
-    assert buckets.read("a")[1].crc32c != written.crc32c
+    assert store.read("a")[1].crc32c != written.crc32c
 
 
 def test_the_root_is_made_absolute_and_made_by_the_check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    buckets = Directory("new/buckets/")
-    assert buckets.uri == str(tmp_path / "new" / "buckets")
-    buckets.check_writable()
-    assert (tmp_path / "new" / "buckets").is_dir()
+    store = Directory("new/storage/")
+    assert store.uri == str(tmp_path / "new" / "storage")
+    store.check_writable()
+    assert (tmp_path / "new" / "storage").is_dir()
 
 
 def test_a_file_in_place_of_the_folder_is_an_error_that_says_so(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     for root in [tmp_path / "file", tmp_path / "file" / "below"]:
-        with pytest.raises(BucketsError, match="a file stands where a folder is needed") as error:
+        with pytest.raises(StoreError, match="a file stands where a folder is needed") as error:
             Directory(str(root)).check_writable()
         assert str(root) in str(error.value)
 
 
 def test_a_folder_that_no_user_can_make_is_an_error_that_says_what_to_do() -> None:
-    with pytest.raises(BucketsError, match=r"can't be written below /proc/buckets: .*What to do: "):
+    with pytest.raises(StoreError, match=r"can't be written below /proc/buckets: .*What to do: "):
         Directory("/proc/buckets").check_writable()
 
 
@@ -167,34 +167,34 @@ def test_a_folder_that_no_user_can_make_is_an_error_that_says_what_to_do() -> No
 def test_a_disk_that_refuses_is_an_error_that_names_the_object_and_leaves_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, hint: str
 ) -> None:
-    buckets = Directory(str(tmp_path))
-    before = buckets.write("a", b"before")
+    store = Directory(str(tmp_path))
+    before = store.write("a", b"before")
 
     def refuse(_: int) -> None:
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(os, "fsync", refuse)
-    with pytest.raises(BucketsError, match=f"can't write a below {tmp_path}: {hint}"):
-        buckets.replace("a", b"after", before.generation)
-    with pytest.raises(BucketsError, match=hint):
-        buckets.check_writable()
+    with pytest.raises(StoreError, match=f"can't write a below {tmp_path}: {hint}"):
+        store.replace("a", b"after", before.generation)
+    with pytest.raises(StoreError, match=hint):
+        store.check_writable()
     monkeypatch.undo()
-    assert buckets.read("a") == (b"before", before)
+    assert store.read("a") == (b"before", before)
     assert [path.name for path in (tmp_path / ".tmp").iterdir() if not path.name.startswith("lock-")] == []
 
 
 def test_an_object_below_an_object_is_an_error_that_says_so(tmp_path: Path) -> None:
-    buckets = Directory(str(tmp_path))
-    buckets.write("a/b", b"x")
-    with pytest.raises(BucketsError, match="a file stands where a folder is needed"):
-        buckets.write("a/b/c", b"x")
-    with pytest.raises(BucketsError, match="a folder stands where the object should go"):
-        buckets.create("a", b"x")
+    store = Directory(str(tmp_path))
+    store.write("a/b", b"x")
+    with pytest.raises(StoreError, match="a file stands where a folder is needed"):
+        store.write("a/b/c", b"x")
+    with pytest.raises(StoreError, match="a folder stands where the object should go"):
+        store.create("a", b"x")
 
 
 def test_the_bytes_and_the_name_are_on_the_disk_before_a_write_returns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    buckets = Directory(str(tmp_path))
-    buckets.check_writable()
+    store = Directory(str(tmp_path))
+    store.check_writable()
     steps: list[str] = []
     fsync, replace = os.fsync, os.replace
 
@@ -209,18 +209,18 @@ def test_the_bytes_and_the_name_are_on_the_disk_before_a_write_returns(tmp_path:
 
     monkeypatch.setattr(os, "fsync", note_fsync)
     monkeypatch.setattr(os, "replace", note_replace)
-    buckets.write("a/b/c", b"x")
+    store.write("a/b/c", b"x")
     assert steps == ["flush a hidden file", "flush .", "flush a", "name a/b/c", "flush a/b"]
     steps.clear()
-    buckets.publish("a/b/c", "d")
+    store.publish("a/b/c", "d")
     assert steps == ["name d", "flush ."]
 
 
 def test_a_thousand_small_objects_take_seconds(tmp_path: Path) -> None:
     # 0.5 to 1.5 ms an object on a disk of a virtual machine. The limit is far above, to hold on slow ones.
-    buckets = Directory(str(tmp_path))
+    store = Directory(str(tmp_path))
     began = time.monotonic()
     with ThreadPoolExecutor(4) as pool:
-        list(pool.map(lambda number: buckets.write(f"{number % 50}/{number}", b"x" * 3000), range(1000)))
+        list(pool.map(lambda number: store.write(f"{number % 50}/{number}", b"x" * 3000), range(1000)))
     assert time.monotonic() - began < 20
-    assert len(list(buckets.list(""))) == 1000
+    assert len(list(store.list(""))) == 1000

@@ -16,7 +16,7 @@ from schemas.columns import Column
 from schemas.tables import Table
 from storage.objects.local import Directory
 from storage.tables import bigquery
-from storage.tables.base import LoadFailed, TablesError
+from storage.tables.base import LoadJobFailed, TableStoreError
 from storage.tables.bigquery import BigQuery
 from tests.support.bigquery import BigQueryServer
 from tests.support.gcs import GcsServer
@@ -59,19 +59,19 @@ def inserts(server: BigQueryServer) -> int:
 
 def test_a_dataset_that_is_not_there_is_an_error_with_the_command_that_makes_it(store: Store) -> None:
     missing = BigQuery("bigquery://project-1.nowhere")
-    with pytest.raises(TablesError, match=r"bq --location=US mk --dataset project-1:nowhere"):
-        missing.check_writable(store.buckets)
+    with pytest.raises(TableStoreError, match=r"bq --location=US mk --dataset project-1:nowhere"):
+        missing.check_writable(store.objects)
     missing.client.close()
 
 
-def test_buckets_in_a_directory_are_an_error_before_anything_starts(store: Store, tmp_path: object) -> None:
-    with pytest.raises(TablesError, match="gs://bucket"):
+def test_an_object_store_in_a_directory_are_an_error_before_anything_starts(store: Store, tmp_path: object) -> None:
+    with pytest.raises(TableStoreError, match="gs://bucket"):
         store.tables.check_writable(Directory(str(tmp_path)))
 
 
 @pytest.mark.parametrize("uri", ["bigquery://", "bigquery://project", "bigquery://project.data-set", "bigquery://a/b.c"])
 def test_a_uri_that_names_no_dataset_is_an_error(uri: str) -> None:
-    with pytest.raises(TablesError, match=r"bigquery://project\.dataset"):
+    with pytest.raises(TableStoreError, match=r"bigquery://project\.dataset"):
         BigQuery(uri)
 
 
@@ -97,7 +97,7 @@ def test_a_new_table_has_partitions_by_the_hour_and_refuses_queries_over_all_of_
 
 def test_a_table_with_another_partitioning_is_an_error(store: Store) -> None:
     table = made(store, Column("other", "TIMESTAMP", "NULLABLE"))
-    with pytest.raises(TablesError, match="not partitioned by the hour of other"):
+    with pytest.raises(TableStoreError, match="not partitioned by the hour of other"):
         store.tables.ensure(replace(table, partition_by="other"))
 
 
@@ -141,7 +141,7 @@ def test_a_lost_answer_to_a_change_of_a_table_does_no_harm(store: Store, server:
 def test_a_load_whose_answer_was_lost_is_found_by_its_id(store: Store, server: BigQueryServer, status: int) -> None:
     table = made(store)
     server.lose_answer(match=INSERT, status=status)
-    assert store.tables.load(job_id(), table, TEN, store.buckets, [store.write([ROW])]) == 1
+    assert store.tables.load(job_id(), table, TEN, store.objects, [store.write([ROW])]) == 1
     assert inserts(server) == 2
     assert server.partitions(table.name).keys() == {"2026032910"}
 
@@ -150,7 +150,7 @@ def test_passing_faults_are_tried_again(store: Store, server: BigQueryServer) ->
     table = made(store)
     server.fail_next(2, 503, match=INSERT)
     server.fail_next(1, 0, match="GET")
-    assert store.tables.load(job_id(), table, TEN, store.buckets, [store.write([ROW])]) == 1
+    assert store.tables.load(job_id(), table, TEN, store.objects, [store.write([ROW])]) == 1
 
 
 def test_faults_that_do_not_pass_are_a_tables_error_in_bounded_time(
@@ -159,22 +159,22 @@ def test_faults_that_do_not_pass_are_a_tables_error_in_bounded_time(
     table = made(store)
     monkeypatch.setattr(bigquery.RETRY, "_timeout", 0.05)
     server.fail_next(10**6, 503, match=INSERT)
-    with pytest.raises(TablesError, match="gave up waiting") as error:
-        store.tables.load(job_id(), table, TEN, store.buckets, [store.write([ROW])])
-    assert not isinstance(error.value, LoadFailed)
+    with pytest.raises(TableStoreError, match="gave up waiting") as error:
+        store.tables.load(job_id(), table, TEN, store.objects, [store.write([ROW])])
+    assert not isinstance(error.value, LoadJobFailed)
 
 
 def test_what_is_not_allowed_is_an_error_that_names_the_roles(store: Store, server: BigQueryServer) -> None:
     table = made(store)
     server.fail_next(1, 403, match=INSERT)
-    with pytest.raises(TablesError, match=r"roles/bigquery\.jobUser"):
-        store.tables.load(job_id(), table, TEN, store.buckets, [store.write([ROW])])
+    with pytest.raises(TableStoreError, match=r"roles/bigquery\.jobUser"):
+        store.tables.load(job_id(), table, TEN, store.objects, [store.write([ROW])])
 
 
 def test_a_job_that_takes_its_time_is_waited_for(store: Store, server: BigQueryServer) -> None:
     table = made(store)
     server.delay = 3
-    assert store.tables.load(job_id(), table, TEN, store.buckets, [store.write([ROW])]) == 1
+    assert store.tables.load(job_id(), table, TEN, store.objects, [store.write([ROW])]) == 1
 
 
 def test_a_job_that_is_still_running_under_the_id_is_waited_for_and_not_doubled(
@@ -185,10 +185,10 @@ def test_a_job_that_is_still_running_under_the_id_is_waited_for_and_not_doubled(
     server.delay = 10**6
     with monkeypatch.context() as patch:
         patch.setattr(bigquery._WAIT, "_timeout", 0.05)
-        with pytest.raises(TablesError, match="still RUNNING"):
-            store.tables.load(one, table, TEN, store.buckets, files)
+        with pytest.raises(TableStoreError, match="still RUNNING"):
+            store.tables.load(one, table, TEN, store.objects, files)
     server._jobs[one].polls = 2
-    assert store.tables.load(one, table, TEN, store.buckets, files) == 1
+    assert store.tables.load(one, table, TEN, store.objects, files) == 1
     assert len(server._jobs) == 1
 
 
@@ -196,20 +196,20 @@ def test_a_job_that_failed_by_the_services_fault_uses_up_its_id(store: Store, se
     table, one = made(store), job_id()
     files = [store.write([ROW])]
     server.fail_loads()
-    for earlier in (False, True):
-        with pytest.raises(LoadFailed, match="backendError") as error:
-            store.tables.load(one, table, TEN, store.buckets, files)
-        assert (error.value.earlier, error.value.passing) == (earlier, True)
-    assert store.tables.load(job_id(), table, TEN, store.buckets, files) == 1
-    with pytest.raises(LoadFailed) as error:
-        store.tables.load(job_id(), table, TEN, store.buckets, [store.write_bytes(b"broken")])
-    assert not error.value.passing
+    for already_failed in (False, True):
+        with pytest.raises(LoadJobFailed, match="backendError") as error:
+            store.tables.load(one, table, TEN, store.objects, files)
+        assert (error.value.already_failed, error.value.transient) == (already_failed, True)
+    assert store.tables.load(job_id(), table, TEN, store.objects, files) == 1
+    with pytest.raises(LoadJobFailed) as error:
+        store.tables.load(job_id(), table, TEN, store.objects, [store.write_bytes(b"broken")])
+    assert not error.value.transient
 
 
 def test_a_load_asks_for_one_partition_and_nothing_that_it_need_not(store: Store, server: BigQueryServer) -> None:
     table, one = made(store), job_id()
     file = store.write([ROW])
-    store.tables.load(one, table, TEN, store.buckets, [file])
+    store.tables.load(one, table, TEN, store.objects, [file])
     load = server._jobs[one].resource["configuration"]["load"]
     assert load["destinationTable"]["tableId"] == f"{table.name}$2026032910"
     assert load["sourceUris"] == [f"gs://bucket-of-events/data/{file}"]
@@ -218,8 +218,8 @@ def test_a_load_asks_for_one_partition_and_nothing_that_it_need_not(store: Store
 
 def test_more_files_than_a_job_takes_are_an_error_and_no_job(store: Store, server: BigQueryServer) -> None:
     table = made(store)
-    with pytest.raises(TablesError, match="10001 files"):
-        store.tables.load(job_id(), table, TEN, store.buckets, ["a.avro"] * 10_001)
+    with pytest.raises(TableStoreError, match="10001 files"):
+        store.tables.load(job_id(), table, TEN, store.objects, ["a.avro"] * 10_001)
     assert inserts(server) == 0
 
 
@@ -241,8 +241,8 @@ def test_the_stand_in_refuses_a_query_without_a_filter_on_the_partition(store: S
 @pytest.mark.slow
 def test_a_query_is_answered_after_a_while_and_a_lost_answer(store: Store, server: BigQueryServer) -> None:
     table = made(store)
-    store.tables.load(job_id(), table, TEN, store.buckets, [store.write([ROW, ROW])])
+    store.tables.load(job_id(), table, TEN, store.objects, [store.write([ROW, ROW])])
     server.delay = 2
     server.lose_answer(match=INSERT)
-    facts = store.tables.facts(table, TEN, TEN + timedelta(hours=1))
-    assert [(fact.rows, fact.distinct.count) for fact in facts.values()] == [(2, 1)]
+    row_counts = store.tables.row_counts(table, TEN, TEN + timedelta(hours=1))
+    assert [(fact.rows, fact.distinct.count) for fact in row_counts.values()] == [(2, 1)]

@@ -105,6 +105,6 @@ def test_every_type_of_column_comes_back_as_it_was_written(store: Store) -> None
     table = store.table(*columns)
     store.tables.ensure(table)
     written = row("a", TEN, **{f"c{number}": value for number, (_, _, value, _) in enumerate(KINDS)})
-    assert store.tables.load(job_id(), table, TEN, store.buckets, [store.write([written], *fields)]) == 1
+    assert store.tables.load(job_id(), table, TEN, store.objects, [store.write([written], *fields)]) == 1
     [read] = store.rows(table.name, TEN)
     assert read == row("a", TEN, **{f"c{number}": value for number, (_, _, _, value) in enumerate(KINDS)})

@@ -13,7 +13,7 @@ import pytest
 
 from schemas.columns import Column, columns_of
 from storage.open import open_tables
-from storage.tables.base import LoadFailed, TablesError
+from storage.tables.base import LoadJobFailed, TableStoreError
 from storage.tables.duckdb_file import DuckDBFile
 from tests.support.tables import Store, duckdb_store, job_id
 
@@ -35,22 +35,22 @@ def test_a_file_that_another_process_has_open_is_an_error_that_says_so(store: St
         assert other.stdout is not None
         assert other.stdin is not None
         other.stdout.readline()
-        with pytest.raises(TablesError, match=r"open in another process.*Wait until"):
-            DuckDBFile(path).check_writable(store.buckets)
+        with pytest.raises(TableStoreError, match=r"open in another process.*Wait until"):
+            DuckDBFile(path).check_writable(store.objects)
         other.stdin.close()
 
 
 def test_what_is_no_duckdb_file_is_an_error_that_names_it(store: Store, tmp_path: Path) -> None:
     path = tmp_path / "other.duckdb"
     path.write_bytes(b"something else" * 1000)
-    with pytest.raises(TablesError, match=rf"{path} can't be opened"):
-        DuckDBFile(path).check_writable(store.buckets)
+    with pytest.raises(TableStoreError, match=rf"{path} can't be opened"):
+        DuckDBFile(path).check_writable(store.objects)
 
 
 def test_a_path_whose_folder_cannot_be_made_is_an_error(store: Store, tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
-    with pytest.raises(TablesError, match="can't be opened"):
-        DuckDBFile(tmp_path / "file" / "tables.duckdb").check_writable(store.buckets)
+    with pytest.raises(TableStoreError, match="can't be opened"):
+        DuckDBFile(tmp_path / "file" / "tables.duckdb").check_writable(store.objects)
 
 
 def test_its_uri_is_the_absolute_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -60,34 +60,34 @@ def test_its_uri_is_the_absolute_path(tmp_path: Path, monkeypatch: pytest.Monkey
 
 @pytest.mark.parametrize("uri", ["", "tables.db", "gs://bucket/tables.duckdb", "bigquery:project.dataset"])
 def test_an_address_of_no_tables_is_an_error_that_names_both_kinds(uri: str) -> None:
-    with pytest.raises(TablesError, match=r"bigquery://project\.dataset, or a path that ends in \.duckdb"):
+    with pytest.raises(TableStoreError, match=r"bigquery://project\.dataset, or a path that ends in \.duckdb"):
         open_tables(uri)
 
 
 def test_copies_in_one_process_share_the_open_file(store: Store) -> None:
     table = store.table()
     pickle.loads(pickle.dumps(store.tables)).ensure(table)
-    assert store.tables.load(job_id(), table, TEN, store.buckets, [store.write([ROW])]) == 1
+    assert store.tables.load(job_id(), table, TEN, store.objects, [store.write([ROW])]) == 1
 
 
 def test_once_closed_another_process_can_open_it_and_the_next_call_opens_it_again(store: Store) -> None:
     table = store.table()
     store.tables.ensure(table)
-    store.tables.load(job_id(), table, TEN, store.buckets, [store.write([ROW])])
+    store.tables.load(job_id(), table, TEN, store.objects, [store.write([ROW])])
     assert isinstance(store.tables, DuckDBFile)
     store.tables.close()
     code = f"import duckdb, sys; print(duckdb.connect(sys.argv[1]).sql('SELECT count(*) FROM {table.name}').fetchall())"
     other = subprocess.run([sys.executable, "-c", code, store.tables.uri], capture_output=True, text=True, check=True)
     assert other.stdout == "[(1,)]\n"
-    assert store.tables.facts(table, TEN, TEN)[TEN].rows == 1
+    assert store.tables.row_counts(table, TEN, TEN)[TEN].rows == 1
 
 
 def test_jobs_are_recorded_with_their_rows_and_failures(store: Store) -> None:
     table, good, bad = store.table(), job_id(), job_id()
     store.tables.ensure(table)
-    store.tables.load(good, table, TEN, store.buckets, [store.write([ROW])])
-    with pytest.raises(LoadFailed):
-        store.tables.load(bad, table, TEN, store.buckets, [store.write_bytes(b"")])
+    store.tables.load(good, table, TEN, store.objects, [store.write([ROW])])
+    with pytest.raises(LoadJobFailed):
+        store.tables.load(bad, table, TEN, store.objects, [store.write_bytes(b"")])
     with duckdb.connect(store.tables.uri) as db:
         jobs = db.sql("SELECT job_id, table_name, loaded, failure IS NOT NULL FROM load_jobs.jobs ORDER BY loaded").fetchall()
     assert jobs == [(good, table.name, 1, False), (bad, table.name, None, True)]
@@ -109,7 +109,7 @@ def test_a_number_with_more_digits_than_duckdb_has_is_kept_whole_as_text(
     table = store.table(*columns_of({"type": "record", "name": "r", "fields": [big]}))
     store.tables.ensure(table)
     store.tables.ensure(table)
-    store.tables.load(job_id(), table, TEN, store.buckets, [store.write([{**ROW, "big": number}], big)])
+    store.tables.load(job_id(), table, TEN, store.objects, [store.write([{**ROW, "big": number}], big)])
     assert store.rows(table.name, TEN) == [{**ROW, "big": read}]
 
 
@@ -118,16 +118,16 @@ def test_a_table_that_was_dropped_and_made_again_is_loaded_again_under_the_same_
     files = [store.write([ROW])]
     for each, job in ((table, one), (kept, f"{one}-kept")):
         store.tables.ensure(each)
-        store.tables.load(job, each, TEN, store.buckets, files)
+        store.tables.load(job, each, TEN, store.objects, files)
     store.tables.close()  # type: ignore[attr-defined]
     with duckdb.connect(store.tables.uri) as db:
         db.execute(f"DROP TABLE {table.name}")
         db.execute(f"DELETE FROM {kept.name}")
     store.tables.ensure(table)
     store.tables.ensure(kept)
-    assert store.tables.load(one, table, TEN, store.buckets, files) == 1
+    assert store.tables.load(one, table, TEN, store.objects, files) == 1
     assert store.rows(table.name, TEN) == [ROW]
-    assert store.tables.load(f"{one}-kept", kept, TEN, store.buckets, files) == 1
+    assert store.tables.load(f"{one}-kept", kept, TEN, store.objects, files) == 1
     assert store.rows(kept.name, TEN) == []
 
 
@@ -135,6 +135,6 @@ def test_a_failure_names_no_value(store: Store) -> None:
     table = store.table(Column("name", "INT64", "NULLABLE"))
     store.tables.ensure(table)
     file = store.write([{**ROW, "name": "a secret"}], {"name": "name", "type": "string"})
-    with pytest.raises(LoadFailed) as error:
-        store.tables.load(job_id(), table, TEN, store.buckets, [file])
+    with pytest.raises(LoadJobFailed) as error:
+        store.tables.load(job_id(), table, TEN, store.objects, [file])
     assert "secret" not in str(error.value)

@@ -13,7 +13,7 @@ from schemas.fingerprints import Tally
 from schemas.registry.contracts import Contract
 from schemas.row_schemas import row_schema
 from schemas.tables import table_of
-from storage.tables.base import Facts, LoadFailed, TablesError
+from storage.tables.base import LoadJobFailed, RowCounts, TableStoreError
 from tests.support.contracts import contract_of
 from tests.support.tables import Row, Store, job_id, row
 
@@ -27,14 +27,14 @@ def ids(store: Store, table: str, hour: datetime = TEN) -> list[str]:
     return [row["event_id"] for row in store.rows(table, hour)]
 
 
-def test_a_store_whose_buckets_it_can_read_is_writable(store: Store) -> None:
-    store.tables.check_writable(store.buckets)
+def test_a_store_whose_files_it_can_read_is_writable(store: Store) -> None:
+    store.tables.check_writable(store.objects)
 
 
 def test_a_table_is_made_once_and_making_it_again_changes_nothing(store: Store) -> None:
     table = store.table(Column("name", "STRING", "NULLABLE"))
     store.tables.ensure(table)
-    store.tables.load(job_id(), table, TEN, store.buckets, [store.write([row("a", TEN, name="x")], NAME)])
+    store.tables.load(job_id(), table, TEN, store.objects, [store.write([row("a", TEN, name="x")], NAME)])
     store.tables.ensure(table)
     assert store.rows(table.name, TEN) == [row("a", TEN, name="x")]
 
@@ -42,13 +42,13 @@ def test_a_table_is_made_once_and_making_it_again_changes_nothing(store: Store) 
 def test_a_table_gains_columns_and_keeps_its_rows(store: Store) -> None:
     table = store.table(Column("name", "STRING", "NULLABLE"))
     store.tables.ensure(table)
-    store.tables.load(job_id(), table, TEN, store.buckets, [store.write([row("a", TEN, name="x")], NAME)])
+    store.tables.load(job_id(), table, TEN, store.objects, [store.write([row("a", TEN, name="x")], NAME)])
 
     tags = {"name": "tags", "type": {"type": "array", "items": "string"}}
     size = {"name": "size", "type": "long"}
     wider = replace(table, columns=(*table.columns, Column("tags", "STRING", "REPEATED"), Column("size", "INT64", "REQUIRED")))
     store.tables.ensure(wider)
-    store.tables.load(job_id(), wider, ELEVEN, store.buckets, [store.write([row("b", ELEVEN, tags=["t"], size=7)], tags, size)])
+    store.tables.load(job_id(), wider, ELEVEN, store.objects, [store.write([row("b", ELEVEN, tags=["t"], size=7)], tags, size)])
 
     assert store.rows(table.name, TEN) == [row("a", TEN, name="x", tags=[], size=None)]
     assert store.rows(table.name, ELEVEN) == [row("b", ELEVEN, name=None, tags=["t"], size=7)]
@@ -57,11 +57,11 @@ def test_a_table_gains_columns_and_keeps_its_rows(store: Store) -> None:
 def test_a_column_that_only_the_table_has_is_kept(store: Store) -> None:
     table = store.table(Column("name", "STRING", "REQUIRED"))
     store.tables.ensure(table)
-    store.tables.load(job_id(), table, TEN, store.buckets, [store.write([row("a", TEN, name="x")], NAME)])
+    store.tables.load(job_id(), table, TEN, store.objects, [store.write([row("a", TEN, name="x")], NAME)])
 
     narrower = replace(table, columns=table.columns[:-1])
     store.tables.ensure(narrower)
-    store.tables.load(job_id(), narrower, ELEVEN, store.buckets, [store.write([row("b", ELEVEN)])])
+    store.tables.load(job_id(), narrower, ELEVEN, store.objects, [store.write([row("b", ELEVEN)])])
 
     assert store.rows(table.name, TEN) == [row("a", TEN, name="x")]
     assert store.rows(table.name, ELEVEN) == [row("b", ELEVEN, name=None)]
@@ -73,7 +73,7 @@ def test_a_column_that_is_no_longer_required_may_be_null(store: Store) -> None:
     relaxed = replace(table, columns=(*table.columns[:2], Column("name", "STRING", "NULLABLE")))
     store.tables.ensure(relaxed)
     file = store.write([row("a", TEN, name=None)], {"name": "name", "type": ["null", "string"]})
-    store.tables.load(job_id(), relaxed, TEN, store.buckets, [file])
+    store.tables.load(job_id(), relaxed, TEN, store.objects, [file])
     assert store.rows(table.name, TEN) == [row("a", TEN, name=None)]
 
 
@@ -92,14 +92,14 @@ def test_records_gain_fields_wherever_they_are_nested(store: Store) -> None:
     table = store.table(*columns())
     store.tables.ensure(table)
     old = {"inner": {"a": 1}}
-    store.tables.load(job_id(), table, TEN, store.buckets, [store.write([row("a", TEN, outer=old, list=[old])], *fields())])
+    store.tables.load(job_id(), table, TEN, store.objects, [store.write([row("a", TEN, outer=old, list=[old])], *fields())])
 
     wider = replace(table, columns=(*table.columns[:2], *columns(Column("b", "STRING", "NULLABLE"))))
     store.tables.ensure(wider)
     new = {"inner": {"a": 2, "b": "x"}, "b": "y"}
     leaf = {"name": "b", "type": "string"}
     file = store.write([row("b", ELEVEN, outer=new, list=[new])], *fields(leaf))
-    store.tables.load(job_id(), wider, ELEVEN, store.buckets, [file])
+    store.tables.load(job_id(), wider, ELEVEN, store.objects, [file])
 
     was = {"inner": {"a": 1, "b": None}, "b": None}
     assert store.rows(table.name, TEN) == [row("a", TEN, outer=was, list=[was])]
@@ -121,7 +121,7 @@ def test_records_gain_fields_wherever_they_are_nested(store: Store) -> None:
 def test_a_column_whose_type_has_changed_is_an_error_that_names_it(store: Store, before: Column, after: Column) -> None:
     table = store.table(before)
     store.tables.ensure(table)
-    with pytest.raises(TablesError, match=r"x.*type can't change"):
+    with pytest.raises(TableStoreError, match=r"x.*type can't change"):
         store.tables.ensure(replace(table, columns=(*table.columns[:2], after)))
 
 
@@ -129,10 +129,10 @@ def test_a_load_replaces_its_hour_and_no_other(store: Store) -> None:
     table = store.table()
     store.tables.ensure(table)
     last = ELEVEN - timedelta(microseconds=1)
-    assert store.tables.load(job_id(), table, TEN, store.buckets, [store.write([row("a", TEN), row("b", last)])]) == 2
-    assert store.tables.load(job_id(), table, ELEVEN, store.buckets, [store.write([row("c", ELEVEN)])]) == 1
+    assert store.tables.load(job_id(), table, TEN, store.objects, [store.write([row("a", TEN), row("b", last)])]) == 2
+    assert store.tables.load(job_id(), table, ELEVEN, store.objects, [store.write([row("c", ELEVEN)])]) == 1
     assert (
-        store.tables.load(job_id(), table, TEN, store.buckets, [store.write([row("a", TEN), row("d", TEN), row("e", TEN)])])
+        store.tables.load(job_id(), table, TEN, store.objects, [store.write([row("a", TEN), row("d", TEN), row("e", TEN)])])
         == 3
     )
     assert ids(store, table.name, TEN) == ["a", "d", "e"]
@@ -143,19 +143,19 @@ def test_a_job_that_has_succeeded_is_not_run_again(store: Store) -> None:
     table, first = store.table(), job_id()
     store.tables.ensure(table)
     files = [store.write([row("a", TEN), row("b", TEN)])]
-    store.tables.load(first, table, TEN, store.buckets, files)
-    store.tables.load(job_id(), table, TEN, store.buckets, [store.write([row("c", TEN)])])
-    assert store.tables.load(first, table, TEN, store.buckets, files) == 2
+    store.tables.load(first, table, TEN, store.objects, files)
+    store.tables.load(job_id(), table, TEN, store.objects, [store.write([row("c", TEN)])])
+    assert store.tables.load(first, table, TEN, store.objects, files) == 2
     assert ids(store, table.name) == ["c"]
 
 
 def test_a_row_of_another_hour_fails_the_load_and_leaves_the_partition(store: Store) -> None:
     table = store.table()
     store.tables.ensure(table)
-    store.tables.load(job_id(), table, TEN, store.buckets, [store.write([row("a", TEN)])])
+    store.tables.load(job_id(), table, TEN, store.objects, [store.write([row("a", TEN)])])
     for moment in (ELEVEN, TEN - timedelta(microseconds=1)):
-        with pytest.raises(LoadFailed):
-            store.tables.load(job_id(), table, TEN, store.buckets, [store.write([row("b", TEN), row("c", moment)])])
+        with pytest.raises(LoadJobFailed):
+            store.tables.load(job_id(), table, TEN, store.objects, [store.write([row("b", TEN), row("c", moment)])])
     assert ids(store, table.name) == ["a"]
 
 
@@ -163,20 +163,20 @@ def test_a_row_of_another_hour_fails_the_load_and_leaves_the_partition(store: St
 def test_a_broken_file_fails_the_load_and_leaves_the_partition(store: Store, damage: object) -> None:
     table = store.table()
     store.tables.ensure(table)
-    store.tables.load(job_id(), table, TEN, store.buckets, [store.write([row("a", TEN)])])
+    store.tables.load(job_id(), table, TEN, store.objects, [store.write([row("a", TEN)])])
     whole = store.write([row("b", TEN), row("c", TEN)])
     assert callable(damage)
-    broken = store.write_bytes(damage(store.buckets.read(whole)[0]))
-    with pytest.raises(LoadFailed, match=broken):
-        store.tables.load(job_id(), table, TEN, store.buckets, [whole, broken])
+    broken = store.write_bytes(damage(store.objects.read(whole)[0]))
+    with pytest.raises(LoadJobFailed, match=broken):
+        store.tables.load(job_id(), table, TEN, store.objects, [whole, broken])
     assert ids(store, table.name) == ["a"]
 
 
 def test_a_missing_file_fails_the_load(store: Store) -> None:
     table = store.table()
     store.tables.ensure(table)
-    with pytest.raises(LoadFailed, match=r"events/not-there\.avro"):
-        store.tables.load(job_id(), table, TEN, store.buckets, [store.write([row("a", TEN)]), "events/not-there.avro"])
+    with pytest.raises(LoadJobFailed, match=r"events/not-there\.avro"):
+        store.tables.load(job_id(), table, TEN, store.objects, [store.write([row("a", TEN)]), "events/not-there.avro"])
     assert ids(store, table.name) == []
 
 
@@ -188,8 +188,8 @@ def test_a_file_with_a_column_that_the_table_lacks_fails_the_load(store: Store) 
         store.write([row("a", TEN, name="x")], NAME),
         store.write([row("a", TEN, nested={"b": "x"})], {"name": "nested", "type": inner}),
     ):
-        with pytest.raises(LoadFailed):
-            store.tables.load(job_id(), table, TEN, store.buckets, [file])
+        with pytest.raises(LoadJobFailed):
+            store.tables.load(job_id(), table, TEN, store.objects, [file])
     assert ids(store, table.name) == []
 
 
@@ -211,7 +211,7 @@ def test_files_of_every_version_of_a_contract_go_into_a_new_table_that_has_the_c
         stream = io.BytesIO()
         fastavro.writer(stream, row_schema(contract), [values])
         files.append(store.write_bytes(stream.getvalue()))
-    assert store.tables.load(job_id(), table, TEN, store.buckets, files) == 2
+    assert store.tables.load(job_id(), table, TEN, store.objects, files) == 2
     found = store.rows(table.name, TEN)
     assert [(one["old"], one["both"], one["new"]) for one in found] == [(0, 0, None), (None, 1, 1)]
     assert [one["inner"] for one in found] == [{"old": 0, "both": 0, "new": None}, {"old": None, "both": 1, "new": 1}]
@@ -220,39 +220,39 @@ def test_files_of_every_version_of_a_contract_go_into_a_new_table_that_has_the_c
 def test_a_file_without_a_required_column_fails_the_load(store: Store) -> None:
     table = store.table(Column("name", "STRING", "REQUIRED"))
     store.tables.ensure(table)
-    with pytest.raises(LoadFailed, match="name"):
-        store.tables.load(job_id(), table, TEN, store.buckets, [store.write([row("a", TEN)])])
+    with pytest.raises(LoadJobFailed, match="name"):
+        store.tables.load(job_id(), table, TEN, store.objects, [store.write([row("a", TEN)])])
 
 
 def test_the_id_of_a_failed_job_is_used_up_and_another_one_works(store: Store) -> None:
     table, used = store.table(), job_id()
     store.tables.ensure(table)
-    with pytest.raises(LoadFailed) as first:
-        store.tables.load(used, table, TEN, store.buckets, [store.write_bytes(b"broken")])
+    with pytest.raises(LoadJobFailed) as first:
+        store.tables.load(used, table, TEN, store.objects, [store.write_bytes(b"broken")])
     good = [store.write([row("a", TEN)])]
-    with pytest.raises(LoadFailed) as second:
-        store.tables.load(used, table, TEN, store.buckets, good)
-    assert (first.value.earlier, second.value.earlier) == (False, True)
-    assert store.tables.load(job_id(), table, TEN, store.buckets, good) == 1
+    with pytest.raises(LoadJobFailed) as second:
+        store.tables.load(used, table, TEN, store.objects, good)
+    assert (first.value.already_failed, second.value.already_failed) == (False, True)
+    assert store.tables.load(job_id(), table, TEN, store.objects, good) == 1
     assert ids(store, table.name) == ["a"]
 
 
 def test_an_id_that_another_partition_has_used_is_an_error(store: Store) -> None:
     table, used = store.table(), job_id()
     store.tables.ensure(table)
-    store.tables.load(used, table, TEN, store.buckets, [store.write([row("a", TEN)])])
-    with pytest.raises(TablesError, match=used):
-        store.tables.load(used, table, ELEVEN, store.buckets, [store.write([row("b", ELEVEN)])])
+    store.tables.load(used, table, TEN, store.objects, [store.write([row("a", TEN)])])
+    with pytest.raises(TableStoreError, match=used):
+        store.tables.load(used, table, ELEVEN, store.objects, [store.write([row("b", ELEVEN)])])
 
 
 def test_a_load_needs_files_an_hour_and_a_table(store: Store) -> None:
     table = store.table()
     with pytest.raises(ValueError, match="file"):
-        store.tables.load(job_id(), table, TEN, store.buckets, [])
+        store.tables.load(job_id(), table, TEN, store.objects, [])
     with pytest.raises(ValueError, match="hour"):
-        store.tables.load(job_id(), table, TEN + timedelta(minutes=1), store.buckets, ["a.avro"])
-    with pytest.raises(TablesError, match=table.name):
-        store.tables.load(job_id(), table, TEN, store.buckets, [store.write([row("a", TEN)])])
+        store.tables.load(job_id(), table, TEN + timedelta(minutes=1), store.objects, ["a.avro"])
+    with pytest.raises(TableStoreError, match=table.name):
+        store.tables.load(job_id(), table, TEN, store.objects, [store.write([row("a", TEN)])])
 
 
 def test_files_with_different_columns_load_together(store: Store) -> None:
@@ -264,7 +264,7 @@ def test_files_with_different_columns_load_together(store: Store) -> None:
         store.write([row("b", TEN, size=7), row("c", TEN, size=None)], size),
         store.write([row("d", TEN, size=8, name="y")], size, NAME),
     ]
-    assert store.tables.load(job_id(), table, TEN, store.buckets, files) == 4
+    assert store.tables.load(job_id(), table, TEN, store.objects, files) == 4
     assert store.rows(table.name, TEN) == [
         row("a", TEN, name="x", size=None),
         row("b", TEN, name=None, size=7),
@@ -274,11 +274,11 @@ def test_files_with_different_columns_load_together(store: Store) -> None:
 
 
 @pytest.mark.slow
-def test_facts_are_the_rows_and_the_distinct_ids_of_each_hour(store: Store) -> None:
+def test_row_counts_are_the_rows_and_the_distinct_ids_of_each_hour(store: Store) -> None:
     table = store.table()
-    assert store.tables.facts(table, TEN, ELEVEN) == {}
+    assert store.tables.row_counts(table, TEN, ELEVEN) == {}
     store.tables.ensure(table)
-    assert store.tables.facts(table, TEN, ELEVEN) == {}
+    assert store.tables.row_counts(table, TEN, ELEVEN) == {}
 
     late = ELEVEN + timedelta(minutes=59, seconds=59, microseconds=999999)
     hours: dict[datetime, list[Row]] = {
@@ -288,14 +288,14 @@ def test_facts_are_the_rows_and_the_distinct_ids_of_each_hour(store: Store) -> N
         TEN + timedelta(hours=5): [row("after", TEN + timedelta(hours=5))],
     }
     for hour, rows in hours.items():
-        store.tables.load(job_id(), table, hour, store.buckets, [store.write(rows)])
+        store.tables.load(job_id(), table, hour, store.objects, [store.write(rows)])
 
     expected = {
-        TEN: Facts(3, Tally.of_ids(["a", "b"])),
-        ELEVEN: Facts(50, Tally.of_ids(f"żółw-{number}" for number in range(50))),
+        TEN: RowCounts(3, Tally.of_ids(["a", "b"])),
+        ELEVEN: RowCounts(50, Tally.of_ids(f"żółw-{number}" for number in range(50))),
     }
-    assert store.tables.facts(table, TEN, TEN + timedelta(hours=4)) == expected
-    assert store.tables.facts(table, TEN, TEN) == {TEN: expected[TEN]}
+    assert store.tables.row_counts(table, TEN, TEN + timedelta(hours=4)) == expected
+    assert store.tables.row_counts(table, TEN, TEN) == {TEN: expected[TEN]}
 
 
 def test_threads_may_load_different_hours_at_once(store: Store) -> None:
@@ -305,7 +305,7 @@ def test_threads_may_load_different_hours_at_once(store: Store) -> None:
     files = [store.write([row(f"{number}-{n}", hour) for n in range(number + 1)]) for number, hour in enumerate(hours)]
     with ThreadPoolExecutor(2) as threads:
         jobs = [
-            threads.submit(store.tables.load, job_id(), table, hour, store.buckets, [file])
+            threads.submit(store.tables.load, job_id(), table, hour, store.objects, [file])
             for hour, file in zip(hours, files, strict=True)
         ]
     assert [job.result() for job in jobs] == [1, 2, 3, 4, 5, 6]

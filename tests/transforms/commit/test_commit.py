@@ -16,21 +16,21 @@ import pytest
 
 from schemas.buckets import Bucket
 from schemas.fingerprints import id_hash
-from schemas.outcomes import Exit
+from schemas.outcomes import Outcome
 from schemas.registry.contracts import Contract
 from schemas.row_schemas import encoder, row_schema
 from schemas.shards import Shard
-from storage.buckets.committable import LOOK, Contribution, combine
-from storage.buckets.id_index import Found, Known, digest_of, mark
-from storage.buckets.manifest import Receipt
-from storage.buckets.manifest_store import newest_receipt, shown_receipt
-from storage.objects.base import Buckets, BucketsError
+from storage.buckets.committable import CLOSE_CHECK, Committable, combine
+from storage.buckets.id_index import IdIndex, Lookup, digest_of, index_entry
+from storage.buckets.manifest import Manifest
+from storage.buckets.manifest_store import latest_manifest, shown_receipt
+from storage.objects.base import ObjectStore, StoreError
 from storage.objects.local import Directory
 from tests.support.contracts import contract_of, field
 from transforms.commit import commit as commits
 from transforms.decode.packs import Pack, label_of
-from transforms.dedup.delivered_index import Delivered
-from transforms.write.stage import write_part
+from transforms.dedup.delivered_index import DeliveredIndex
+from transforms.write.stage import write_data_file
 
 HOUR = datetime(2026, 1, 31, 9, tzinfo=UTC)
 BUCKET = Bucket("thing", HOUR)
@@ -51,7 +51,7 @@ def new_id() -> Callable[[], str]:
 
 
 @pytest.fixture
-def buckets(tmp_path: Path) -> Directory:
+def store(tmp_path: Path) -> Directory:
     return Directory(tmp_path)
 
 
@@ -59,104 +59,106 @@ def pack(*ids: str) -> bytes:
     row: dict[str, Any] = {"event_type": "thing", "schema_version": 1, "received_at": HOUR, "message_id": "m", "x": 1}
     row |= {"sent_at": None, "unknown_fields": None, "skewed_from": None}
     rows = [encoder(SCHEMA)({**row, "event_id": one}) for one in ids]
-    return Pack.of(uuid4().hex, label_of("thing"), [mark(id_hash(one), 0, digest_of(b"")) for one in ids], rows).to_bytes()
+    return Pack.of(
+        uuid4().hex, label_of("thing"), [index_entry(id_hash(one), 0, digest_of(b"")) for one in ids], rows
+    ).to_bytes()
 
 
-def written(buckets: Buckets, new_id: Callable[[], str], *ids: str, shard: Shard = WHOLE) -> Contribution:
-    """A part in staging, by a writer that knows of nothing delivered."""
-    return write_part(buckets, BUCKET, shard, [pack(*ids)], SCHEMA, nothing, new_id)[0]
+def written(store: ObjectStore, new_id: Callable[[], str], *ids: str, shard: Shard = WHOLE) -> Committable:
+    """A data file in staging, by a writer that knows of nothing delivered."""
+    return write_data_file(store, BUCKET, shard, [pack(*ids)], SCHEMA, nothing, new_id)[0]
 
 
-def nothing(marks: bytes) -> Found:
-    return Known(DAY).find(HOUR, marks)
+def nothing(entries: bytes) -> Lookup:
+    return IdIndex(DAY).find(HOUR, entries)
 
 
-def commit(buckets: Buckets, bucket: Bucket, work: Contribution, close: bool, clock: Any, new_id: Any) -> Receipt:
+def commit(store: ObjectStore, bucket: Bucket, committable: Committable, close: bool, clock: Any, new_id: Any) -> Manifest:
     """By a process that remembers nothing."""
-    return commits.commit(buckets, bucket, work, close, clock, new_id, Delivered(buckets, bucket.stream, DAY))[0]
+    return commits.commit(store, bucket, committable, close, clock, new_id, DeliveredIndex(store, bucket.stream, DAY))[0]
 
 
-def ids_in_files(buckets: Buckets) -> list[str]:
-    return sorted(_ids(buckets, [f"{BUCKET.folder}/{part.name}" for part in shown_receipt(buckets, BUCKET).parts]))
+def ids_in_files(store: ObjectStore) -> list[str]:
+    return sorted(_ids(store, [f"{BUCKET.folder}/{data_file.name}" for data_file in shown_receipt(store, BUCKET).data_files]))
 
 
-def _ids(buckets: Buckets, names: list[str]) -> Iterator[str]:
+def _ids(store: ObjectStore, names: list[str]) -> Iterator[str]:
     for name in names:
-        with buckets.open(name) as file:
+        with store.open(name) as file:
             row: Any
             for row in fastavro.reader(file):
                 yield row["event_id"]
 
 
-def test_a_part_holds_each_id_once_and_tells_what_became_of_the_rest(buckets, new_id) -> None:
+def test_a_data_file_holds_each_id_once_and_tells_what_became_of_the_rest(store, new_id) -> None:
     packs = [pack("a", "b", "a"), pack("b", "c", "d")]
-    known = Known(DAY)
-    known.add(HOUR, mark(id_hash("d"), 0, digest_of(b"")))
-    contribution, conflicting = write_part(buckets, BUCKET, WHOLE, packs, SCHEMA, partial(known.find, HOUR), new_id)
+    index = IdIndex(DAY)
+    index.add(HOUR, index_entry(id_hash("d"), 0, digest_of(b"")))
+    committable, conflicting = write_data_file(store, BUCKET, WHOLE, packs, SCHEMA, partial(index.find, HOUR), new_id)
     assert conflicting == []
-    commit(buckets, BUCKET, contribution, False, clock, new_id)
-    assert ids_in_files(buckets) == ["a", "b", "c"]
-    books = contribution.books["thing"]
-    assert (books[Exit.DELIVERED].count, books[Exit.DUPLICATE].count) == (3, 3)
+    commit(store, BUCKET, committable, False, clock, new_id)
+    assert ids_in_files(store) == ["a", "b", "c"]
+    counters = committable.counters["thing"]
+    assert (counters[Outcome.DELIVERED].count, counters[Outcome.DUPLICATE].count) == (3, 3)
 
 
-def test_the_index_beside_a_part_is_the_sorted_marks_of_its_rows(buckets, new_id) -> None:
-    commit(buckets, BUCKET, written(buckets, new_id, "a", "b", "c"), False, clock, new_id)
-    [part] = shown_receipt(buckets, BUCKET).parts
-    data, _ = buckets.read(f"{BUCKET.folder}/{part.index_name}")
-    assert data == b"".join(mark(id_hash(one), 0, digest_of(b"")) for one in sorted("abc", key=id_hash))
+def test_the_index_beside_a_data_file_is_the_sorted_entries_of_its_rows(store, new_id) -> None:
+    commit(store, BUCKET, written(store, new_id, "a", "b", "c"), False, clock, new_id)
+    [data_file] = shown_receipt(store, BUCKET).data_files
+    data, _ = store.read(f"{BUCKET.folder}/{data_file.index_name}")
+    assert data == b"".join(index_entry(id_hash(one), 0, digest_of(b"")) for one in sorted("abc", key=id_hash))
 
 
-def test_repeating_a_commit_changes_nothing(buckets, new_id) -> None:
-    work = combine([written(buckets, new_id, "a")])
-    first = commit(buckets, BUCKET, work, True, clock, new_id)
-    names = list(buckets.list(""))
-    assert commit(buckets, BUCKET, work, True, clock, new_id) == first
-    assert list(buckets.list("")) == names
-    assert ids_in_files(buckets) == ["a"]
+def test_repeating_a_commit_changes_nothing(store, new_id) -> None:
+    committable = combine([written(store, new_id, "a")])
+    first = commit(store, BUCKET, committable, True, clock, new_id)
+    names = list(store.list(""))
+    assert commit(store, BUCKET, committable, True, clock, new_id) == first
+    assert list(store.list("")) == names
+    assert ids_in_files(store) == ["a"]
 
 
-def test_ids_that_are_there_already_are_taken_out_and_become_duplicates(buckets, new_id) -> None:
-    one, two = written(buckets, new_id, "a", "b"), written(buckets, new_id, "b", "c")
-    commit(buckets, BUCKET, combine([one]), False, clock, new_id)
-    receipt = commit(buckets, BUCKET, combine([two]), False, clock, new_id)
-    assert ids_in_files(buckets) == ["a", "b", "c"]
-    books = receipt.books["thing"]
-    assert (books[Exit.DELIVERED].count, books[Exit.DUPLICATE].count) == (3, 1)
-    assert books[Exit.DELIVERED] == receipt.ids
+def test_ids_that_are_there_already_are_taken_out_and_become_duplicates(store, new_id) -> None:
+    one, two = written(store, new_id, "a", "b"), written(store, new_id, "b", "c")
+    commit(store, BUCKET, combine([one]), False, clock, new_id)
+    manifest = commit(store, BUCKET, combine([two]), False, clock, new_id)
+    assert ids_in_files(store) == ["a", "b", "c"]
+    counters = manifest.counters["thing"]
+    assert (counters[Outcome.DELIVERED].count, counters[Outcome.DUPLICATE].count) == (3, 1)
+    assert counters[Outcome.DELIVERED] == manifest.ids
 
 
-def test_two_files_of_one_commit_that_share_an_id_deliver_it_once(buckets, new_id) -> None:
-    both = combine([written(buckets, new_id, "a", "b"), written(buckets, new_id, "b", "c")])
-    receipt = commit(buckets, BUCKET, both, False, clock, new_id)
-    assert ids_in_files(buckets) == ["a", "b", "c"]
-    assert receipt.books["thing"][Exit.DUPLICATE].count == 1
+def test_two_files_of_one_commit_that_share_an_id_deliver_it_once(store, new_id) -> None:
+    both = combine([written(store, new_id, "a", "b"), written(store, new_id, "b", "c")])
+    manifest = commit(store, BUCKET, both, False, clock, new_id)
+    assert ids_in_files(store) == ["a", "b", "c"]
+    assert manifest.counters["thing"][Outcome.DUPLICATE].count == 1
 
 
-def test_a_file_of_nothing_but_repeats_is_not_listed(buckets, new_id) -> None:
-    commit(buckets, BUCKET, combine([written(buckets, new_id, "a")]), False, clock, new_id)
-    receipt = commit(buckets, BUCKET, combine([written(buckets, new_id, "a")]), False, clock, new_id)
-    assert len(receipt.parts) == 1
-    assert receipt.books["thing"][Exit.DUPLICATE].count == 1
+def test_a_file_of_nothing_but_repeats_is_not_listed(store, new_id) -> None:
+    commit(store, BUCKET, combine([written(store, new_id, "a")]), False, clock, new_id)
+    manifest = commit(store, BUCKET, combine([written(store, new_id, "a")]), False, clock, new_id)
+    assert len(manifest.data_files) == 1
+    assert manifest.counters["thing"][Outcome.DUPLICATE].count == 1
 
 
-def test_shards_of_another_count_are_checked_too(buckets, new_id) -> None:
-    commit(buckets, BUCKET, combine([written(buckets, new_id, "a")]), False, clock, new_id)
-    again = written(buckets, new_id, "a", shard=Shard.of(id_hash("a"), 16))
-    commit(buckets, BUCKET, combine([again]), False, clock, new_id)
-    assert ids_in_files(buckets) == ["a"]
+def test_shards_of_another_count_are_checked_too(store, new_id) -> None:
+    commit(store, BUCKET, combine([written(store, new_id, "a")]), False, clock, new_id)
+    again = written(store, new_id, "a", shard=Shard.of(id_hash("a"), 16))
+    commit(store, BUCKET, combine([again]), False, clock, new_id)
+    assert ids_in_files(store) == ["a"]
 
 
 @pytest.mark.parametrize("workers", [8])
-def test_many_who_commit_at_once_lose_nothing_and_deliver_nothing_twice(buckets, new_id, workers) -> None:
-    works = [combine([written(buckets, new_id, "shared", f"own {number}")]) for number in range(workers)]
+def test_many_who_commit_at_once_lose_nothing_and_deliver_nothing_twice(store, new_id, workers) -> None:
+    committables = [combine([written(store, new_id, "shared", f"own {number}")]) for number in range(workers)]
     with ThreadPoolExecutor(workers) as pool:
-        list(pool.map(lambda work: commit(buckets, BUCKET, work, True, clock, new_id), works))
-    assert ids_in_files(buckets) == [*(f"own {number}" for number in range(workers)), "shared"]
-    receipt = newest_receipt(buckets, BUCKET)
-    assert receipt == shown_receipt(buckets, BUCKET)
-    assert receipt.books["thing"][Exit.DELIVERED] == receipt.ids
-    assert receipt.books["thing"][Exit.DUPLICATE].count == workers - 1
+        list(pool.map(lambda committable: commit(store, BUCKET, committable, True, clock, new_id), committables))
+    assert ids_in_files(store) == [*(f"own {number}" for number in range(workers)), "shared"]
+    manifest = latest_manifest(store, BUCKET)
+    assert manifest == shown_receipt(store, BUCKET)
+    assert manifest.counters["thing"][Outcome.DELIVERED] == manifest.ids
+    assert manifest.counters["thing"][Outcome.DUPLICATE].count == workers - 1
 
 
 class Failing(Directory):
@@ -166,7 +168,7 @@ class Failing(Directory):
 
     def _spend(self) -> None:
         if self.left == 0:
-            raise BucketsError("killed")
+            raise StoreError("killed")
         self.left -= 1
 
     def create(self, name: str, data: bytes):
@@ -185,33 +187,33 @@ class Failing(Directory):
 def test_a_crash_at_any_write_leaves_nothing_half_seen_and_the_next_look_finishes_it(tmp_path, new_id) -> None:
     stopped = 0
     for step in range(20):
-        buckets = Failing(tmp_path / str(step))
-        commit(buckets, BUCKET, combine([written(buckets, new_id, "a")]), True, clock, new_id)
-        work = combine([written(buckets, new_id, "a", "b")])
-        buckets.left = step
+        store = Failing(tmp_path / str(step))
+        commit(store, BUCKET, combine([written(store, new_id, "a")]), True, clock, new_id)
+        committable = combine([written(store, new_id, "a", "b")])
+        store.left = step
         try:
-            commit(buckets, BUCKET, work, True, clock, new_id)
-        except BucketsError:
+            commit(store, BUCKET, committable, True, clock, new_id)
+        except StoreError:
             stopped += 1
-        assert ids_in_files(buckets) in (["a"], ["a", "b"])
-        in_folder = {name for name in buckets.list(f"{BUCKET.folder}/part-") if name.endswith(".avro")}
-        committed = {f"{BUCKET.folder}/{part.name}" for part in newest_receipt(buckets, BUCKET).parts}
+        assert ids_in_files(store) in (["a"], ["a", "b"])
+        in_folder = {name for name in store.list(f"{BUCKET.folder}/part-") if name.endswith(".avro")}
+        committed = {f"{BUCKET.folder}/{data_file.name}" for data_file in latest_manifest(store, BUCKET).data_files}
         assert in_folder <= committed
 
-        buckets.left = 10_000
-        had_committed = newest_receipt(buckets, BUCKET).version == 2
-        commit(buckets, BUCKET, LOOK, True, clock, new_id)
-        assert ids_in_files(buckets) == (["a", "b"] if had_committed else ["a"])
-        commit(buckets, BUCKET, combine([written(buckets, new_id, "a", "b")]), True, clock, new_id)
-        assert ids_in_files(buckets) == ["a", "b"]
+        store.left = 10_000
+        had_committed = latest_manifest(store, BUCKET).version == 2
+        commit(store, BUCKET, CLOSE_CHECK, True, clock, new_id)
+        assert ids_in_files(store) == (["a", "b"] if had_committed else ["a"])
+        commit(store, BUCKET, combine([written(store, new_id, "a", "b")]), True, clock, new_id)
+        assert ids_in_files(store) == ["a", "b"]
     # _SUCCESS of the earlier version, then turn, version, turn, index, file, _RECEIPT.json, _SUCCESS
     assert stopped == 8
 
 
-def test_an_index_that_is_not_the_committed_one_is_named_and_nothing_is_committed(buckets, new_id) -> None:
-    receipt = commit(buckets, BUCKET, combine([written(buckets, new_id, "a")]), False, clock, new_id)
-    name = f"{BUCKET.folder}/{receipt.parts[0].index_name}"
-    buckets.write(name, bytes(16))
-    with pytest.raises(BucketsError, match=name):
-        commit(buckets, BUCKET, combine([written(buckets, new_id, "a")]), False, clock, new_id)
-    assert newest_receipt(buckets, BUCKET) == receipt
+def test_an_index_that_is_not_the_committed_one_is_named_and_nothing_is_committed(store, new_id) -> None:
+    manifest = commit(store, BUCKET, combine([written(store, new_id, "a")]), False, clock, new_id)
+    name = f"{BUCKET.folder}/{manifest.data_files[0].index_name}"
+    store.write(name, bytes(16))
+    with pytest.raises(StoreError, match=name):
+        commit(store, BUCKET, combine([written(store, new_id, "a")]), False, clock, new_id)
+    assert latest_manifest(store, BUCKET) == manifest

@@ -13,9 +13,9 @@ from apache_beam.utils.timestamp import Timestamp
 from schemas.buckets import HOUR, Bucket
 from schemas.fingerprints import Tally
 from schemas.shards import Shard
-from storage.buckets.committable import LOOK, Contribution, Part
-from storage.buckets.manifest_store import newest_receipt
-from storage.objects.base import Buckets, BucketsError
+from storage.buckets.committable import CLOSE_CHECK, Committable, DataFile
+from storage.buckets.manifest_store import latest_manifest
+from storage.objects.base import ObjectStore, StoreError
 from storage.objects.local import Directory
 from transforms.commit import transform as closing
 from transforms.commit.commit import commit
@@ -30,21 +30,21 @@ def bucket_of(hour: int) -> Bucket:
     return Bucket("thing", NOON + HOUR * hour)
 
 
-def counted(hour: int, number: int = 0) -> Contribution:
-    """A contribution without files, so that nothing has to be written for it."""
+def counted(hour: int, number: int = 0) -> Committable:
+    """A committable without files, so that nothing has to be written for it."""
     name = f"{hour}-{number}"
-    return Contribution(name, {"thing": {}}, packs=(f"pack {name}",))
+    return Committable(name, {"thing": {}}, packs=(f"pack {name}",))
 
 
-def run(step: _Commit, *elements: tuple[Bucket, Contribution, bool]) -> list[Any]:
+def run(step: _Commit, *elements: tuple[Bucket, Committable, bool]) -> list[Any]:
     step.start_bundle()
-    for bucket, contribution, is_last in elements:
-        step.process((bucket.key, (contribution.to_json(), is_last)))
+    for bucket, committable, is_last in elements:
+        step.process((bucket.key, (committable.to_json(), is_last)))
     return step.finish_bundle()
 
 
 @pytest.fixture
-def buckets(tmp_path: Path) -> Directory:
+def store(tmp_path: Path) -> Directory:
     return Directory(tmp_path)
 
 
@@ -54,42 +54,42 @@ def settled(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     calls: list[list[str]] = []
 
     class Listening:
-        def settle(self, names: list[str]) -> None:
+        def ack_packs(self, names: list[str]) -> None:
             calls.append(sorted(names))
 
-    monkeypatch.setattr(closing, "lent", {SUBSCRIPTION: Listening()}.get)
+    monkeypatch.setattr(closing, "leases_for", {SUBSCRIPTION: Listening()}.get)
     return calls
 
 
-def step_for(buckets: Buckets) -> _Commit:
-    return _Commit(buckets, lambda: NOON + timedelta(days=9), timedelta(days=1), SUBSCRIPTION, ends=True)
+def step_for(store: ObjectStore) -> _Commit:
+    return _Commit(store, lambda: NOON + timedelta(days=9), timedelta(days=1), SUBSCRIPTION, ends=True)
 
 
 def test_a_bucket_that_fails_keeps_no_other_from_being_committed_and_settled(
-    buckets: Directory, settled: list[list[str]], monkeypatch: pytest.MonkeyPatch
+    store: Directory, settled: list[list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(buckets: Buckets, bucket: Bucket, *more: Any) -> Any:
+    def refuse(store: ObjectStore, bucket: Bucket, *more: Any) -> Any:
         if bucket == bucket_of(0):
-            raise BucketsError("broken")
-        return commit(buckets, bucket, *more)
+            raise StoreError("broken")
+        return commit(store, bucket, *more)
 
     monkeypatch.setattr(closing, "commit", refuse)
     hours = range(2 * AT_ONCE)
-    with pytest.raises(BucketsError, match="broken"):
-        run(step_for(buckets), *((bucket_of(hour), counted(hour), False) for hour in hours))
-    assert [newest_receipt(buckets, bucket_of(hour)).version for hour in hours] == [0] + [1] * (2 * AT_ONCE - 1)
+    with pytest.raises(StoreError, match="broken"):
+        run(step_for(store), *((bucket_of(hour), counted(hour), False) for hour in hours))
+    assert [latest_manifest(store, bucket_of(hour)).version for hour in hours] == [0] + [1] * (2 * AT_ONCE - 1)
     assert settled == [sorted(f"pack {hour}-0" for hour in hours if hour)]
 
 
-def test_what_comes_out_belongs_to_its_hour(buckets: Directory, settled: list[list[str]]) -> None:
-    given = run(step_for(buckets), *((bucket_of(hour), counted(hour), False) for hour in range(5)))
+def test_what_comes_out_belongs_to_its_hour(store: Directory, settled: list[list[str]]) -> None:
+    given = run(step_for(store), *((bucket_of(hour), counted(hour), False) for hour in range(5)))
     assert [(one.value.bucket, one.timestamp) for one in given] == [
         (bucket_of(hour), Timestamp.of((NOON + HOUR * hour).timestamp())) for hour in range(5)
     ]
 
 
 def test_buckets_are_committed_to_side_by_side(
-    buckets: Directory, settled: list[list[str]], monkeypatch: pytest.MonkeyPatch
+    store: Directory, settled: list[list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     together = threading.Barrier(AT_ONCE)
 
@@ -98,28 +98,28 @@ def test_buckets_are_committed_to_side_by_side(
         return commit(*arguments)
 
     monkeypatch.setattr(closing, "commit", wait)
-    assert len(run(step_for(buckets), *((bucket_of(hour), counted(hour), False) for hour in range(AT_ONCE)))) == AT_ONCE
+    assert len(run(step_for(store), *((bucket_of(hour), counted(hour), False) for hour in range(AT_ONCE)))) == AT_ONCE
 
 
 def test_what_came_to_a_bucket_before_its_last_look_is_not_late(
-    buckets: Directory, settled: list[list[str]], monkeypatch: pytest.MonkeyPatch
+    store: Directory, settled: list[list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     looked = threading.Event()
 
-    def slow(buckets: Buckets, bucket: Bucket, contribution: Contribution, *more: Any) -> Any:
-        if not contribution.is_empty:
+    def slow(store: ObjectStore, bucket: Bucket, committable: Committable, *more: Any) -> Any:
+        if not committable.is_empty:
             # Were they worked on side by side, the look would be done first.
             looked.wait(0.3)
-            return commit(buckets, bucket, contribution, *more)
-        receipt = commit(buckets, bucket, contribution, *more)
+            return commit(store, bucket, committable, *more)
+        manifest = commit(store, bucket, committable, *more)
         looked.set()
-        return receipt
+        return manifest
 
     monkeypatch.setattr(closing, "commit", slow)
-    bucket, index = bucket_of(0), buckets.write("staging/a.ids", b"")
-    file = buckets.write("staging/a.avro", b"")
-    part = Part("a.avro", Shard(0, 1), 0, file.crc32c, index.crc32c, Tally.of_ids(["a"]))
-    work = Contribution("early", {"thing": {}}, parts=(part,))
-    run(step_for(buckets), (bucket, work, False), (bucket, LOOK, True))
-    receipt = newest_receipt(buckets, bucket)
-    assert (receipt.closed, [one.late for one in receipt.commits]) == (True, [0])
+    bucket, index = bucket_of(0), store.write("staging/a.ids", b"")
+    file = store.write("staging/a.avro", b"")
+    data_file = DataFile("a.avro", Shard(0, 1), 0, file.crc32c, index.crc32c, Tally.of_ids(["a"]))
+    committable = Committable("early", {"thing": {}}, data_files=(data_file,))
+    run(step_for(store), (bucket, committable, False), (bucket, CLOSE_CHECK, True))
+    manifest = latest_manifest(store, bucket)
+    assert (manifest.closed, [one.late for one in manifest.commits]) == (True, [0])

@@ -4,12 +4,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from schemas.fingerprints import Tally, total
-from storage.buckets.id_index import mark
+from storage.buckets.id_index import index_entry
 from transforms.decode.packs import Pack, label_of, read_label
 
-marks = st.builds(mark, st.binary(min_size=16, max_size=16), st.integers(0, 2**32 - 1), st.binary(min_size=8, max_size=8))
+entries = st.builds(
+    index_entry, st.binary(min_size=16, max_size=16), st.integers(0, 2**32 - 1), st.binary(min_size=8, max_size=8)
+)
 names = st.uuids().map(lambda one: one.hex)
-records = st.lists(st.tuples(marks, st.binary(max_size=40)), max_size=8)
+records = st.lists(st.tuples(entries, st.binary(max_size=40)), max_size=8)
 
 
 @given(names, st.text(max_size=30), records)

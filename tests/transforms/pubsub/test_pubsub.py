@@ -1,4 +1,4 @@
-"""An ack follows durability: what is held, packed, settled, acknowledged and given back; and what a user is told."""
+"""An ack follows durability: what is leased, assigned to packs, acknowledged and released; and the messages of errors."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from google.cloud import pubsub_v1
 
 from tests.support.pubsub import make_subscription, make_topic, publish, pull, subscriber
 from transforms.pubsub import leases as leases_module
-from transforms.pubsub.leases import Leases, batches, lent
-from transforms.pubsub.retry import PubSubError, check_subscription, patiently
+from transforms.pubsub.leases import Leases, batches, leases_for
+from transforms.pubsub.retry import PubSubError, check_subscription, with_retry
 
 pytestmark = pytest.mark.slow
 
@@ -86,11 +86,11 @@ def test_a_pack_is_acknowledged_when_it_is_settled_and_one_that_never_is_comes_b
     subscription = subscription_with(broker_address, b"a", b"b", b"c")
     with Leases(subscription, client) as leases:
         by_payload = {data: one for one, data in taken(leases).items()}
-        leases.pack("first", [by_payload[b"a"], by_payload[b"b"]])
-        leases.pack("second", [by_payload[b"c"]])
+        leases.assign_pack("first", [by_payload[b"a"], by_payload[b"b"]])
+        leases.assign_pack("second", [by_payload[b"c"]])
         assert (leases.acknowledged, leases.held) == (0, 3)
-        leases.settle(["first"])
-        leases.settle(["first"])
+        leases.ack_packs(["first"])
+        leases.ack_packs(["first"])
         assert (leases.acknowledged, leases.held) == (2, 1)
     assert left(client, subscription) == [b"c"]
 
@@ -98,9 +98,9 @@ def test_a_pack_is_acknowledged_when_it_is_settled_and_one_that_never_is_comes_b
 def test_to_settle_a_pack_of_another_process_does_nothing(broker_address: str, client: pubsub_v1.SubscriberClient) -> None:
     subscription = subscription_with(broker_address, b"a")
     with Leases(subscription, client) as leases:
-        leases.pack("mine", list(taken(leases)))
-        leases.settle(["another's"])
-        leases.settle([])
+        leases.assign_pack("mine", list(taken(leases)))
+        leases.ack_packs(["another's"])
+        leases.ack_packs([])
         assert (leases.acknowledged, leases.held) == (0, 1)
     assert left(client, subscription) == [b"a"]
 
@@ -111,21 +111,21 @@ def test_a_message_that_comes_twice_is_acknowledged_by_its_newest_lease(
     subscription = subscription_with(broker_address, b"a")
     with Leases(subscription, client) as leases:
         [first] = taken(leases)
-        leases.pack("first", [first])
+        leases.assign_pack("first", [first])
         client.modify_ack_deadline(subscription=subscription, ack_ids=[leases._held[first]], ack_deadline_seconds=0)
         assert list(taken(leases)) == [first]
-        leases.pack("second", [first])
-        leases.settle(["first"])
-        leases.settle(["second"])
+        leases.assign_pack("second", [first])
+        leases.ack_packs(["first"])
+        leases.ack_packs(["second"])
         assert leases.acknowledged == 1
     assert left(client, subscription) == []
 
 
 def test_leases_are_lent_to_the_steps_of_their_process_while_their_block_lasts(client: pubsub_v1.SubscriberClient) -> None:
     with Leases("projects/p/subscriptions/lent", client) as leases:
-        assert lent("projects/p/subscriptions/lent") is leases
-        assert lent("projects/p/subscriptions/another") is None
-    assert lent("projects/p/subscriptions/lent") is None
+        assert leases_for("projects/p/subscriptions/lent") is leases
+        assert leases_for("projects/p/subscriptions/another") is None
+    assert leases_for("projects/p/subscriptions/lent") is None
 
 
 def test_leases_are_extended_while_the_run_lasts(
@@ -210,7 +210,7 @@ def test_requests_are_repeated_after_growing_pauses_until_one_is_answered() -> N
             raise error
         return 7
 
-    assert patiently(call, "it", clock=lambda: 0.0, sleep=slept.append) == 7
+    assert with_retry(call, "it", clock=lambda: 0.0, sleep=slept.append) == 7
     assert 0.1 <= slept[0] <= 0.2 <= slept[1] <= 0.4
 
 
@@ -223,8 +223,8 @@ def test_patience_ends_after_a_minute_and_the_error_says_so() -> None:
     def call() -> None:
         raise ServiceUnavailable("connection refused")
 
-    with pytest.raises(PubSubError, match=r"^it: Pub/Sub has been away for 60 s: connection refused\. Run it again"):
-        patiently(call, "it", clock=lambda: now[0], sleep=sleep)
+    with pytest.raises(PubSubError, match=r"^it: Pub/Sub has been unreachable for 60 s: connection refused\. Run it again"):
+        with_retry(call, "it", clock=lambda: now[0], sleep=sleep)
     assert 50 < now[0] <= 60
 
 
@@ -237,7 +237,7 @@ def test_what_is_refused_is_not_tried_again(refusal: GoogleAPICallError) -> None
         raise refusal
 
     with pytest.raises(PubSubError, match=r"^it[: ]"):
-        patiently(call, "it", sleep=lambda _: pytest.fail("slept"))
+        with_retry(call, "it", sleep=lambda _: pytest.fail("slept"))
     assert len(calls) == 1
 
 

@@ -23,13 +23,13 @@ def tap(message_id: str, published: datetime) -> PubsubMessage:
 
 
 def test_an_event_that_came_again_after_the_horizon_is_missing_and_one_within_it_is_not(tmp_path: Path) -> None:
-    buckets = Stopping(tmp_path / "buckets")
+    store = Stopping(tmp_path / "storage")
     contract = contract_of(field("x", "long"))
     contracts = Contracts({"thing": {None: contract, "1": contract}})
-    process = Process(buckets, DuckDBFile(tmp_path / "tables.duckdb"), contracts, shards=1)
+    process = Process(store, DuckDBFile(tmp_path / "tables.duckdb"), contracts, shards=1)
     first = tap("1", NOON + timedelta(minutes=30))
     process.run([first], NOON + HOUR)
     wanted = Wanted(NOON, NOON + 3 * HOUR, LATENESS)
     for minutes, expected in ((HORIZON / timedelta(minutes=1) - 1, set()), (HORIZON / timedelta(minutes=1), {("thing", "a")})):
         again = tap("2", first.publish_time + timedelta(minutes=minutes))
-        assert missing(buckets, [again], wanted, HORIZON) == expected
+        assert missing(store, [again], wanted, HORIZON) == expected

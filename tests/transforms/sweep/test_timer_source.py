@@ -1,4 +1,4 @@
-"""Ticks, and what a stream looks at when they come."""
+"""The periodic source, and the hours that a stream sweeps at its ticks."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from google.cloud import pubsub_v1
 
 from schemas.buckets import DEAD_LETTERS, HOUR, Bucket
 from schemas.envelope import format_time
-from storage.buckets.manifest import Receipt
+from storage.buckets.manifest import Manifest
 from storage.objects.local import Directory
 from transforms.load.transform import _load_of
 from transforms.pubsub.leases import Leases
 from transforms.pubsub.source import BEHIND
 from transforms.sweep import timer_source as ticks
-from transforms.sweep.timer_source import Ticks
-from transforms.sweep.transform import LOOK_EVERY, WatchHours, hours_at
+from transforms.sweep.timer_source import PeriodicSource
+from transforms.sweep.transform import SWEEP_EVERY, SweepPeriodically, hours_to_sweep
 
 NOON = datetime(2026, 1, 31, 12, tzinfo=UTC)
 MINUTE = timedelta(minutes=1)
@@ -54,7 +54,7 @@ def moments(reader: UnboundedReader) -> list[datetime]:
 def test_a_tick_comes_when_its_time_has_come_goes_on_from_its_mark_and_ends_with_the_leases(
     leases: Leases, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    source = Ticks(leases.subscription, NOON, 5 * MINUTE)
+    source = PeriodicSource(leases.subscription, NOON, 5 * MINUTE)
     set_clock(monkeypatch, NOON + 7 * MINUTE)
     reader = source.create_reader(None, None)
     assert moments(reader) == [NOON, NOON + 5 * MINUTE]
@@ -70,31 +70,31 @@ def test_a_tick_comes_when_its_time_has_come_goes_on_from_its_mark_and_ends_with
     assert again.get_watermark() == MAX_TIMESTAMP
 
 
-def test_an_old_hour_is_looked_at_again_for_as_long_as_it_is_in_trouble(leases: Leases, tmp_path: Path) -> None:
+def test_hours__old_hour_with_unresolved_failure(leases: Leases, tmp_path: Path) -> None:
     """A late event has come for it, and its table can't be loaded."""
     old, dead = Bucket("search_made", NOON - 50 * HOUR), Bucket(DEAD_LETTERS, NOON - 60 * HOUR)
-    watch = WatchHours(Directory(tmp_path), [old.stream, DEAD_LETTERS], NOON - 99 * HOUR, NOON, leases.subscription)
+    watch = SweepPeriodically(Directory(tmp_path), [old.stream, DEAD_LETTERS], NOON - 99 * HOUR, NOON, leases.subscription)
 
     def looked_at() -> list[str]:
-        return watch._look(b"", Timestamp.of((NOON + 5 * MINUTE).timestamp()))
+        return watch._sweep(b"", Timestamp.of((NOON + 5 * MINUTE).timestamp()))
 
-    leases.troubles.met(_load_of(old), "its table is away")
-    leases.troubles.met(dead.folder, "an index is broken", keeps_back=True)
+    leases.failures.failed(_load_of(old), "its table is away")
+    leases.failures.failed(dead.folder, "an index is broken", blocks_closing=True)
     assert looked_at() == [format_time(dead.hour), format_time(old.hour)]
-    leases.troubles.over(_load_of(old))
+    leases.failures.recovered(_load_of(old))
     assert looked_at() == [format_time(dead.hour)]
 
 
 def test_an_hour_is_looked_at_as_it_begins_and_again_when_it_is_over_until_it_is_done(tmp_path: Path) -> None:
-    buckets = Directory(tmp_path)
+    store = Directory(tmp_path)
     bucket = Bucket("search_made", NOON)
-    buckets.create(bucket.version_name(1), Receipt(bucket, 1).to_json())
-    look = lambda tick: hours_at(tick, buckets, ["search_made", "tap"])  # noqa: E731
-    assert look(NOON) == {NOON}
-    assert look(NOON + 5 * MINUTE) == set()
-    assert look(NOON + HOUR) == {NOON + HOUR}
-    assert look(NOON + HOUR + LOOK_EVERY) == look(NOON + HOUR + 2 * LOOK_EVERY) == {NOON}
-    buckets.create(bucket.success_name, b"")
-    assert look(NOON + HOUR + LOOK_EVERY) == {NOON}
-    buckets.create(bucket.loaded_name(1), b"")
-    assert look(NOON + HOUR + LOOK_EVERY) == set()
+    store.create(bucket.version_name(1), Manifest(bucket, 1).to_json())
+    sweep = lambda tick: hours_to_sweep(tick, store, ["search_made", "tap"])  # noqa: E731
+    assert sweep(NOON) == {NOON}
+    assert sweep(NOON + 5 * MINUTE) == set()
+    assert sweep(NOON + HOUR) == {NOON + HOUR}
+    assert sweep(NOON + HOUR + SWEEP_EVERY) == sweep(NOON + HOUR + 2 * SWEEP_EVERY) == {NOON}
+    store.create(bucket.success_name, b"")
+    assert sweep(NOON + HOUR + SWEEP_EVERY) == {NOON}
+    store.create(bucket.loaded_name(1), b"")
+    assert sweep(NOON + HOUR + SWEEP_EVERY) == set()
