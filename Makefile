@@ -3,14 +3,16 @@
 VENV := .venv
 BIN := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest
-INSTALLED := $(VENV)/.installed
+PIP := $(BIN)/python -m pip install --no-deps --require-hashes
+# Named after the content of both files, so that neither a checkout nor a copy that changes their times installs anything.
+INSTALLED := $(VENV)/.installed-$(shell cat requirements.txt setup.py | cksum | tr ' ' -)
 
-# Looked for in this order; the first is what the image has. `make venv PYTHON=/path/to/python` names another.
-PYTHONS := $(PYTHON) python3.12 python3.13 python3.11 python3 python
-FITS := import sys, ensurepip, venv; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))
+# Tried in this order; the first is the image's. `make venv PYTHON=/path/to/python` names another.
+PYTHONS := $(PYTHON) python3.12 python3.13 python3.14 python3.11 python3 python
+FITS := import sys, ensurepip, venv; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 15))
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
-# Google's libraries would ask a metadata server for credentials, and wait for it where there is none.
+# Without it Google's libraries ask a metadata server for credentials, and wait where there is none.
 export NO_GCE_CHECK := true
 
 .DEFAULT_GOAL := help
@@ -60,17 +62,31 @@ clean: ## Remove everything that was made here: environment, demo, builds, cache
 	rm -rf $(VENV) demo build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-$(INSTALLED): requirements.txt setup.py
+$(BIN)/python:
 	@python=; for candidate in $(PYTHONS); do \
 		if "$$candidate" -c '$(FITS)' 2>/dev/null; then python=$$candidate; break; fi; \
 	done; \
 	if [ -z "$$python" ]; then \
-		echo "error: found no Python 3.11, 3.12 or 3.13 with its venv module (tried: $(PYTHONS))." >&2; \
-		echo "Install one (Debian: python3.12-venv), or name it: make venv PYTHON=/path/to/python3.12" >&2; \
+		echo "error: found no Python 3.11 to 3.14 with its venv module" >&2; \
+		echo "(tried: $(PYTHONS))." >&2; \
+		echo "What to do: install one (Debian: python3.12-venv), or name one:" >&2; \
+		echo "make venv PYTHON=/path/to/python3.12" >&2; \
 		exit 1; \
 	fi; \
-	echo "Making $(VENV) with $$("$$python" --version): about 1.2 GB, one to three minutes"; \
+	echo "Creating $(VENV) with $$("$$python" --version): 1.2 GB, 1 to 3 minutes"; \
 	"$$python" -m venv --clear $(VENV)
-	$(BIN)/python -m pip install --require-hashes -r requirements.txt
+
+# An environment is updated in place: pip checks and builds everything before it replaces the first package.
+# - --no-deps, then `pip check`: pip before 23.3 does not apply a pin to the same package with an extra.
+# - google-apitools has no wheel. It is built with the locked setuptools, not with the newest.
+$(INSTALLED): | $(BIN)/python
+	@rm -f $(VENV)/.installed*
+	@for package in setuptools google-apitools; do \
+		awk "/^[^ ]/ { wanted = /^$$package==/ } wanted" requirements.txt > $(VENV)/$$package.txt; \
+	done
+	$(PIP) -r $(VENV)/setuptools.txt
+	$(PIP) --no-build-isolation -r $(VENV)/google-apitools.txt
+	$(PIP) -r requirements.txt
+	$(BIN)/python -m pip check
 	$(BIN)/python -m pip install --no-deps --no-build-isolation --no-index -e .
 	@touch $@

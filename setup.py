@@ -43,7 +43,7 @@ setup(
     version="0.1.0",
     description="Delivers events from Pub/Sub exactly once to hourly Avro files and table partitions, and proves it",
     license="Apache-2.0",
-    python_requires=">=3.11,<3.14",
+    python_requires=">=3.11,<3.15",
     # templates/ stays out: its files are used from a checkout, to build an image and a template's spec.
     packages=find_packages(include=["schemas*", "storage*", "transforms*", "audit*", "pipelines*", "publisher*", "local*"]),
     package_data={"schemas": ["contracts/**/*.avsc"]},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib.metadata
+import os
 import re
 import runpy
 import shutil
@@ -115,9 +116,9 @@ def test_the_lock_names_no_registry_and_no_path() -> None:
 
 def test_the_pythons_are_said_alike_by_setup_py_the_makefile_and_the_tools(package: dict[str, Any]) -> None:
     allowed = SpecifierSet(package["python_requires"])
-    assert [minor for minor in range(8, 20) if f"3.{minor}.0" in allowed] == [11, 12, 13]
+    assert [minor for minor in range(8, 20) if f"3.{minor}.0" in allowed] == [11, 12, 13, 14]
     makefile, tools = (ROOT / "Makefile").read_text(), (ROOT / "pyproject.toml").read_text()
-    assert "(3, 11) <= sys.version_info[:2] < (3, 14)" in makefile
+    assert "(3, 11) <= sys.version_info[:2] < (3, 15)" in makefile
     assert "--python-version 3.11 " in makefile
     assert 'target-version = "py311"' in tools
     assert 'python_version = "3.11"' in tools
@@ -155,6 +156,66 @@ def test_make_venv_says_what_to_do_where_no_python_fits(tmp_path: Path) -> None:
     assert made.returncode != 0
     assert "make venv PYTHON=" in made.stderr
     assert not (tmp_path / ".venv").exists()
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """Return a folder with the Makefile, and with a `.venv` whose Python only writes down its arguments."""
+    for name in ("Makefile", "requirements.txt", "setup.py"):
+        shutil.copy(ROOT / name, tmp_path)
+    python = tmp_path / ".venv" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.write_text('#!/bin/sh\necho "$@" >> calls\ntest ! -e "fail"\n')
+    python.chmod(0o755)
+    return tmp_path
+
+
+def make_venv(checkout: Path) -> list[str]:
+    """Run `make venv` and return the calls of Python that it made."""
+    calls = checkout / "calls"
+    calls.unlink(missing_ok=True)
+    subprocess.run(["make", "venv"], cwd=checkout, capture_output=True, check=not (checkout / "fail").exists())
+    return calls.read_text().splitlines() if calls.exists() else []
+
+
+INSTALL = "-m pip install --no-deps --require-hashes"
+STEPS = [
+    f"{INSTALL} -r .venv/setuptools.txt",
+    f"{INSTALL} --no-build-isolation -r .venv/google-apitools.txt",
+    f"{INSTALL} -r requirements.txt",
+    "-m pip check",
+    "-m pip install --no-deps --no-build-isolation --no-index -e .",
+]
+
+
+def test_make_venv__installs_the_lock_and_checks_it(checkout: Path) -> None:
+    assert make_venv(checkout) == STEPS
+    for package in ("setuptools", "google-apitools"):
+        pinned = (checkout / ".venv" / f"{package}.txt").read_text()
+        assert set(re.findall(r"^(\S+)==", pinned, re.MULTILINE)) == {package}
+        assert pinned.count("--hash=sha256:") >= 2
+
+
+def test_make_venv__compares_content_not_time(checkout: Path) -> None:
+    make_venv(checkout)
+    for name in ("requirements.txt", "setup.py"):
+        os.utime(checkout / name)
+    assert make_venv(checkout) == []
+
+
+def test_make_venv__updates_in_place(checkout: Path) -> None:
+    make_venv(checkout)
+    with (checkout / "requirements.txt").open("a") as lock:
+        lock.write("# another pin\n")
+    assert make_venv(checkout) == STEPS
+    assert (checkout / ".venv" / "bin" / "python").exists()
+
+
+def test_make_venv__begins_again_after_a_failure(checkout: Path) -> None:
+    (checkout / "fail").touch()
+    assert make_venv(checkout) == STEPS[:1]
+    (checkout / "fail").unlink()
+    assert make_venv(checkout) == STEPS
 
 
 @pytest.mark.slow
