@@ -1,4 +1,4 @@
-"""From the words of a command line to a store."""
+"""Open an object store or a table store by its address on the command line."""
 
 from __future__ import annotations
 
@@ -12,26 +12,32 @@ _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
 
 
 def open_store(uri: str) -> ObjectStore:
-    """The store that `uri` names: gs://bucket[/prefix], or the path of a directory. Reaches for nothing yet.
+    """Return the object store at `uri`: gs://bucket[/prefix], or the path of a directory.
 
-    Raises StoreError when it names neither.
+    Neither the network nor the disk is accessed: `check_writable` does that.
+
+    Raises:
+        StoreError: `uri` is neither of the two.
     """
     if uri.startswith("gs://"):
-        # Only here: whoever works in a directory needn't wait for Google's client to be imported.
+        # Imported on demand: a run on a directory need not wait for the import of Google's client.
         from storage.objects.gcs import CloudStorage
 
         return CloudStorage(uri)
     if not uri or _SCHEME.match(uri):
-        raise StoreError(f"{uri!r} names no object store: give the path of a directory, or gs://bucket[/prefix]")
+        raise StoreError(f"{uri!r} is no object store. What to do: give the path of a directory, or gs://bucket[/prefix]")
     return Directory(uri)
 
 
 def open_tables(uri: str) -> TableStore:
-    """The tables at `bigquery://project.dataset`, or in the DuckDB file at a path that ends in .duckdb.
+    """Return the table store at `uri`: bigquery://project.dataset, or the path of a DuckDB file that ends in .duckdb.
 
-    Touches nothing yet: `check_writable` does. Raises TableStoreError for any other address.
+    Neither the network nor the disk is accessed: `check_writable` does that.
+
+    Raises:
+        TableStoreError: `uri` is neither of the two.
     """
-    # Imported here because each brings a large library, and a run needs one of them.
+    # Imported on demand: each client is a large library, and a run needs only one of them.
     if uri.startswith("bigquery://"):
         from storage.tables.bigquery import BigQuery
 
@@ -40,4 +46,6 @@ def open_tables(uri: str) -> TableStore:
         from storage.tables.duckdb_file import DuckDBFile
 
         return DuckDBFile(uri)
-    raise TableStoreError(f"{uri!r} names no tables: give bigquery://project.dataset, or a path that ends in .duckdb")
+    raise TableStoreError(
+        f"{uri!r} is no table store. What to do: give bigquery://project.dataset, or a path that ends in .duckdb"
+    )

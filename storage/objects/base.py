@@ -1,4 +1,7 @@
-"""Object store: files, manifests and markers by name. One interface, a directory or Cloud Storage behind it."""
+"""The interface of object stores, which hold data files, manifests and markers by name.
+
+`storage.objects.local` implements it on a local directory, `storage.objects.gcs` on Cloud Storage.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,10 @@ from typing import BinaryIO, Protocol
 
 
 class StoreError(Exception):
-    """The store refused, or could not be reached after bounded retries. The message says what, where, and what to do."""
+    """A store refused a call, or could not be reached within a bounded number of retries.
+
+    The message names the object, the cause and the remedy.
+    """
 
 
 class NotFound(StoreError):
@@ -16,65 +22,85 @@ class NotFound(StoreError):
 
 
 class Damaged(StoreError):
-    """An object is there, and is not what was committed. Restore it from a copy."""
+    """An object exists, but its bytes are not those that were committed. It has to be restored from a copy."""
 
 
 class AlreadyExists(StoreError):
-    """`create` met an object of this name, with other bytes than those given."""
+    """`create` found an object of this name with different bytes."""
 
 
 class Changed(StoreError):
-    """`replace` met another generation than the expected one."""
+    """`replace` found another generation than the expected one."""
 
 
 @dataclass(frozen=True)
 class Stored:
-    """An object as the store knows it. generation: another after each write of the name; crc32c: 0 to 2^32 - 1."""
+    """Metadata of a stored object."""
 
     name: str
     size: int
+    """Bytes."""
     crc32c: int
+    """Checksum of the bytes, 0 to 2^32 - 1."""
     generation: int
+    """A number that differs after each write of the name."""
 
 
 class ObjectStore(Protocol):
-    """Objects by name (`a/b/c`, relative to the root). Safe for use by many threads and processes; can be pickled.
+    """Objects by name (`a/b/c`, relative to the root). Thread-safe, safe for concurrent processes, and picklable.
 
-    Reads see every finished write at once. A write is seen whole or not at all, and when it has returned
-    the object survives the process and the machine.
+    Reads are strongly consistent: they see every finished write at once. A write is atomic. When it has returned, the
+    object survives a crash of the process and of the machine.
     """
 
     @property
     def uri(self) -> str:
-        """The root: an absolute path, or gs://bucket[/prefix], with no slash at the end."""
+        """The root: an absolute path, or gs://bucket[/prefix], without a slash at the end."""
 
     def check_writable(self) -> None:
-        """Raises StoreError, saying what to do, when objects can't be written under the root (made if it is missing)."""
+        """Check that objects can be written under the root, which is created if it is missing.
+
+        Raises:
+            StoreError: They can't be. The message names the remedy.
+        """
 
     def read(self, name: str) -> tuple[bytes, Stored]:
-        """The object's bytes, and what the store knows of exactly these bytes. Raises NotFound."""
+        """Return the bytes of an object, and the metadata of exactly these bytes. Raise NotFound if it is missing."""
 
     def open(self, name: str) -> BinaryIO:
-        """The object as a stream to read, for what may be large. Raises NotFound."""
+        """Open an object for reading as a stream, for objects that may be large. Raise NotFound if it is missing."""
 
     def write(self, name: str, data: bytes | BinaryIO) -> Stored:
-        """Writes bytes, or a seekable stream from its start, under a name that nobody else writes. Replaces what is there."""
+        """Write bytes, or a seekable stream from its start, and replace any existing object.
+
+        The caller must be the only writer of this name.
+        """
 
     def create(self, name: str, data: bytes) -> Stored:
-        """Writes only if no object has this name.
+        """Write an object only if none has this name.
 
-        Finding the very same bytes there counts as success: it is this call's own write, whose answer was lost.
-        Raises AlreadyExists when other bytes are there.
+        An existing object with the same bytes counts as success, because it can be the result of this very call: the
+        response to an earlier attempt may have been lost.
+
+        Raises:
+            AlreadyExists: An object of this name has different bytes.
         """
 
     def replace(self, name: str, data: bytes, generation: int) -> Stored:
-        """Writes only if the object's generation is still `generation`. Raises Changed otherwise, also when it is gone."""
+        """Overwrite an object only if its generation is still `generation`.
+
+        Raises:
+            Changed: The object has another generation, or is missing.
+        """
 
     def publish(self, source: str, target: str) -> None:
-        """Puts the object `source` under the name `target`, whole or not at all; `source` may be gone afterwards.
+        """Move the object `source` to the name `target` atomically. `source` may remain.
 
-        Repeatable: where `source` is gone and `target` is there, nothing is done. Raises NotFound when neither is there.
+        Idempotent: if `source` is missing and `target` exists, nothing is done.
+
+        Raises:
+            NotFound: Neither of the two exists.
         """
 
     def list(self, prefix: str, start: str = "") -> Iterator[str]:
-        """The names of all objects that begin with `prefix` and are not below `start`, in their order (by code point)."""
+        """Yield, by code point order, all names that begin with `prefix` and are not less than `start`."""

@@ -1,4 +1,4 @@
-"""What a directory needs of the operating system: folders and files that survive the machine, and errors in plain words."""
+"""Durable files and folders on a local disk, and operating system errors as StoreError."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ _HINTS = {
     errno.EDQUOT: "free some space, or have the quota raised",
     errno.EACCES: "allow this user to read and write there, or choose another folder",
     errno.EPERM: "allow this user to read and write there, or choose another folder",
-    errno.EROFS: "choose a folder on a disk that can be written",
-    errno.ENOTDIR: "a file stands where a folder is needed: move it away, or choose another folder",
-    errno.EEXIST: "a file stands where a folder is needed: move it away, or choose another folder",
-    errno.EISDIR: "a folder stands where the object should go: choose another name",
+    errno.EROFS: "choose a folder on a writable disk",
+    errno.ENOTDIR: "move the file that has the name of a needed folder, or choose another folder",
+    errno.EEXIST: "move the file that has the name of a needed folder, or choose another folder",
+    errno.EISDIR: "choose another name: a folder has the name of the object",
     errno.ENAMETOOLONG: "choose a folder with a shorter path",
     errno.EMFILE: "allow more open files (ulimit -n)",
     errno.ENFILE: "allow more open files on this machine",
@@ -24,7 +24,7 @@ _HINTS = {
 
 
 def make_folder(path: str) -> None:
-    """Makes the folder and those above it, each of them on the disk before anything is written below."""
+    """Create a folder and its parents. Each is fsynced before anything is written below it."""
     if os.path.isdir(path):
         return
     make_folder(os.path.dirname(path))
@@ -37,13 +37,13 @@ def make_folder(path: str) -> None:
 
 
 def flush(file: BinaryIO) -> None:
-    """Only then do the bytes written so far survive the machine."""
+    """fsync the file, so that the bytes written so far survive a crash of the machine."""
     file.flush()
     os.fsync(file.fileno())
 
 
 def flush_folder(path: str) -> None:
-    """Only then do the names in it survive the machine."""
+    """fsync the folder, so that new names in it survive a crash of the machine."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -51,8 +51,8 @@ def flush_folder(path: str) -> None:
         os.close(descriptor)
 
 
-def explain(error: OSError, what: str) -> NoReturn:
-    """Raises the StoreError that says `what` went wrong, why, and what to do."""
-    where = f" ({error.filename})" if error.filename else ""
-    hint = _HINTS.get(error.errno or 0, "see to the disk, then run this again")
-    raise StoreError(f"{what}: {error.strerror or error}{where}. What to do: {hint}") from error
+def raise_store_error(error: OSError, failure: str) -> NoReturn:
+    """Raise `error` as a StoreError whose message contains `failure`, the cause and the remedy."""
+    path = f" ({error.filename})" if error.filename else ""
+    hint = _HINTS.get(error.errno or 0, "check the disk, then run the command again")
+    raise StoreError(f"{failure}: {error.strerror or error}{path}. What to do: {hint}") from error

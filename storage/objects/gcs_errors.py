@@ -1,4 +1,4 @@
-"""Errors of Cloud Storage and its client, in our words: what happened, where, what to do."""
+"""Translation of the errors of Cloud Storage and its client into StoreError."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from google.cloud.storage.exceptions import DataCorruption
 
 from storage.objects.base import Changed, NotFound, StoreError
 
-_OURS = (
+_REQUEST_ERRORS = (
     api.GoogleAPICallError,
     api.RetryError,
     GoogleAuthError,
@@ -22,34 +22,39 @@ _OURS = (
     urllib3.exceptions.HTTPError,
     OSError,
 )
-"""All that a request can fail with. Anything else is a mistake in a program and passes as it is."""
+"""All errors with which a request can fail. Any other exception is a bug and is not translated."""
 
 
 @contextmanager
-def translate_errors(what: str, bucket: str) -> Iterator[None]:
-    """Turns an error of the block into a StoreError that begins with `what`; NotFound for a 404, Changed for a 412."""
+def translate_errors(failure: str, bucket: str) -> Iterator[None]:
+    """Raise errors of the block as StoreError, a 404 as NotFound and a 412 as Changed.
+
+    Args:
+        failure: First words of the message, such as "can't read gs://bucket/name".
+        bucket: Name of the Cloud Storage bucket, for the remedy.
+    """
     try:
         yield
     except api.NotFound as error:
-        raise NotFound(f"{what}: {_message_of(error)}") from error
+        raise NotFound(f"{failure}: {_message_of(error)}") from error
     except api.PreconditionFailed as error:
-        raise Changed(f"{what}: {_message_of(error)}") from error
-    except _OURS as error:
-        raise StoreError(f"{what}: {_message_of(error)}. What to do: {_hint(error, bucket)}") from error
+        raise Changed(f"{failure}: {_message_of(error)}") from error
+    except _REQUEST_ERRORS as error:
+        raise StoreError(f"{failure}: {_message_of(error)}. What to do: {_hint(error, bucket)}") from error
 
 
 def _message_of(error: Exception) -> str:
     if isinstance(error, api.RetryError) and error.cause is not None:
-        return f"tried again and again, at last: {_message_of(error.cause)}"
+        return f"gave up after retries; the last error: {_message_of(error.cause)}"
     if isinstance(error, api.GoogleAPICallError):
-        return f"{error.code} {_message(error)}".rstrip(". ")
+        return f"{error.code} {_server_message(error)}".rstrip(". ")
     if isinstance(error, DataCorruption):
-        return "the bytes were damaged on the way"
+        return "the bytes were damaged in transit"
     return f"{type(error).__name__}: {error}".rstrip(". ")
 
 
-def _message(error: api.GoogleAPICallError) -> str:
-    """The server's own words: for an upload the client wraps them in the whole answer."""
+def _server_message(error: api.GoogleAPICallError) -> str:
+    """Return the server's message alone. For an upload the client's message contains the whole response."""
     try:
         return str(error.response.json()["error"]["message"])
     except (AttributeError, ValueError, KeyError, TypeError):
@@ -61,10 +66,10 @@ def _hint(error: Exception, bucket: str) -> str:
         return (
             f"give the account the role roles/storage.objectUser on gs://{bucket} (gcloud storage buckets"
             f" add-iam-policy-binding gs://{bucket} --member=serviceAccount:ACCOUNT --role=roles/storage.objectUser);"
-            " if it has it, see whether a retention policy or a service perimeter forbids the call"
+            " if it has the role, check whether a retention policy or a service perimeter forbids the call"
         )
     if isinstance(error, DefaultCredentialsError | api.Unauthorized):
         return "run gcloud auth application-default login, or name a key file in GOOGLE_APPLICATION_CREDENTIALS"
     if isinstance(error, api.BadRequest | DataCorruption):
-        return "call again if bytes were damaged on the way; otherwise correct what the message names"
-    return "see to the network and to status.cloud.google.com, then call again: a repeat does no harm"
+        return "run the command again if bytes were damaged; otherwise correct the value that the message names"
+    return "check the network and status.cloud.google.com, then run the command again; repeating it is safe"

@@ -1,4 +1,4 @@
-"""An object store in a directory of this machine."""
+"""An object store in a local directory."""
 
 from __future__ import annotations
 
@@ -16,36 +16,45 @@ from typing import BinaryIO
 import google_crc32c
 
 from storage.objects.base import AlreadyExists, Changed, NotFound, Stored, StoreError
-from storage.objects.fsync import explain, flush, flush_folder, make_folder
+from storage.objects.fsync import flush, flush_folder, make_folder, raise_store_error
 from storage.objects.names import check_name, check_prefix, is_name
 from storage.objects.streams import CHUNK
 
 _HIDDEN = ".tmp"
-"""Below the root: files not yet whole, and locks. What a killed process leaves here is never seen, and can be deleted."""
+"""Folder below the root for unfinished files and for locks. Files that a killed process left here are never listed and can be
+deleted."""
 
 _LOCKS = 64
-"""Lock files. Each name belongs to one of them, so they stay this few however many objects there are."""
+"""Number of lock files. Each object name is hashed to one, so their number does not grow with the number of objects."""
 
-_STEPS = (1, 1_000, 1_000_000, 1_000_000_000, 2_000_000_000)
-"""Nanoseconds. The coarsest clocks of file systems count in 2 s (FAT); ext4, XFS, APFS and tmpfs count in 1 ns."""
+_CLOCK_TICKS = (1, 1_000, 1_000_000, 1_000_000_000, 2_000_000_000)
+"""Resolutions, in nanoseconds, that a file system may have for times: 1 ns on ext4, XFS, APFS and tmpfs, 2 s on FAT."""
 
 _ABSENT = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
-"""What opening a file says where there is no object, but perhaps a folder or an object in place of a folder."""
+"""Errors of opening a path that is no object: it is missing, or it is a folder, or one of its folders is an object."""
 
 
 class Directory:
-    """Objects are files below `root`; a name is the file's path. One machine, any number of threads and processes.
+    """Object store in a folder: an object is a file, and its name is the path below the root.
 
-    A write goes to a hidden file first, is flushed to the disk, and takes its name in one atomic step. Whoever writes a
-    name holds a lock on it (flock), so comparing and writing are one step too. An object and a folder can't share a name.
+    For any number of threads and processes of one machine. An object and a folder can't have the same name.
 
-    The generation is the file's time of modification in nanoseconds. It is set to a later one than that of the file
-    replaced, so it differs after each write even when two fall on one tick of the clock. crc32c is computed from the
-    bytes at each read and listing, so it shows what the disk holds now; a listing reads every file that it names.
+    A write goes to a hidden file, which is fsynced and then renamed atomically. Each writer of a name holds a lock (flock),
+    so that checking the generation and writing are one atomic step.
+
+    The generation is the file's modification time in nanoseconds. A write sets it later than that of the file that it
+    replaces, so it differs after each write, even after two within one tick of the clock.
+
+    The crc32c is computed from the bytes at each read, so that it describes the present content of the disk.
     """
 
     def __init__(self, root: str | os.PathLike[str], clock: Callable[[], int] = time.time_ns) -> None:
-        """`root`: the folder, made by the first write. `clock`: nanoseconds since 1970."""
+        """Create a store without accessing the disk.
+
+        Args:
+            root: Folder of the store. The first write creates it.
+            clock: Returns nanoseconds since 1970.
+        """
         self._root = os.path.abspath(os.fspath(root))
         self._hidden = os.path.join(self._root, _HIDDEN)
         self._clock = clock
@@ -59,10 +68,10 @@ class Directory:
         try:
             make_folder(self._hidden)
             with open(probe, "xb") as file, self._locked(_HIDDEN):
-                self._stamp(file, later_than=None)
+                self._set_generation(file, later_than=None)
                 flush(file)
         except OSError as error:
-            explain(error, f"objects can't be written below {self._root}")
+            raise_store_error(error, f"objects can't be written below {self._root}")
         finally:
             with suppress(OSError):
                 os.unlink(probe)
@@ -73,7 +82,7 @@ class Directory:
                 data = file.read()
                 return data, _stored(name, len(data), google_crc32c.value(data), file.fileno())
             except OSError as error:
-                explain(error, f"can't read {name} below {self._root}")
+                raise_store_error(error, f"can't read {name} below {self._root}")
 
     def open(self, name: str) -> BinaryIO:
         try:
@@ -81,7 +90,7 @@ class Directory:
         except _ABSENT as error:
             raise NotFound(f"no object {name} below {self._root}") from error
         except OSError as error:
-            explain(error, f"can't read {name} below {self._root}")
+            raise_store_error(error, f"can't read {name} below {self._root}")
 
     def write(self, name: str, data: bytes | BinaryIO) -> Stored:
         return self._put(name, data, check=lambda _: None)
@@ -89,7 +98,7 @@ class Directory:
     def create(self, name: str, data: bytes) -> Stored:
         def check(current: int | None) -> None:
             if current is not None:
-                raise AlreadyExists(f"{name} below {self._root} is there, with other bytes")
+                raise AlreadyExists(f"{name} below {self._root} already exists with different bytes")
 
         try:
             return self._put(name, data, check)
@@ -97,14 +106,18 @@ class Directory:
             existing, stored = self.read(name)
             if existing != data:
                 raise
-            # Whoever wrote it may have been killed before this.
+            # Its writer may have been killed before it could do this.
             flush_folder(os.path.dirname(self._path(name)))
             return stored
 
     def replace(self, name: str, data: bytes, generation: int) -> Stored:
         def check(current: int | None) -> None:
             if current != generation:
-                raise Changed(f"{name} below {self._root} is at generation {current}, not {generation}: read it again")
+                state = "missing" if current is None else f"at generation {current}"
+                raise Changed(
+                    f"can't replace {name} below {self._root}: it is {state}, not at generation {generation}."
+                    " What to do: read it again"
+                )
 
         return self._put(name, data, check)
 
@@ -114,14 +127,14 @@ class Directory:
             with self._locked(target):
                 if os.path.isfile(source_path):
                     with open(source_path, "rb") as file:
-                        self._stamp(file, later_than=_generation(target_path))
+                        self._set_generation(file, later_than=_generation(target_path))
                     make_folder(os.path.dirname(target_path))
                     os.replace(source_path, target_path)
                 elif not os.path.isfile(target_path):
-                    raise NotFound(f"neither {source} nor {target} is below {self._root}: there is nothing to publish")
+                    raise NotFound(f"can't publish below {self._root}: neither {source} nor {target} exists")
                 flush_folder(os.path.dirname(target_path))
         except OSError as error:
-            explain(error, f"can't publish {source} as {target} below {self._root}")
+            raise_store_error(error, f"can't publish {source} as {target} below {self._root}")
 
     def list(self, prefix: str, start: str = "") -> Iterator[str]:
         check_prefix(prefix)
@@ -129,14 +142,18 @@ class Directory:
         try:
             yield from self._walk(f"{folder}/" if folder else "", prefix, start)
         except OSError as error:
-            explain(error, f"can't list {prefix}* below {self._root}")
+            raise_store_error(error, f"can't list {prefix}* below {self._root}")
 
     def _walk(self, folder: str, prefix: str, start: str) -> Iterator[str]:
-        """What lies below `folder`, which is empty (the root) or ends with a slash."""
+        """Yield the names below `folder` that `list` selects. `folder` is empty (the root) or ends with a slash."""
         try:
             with os.scandir(os.path.join(self._root, folder)) as entries:
-                # A folder sorts with its slash: `a-b` comes before `a/b`, as the whole names do.
-                names = sorted(f"{folder}{e.name}/" if e.is_dir() else f"{folder}{e.name}" for e in entries if is_name(e.name))
+                # A folder is sorted with its slash, so that `a-b` comes before `a/b`, as in the order of whole names.
+                names = sorted(
+                    f"{folder}{entry.name}/" if entry.is_dir() else f"{folder}{entry.name}"
+                    for entry in entries
+                    if is_name(entry.name)
+                )
         except (FileNotFoundError, NotADirectoryError):
             return
         for name in names:
@@ -147,7 +164,13 @@ class Directory:
                 yield name
 
     def _put(self, name: str, data: bytes | BinaryIO, check: Callable[[int | None], None]) -> Stored:
-        """Writes `name` if `check`, given the current generation, raises nothing."""
+        """Write an object unless `check` raises.
+
+        Args:
+            name: Name of the object.
+            data: Bytes, or a seekable stream, which is read from its start.
+            check: Called with the current generation, None for no object, while the name is locked.
+        """
         path, hidden = self._path(name), self._hidden_path()
         source: BinaryIO = io.BytesIO(data) if isinstance(data, bytes) else data
         source.seek(0)
@@ -162,32 +185,35 @@ class Directory:
                     current = _generation(path)
                     check(current)
                     file.flush()
-                    self._stamp(file, later_than=current)
+                    self._set_generation(file, later_than=current)
                     flush(file)
                     make_folder(os.path.dirname(path))
                     os.replace(hidden, path)
                     flush_folder(os.path.dirname(path))
                 return _stored(name, size, checksum, file.fileno())
         except OSError as error:
-            explain(error, f"can't write {name} below {self._root}")
+            raise_store_error(error, f"can't write {name} below {self._root}")
         finally:
-            # After a write it has taken its name; after an error, that error is the one to report.
+            # After a success the file has been renamed. After a failure, the first error is the one to report.
             with suppress(OSError):
                 os.unlink(hidden)
 
-    def _stamp(self, file: BinaryIO, later_than: int | None) -> None:
-        """Sets the file's generation: now, or later where the file to be replaced is of now or of the future."""
+    def _set_generation(self, file: BinaryIO, later_than: int | None) -> None:
+        """Set the file's generation to the present time, or to the next possible one after `later_than`."""
         now, last = self._clock(), later_than or 0
-        for step in _STEPS:
-            moment = max(now, last + step)
-            os.utime(file.fileno(), ns=(moment, moment))
+        for tick in _CLOCK_TICKS:
+            generation = max(now, last + tick)
+            os.utime(file.fileno(), ns=(generation, generation))
             if os.fstat(file.fileno()).st_mtime_ns > last:
                 return
-        raise StoreError(f"the file system of {self._root} keeps no times of modification: choose a folder on another disk")
+        raise StoreError(
+            f"objects can't be written below {self._root}: the file system stores no modification times."
+            " What to do: choose a folder on another disk"
+        )
 
     @contextmanager
     def _locked(self, name: str) -> Iterator[None]:
-        """Keeps every other thread and process from writing `name` meanwhile; ends with the process, however that ends."""
+        """Hold the lock for writing `name`, against all threads and processes. A process that dies releases it."""
         make_folder(self._hidden)
         with open(os.path.join(self._hidden, f"lock-{zlib.crc32(name.encode()) % _LOCKS:02}"), "ab") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
@@ -206,7 +232,7 @@ def _stored(name: str, size: int, crc32c: int, descriptor: int) -> Stored:
 
 
 def _generation(path: str) -> int | None:
-    """None where there is no object, but perhaps a folder."""
+    """Return the generation of the object at `path`, or None if there is no file, even if there is a folder."""
     try:
         status = os.stat(path)
     except (FileNotFoundError, NotADirectoryError):

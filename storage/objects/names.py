@@ -1,4 +1,4 @@
-"""Names of objects: the rules that every store keeps, so that what is written to one can be copied to any other."""
+"""Rules for object names that every store enforces, so that the objects of any store can be copied to any other."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import re
 from storage.objects.base import StoreError
 
 LONGEST_NAME = 1024
-"""Bytes of UTF-8: Cloud Storage's limit (cloud.google.com/storage/docs/objects#naming)."""
+"""Bytes of UTF-8: the limit of Cloud Storage (cloud.google.com/storage/docs/objects#naming)."""
 
 LONGEST_PART = 255
 """Bytes of UTF-8 between two slashes: the limit of the usual file systems (NAME_MAX of Linux)."""
@@ -16,7 +16,11 @@ _UNFIT = re.compile(r"[\\\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
 def is_name(name: str) -> bool:
-    """Whether `name` can name an object: parts joined by slashes, none empty or hidden by a leading dot, no control codes."""
+    """Return whether `name` is a valid object name.
+
+    Valid names are parts joined by slashes. A part is not empty, has no leading dot (a hidden file) and contains no
+    backslashes, control characters or surrogates.
+    """
     parts = name.split("/")
     return (
         not _UNFIT.search(name)
@@ -26,15 +30,15 @@ def is_name(name: str) -> bool:
 
 
 def check_name(name: str) -> None:
-    """Raises StoreError, saying which names are accepted, when `name` is not one of them."""
+    """Raise StoreError with the rules for names if `name` is not a valid object name."""
     if not is_name(name):
         raise StoreError(
-            f"{name!r} can't name an object: give a/b/c, relative to the root, at most {LONGEST_NAME} bytes, without empty"
-            " parts, parts that begin with a dot, backslashes or control characters"
+            f"{name!r} can't name an object. What to do: give a/b/c, relative to the root, at most {LONGEST_NAME} bytes,"
+            " without empty parts, parts that begin with a dot, backslashes or control characters"
         )
 
 
 def check_prefix(prefix: str) -> None:
-    """Raises StoreError when no object's name can begin with `prefix`. The empty prefix is the beginning of every name."""
+    """Raise StoreError if no valid object name can begin with `prefix`. Every name begins with the empty prefix."""
     if prefix:
         check_name(prefix.removesuffix("/"))

@@ -1,4 +1,4 @@
-"""Streams of bytes: measured before they are written, and read in ranges."""
+"""Byte streams: the measuring of a source before its upload, and a stream over ranged downloads."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ CHUNK = 8 * 1024 * 1024
 
 
 def measure(source: BinaryIO) -> tuple[int, int]:
-    """The size and crc32c of a seekable stream, from its start."""
+    """Return the size in bytes and the crc32c of a seekable stream, read from its start."""
     size, checksum = 0, 0
     source.seek(0)
     while chunk := source.read(CHUNK):
@@ -21,11 +21,17 @@ def measure(source: BinaryIO) -> tuple[int, int]:
     return size, checksum
 
 
-class Ranges(io.RawIOBase):
-    """A stream of `size` bytes, of which `fetch(first, last)` gets those from `first` to `last`, both included."""
+class RangeReader(io.RawIOBase):
+    """A read-only seekable stream that downloads byte ranges on demand."""
 
     def __init__(self, size: int, fetch: Callable[[int, int], bytes]) -> None:
-        self._size, self._fetch, self._at = size, fetch, 0
+        """Create a stream at position 0.
+
+        Args:
+            size: Length of the stream in bytes.
+            fetch: Returns the bytes from a first to a last position, both included.
+        """
+        self._size, self._fetch, self._position = size, fetch, 0
 
     def readable(self) -> bool:
         return True
@@ -34,22 +40,22 @@ class Ranges(io.RawIOBase):
         return True
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        self._at = max(0, offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence])
-        return self._at
+        self._position = max(0, offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence])
+        return self._position
 
     def readinto(self, buffer: Any) -> int:
-        data = self._read_to(self._at + len(buffer))
+        data = self._read_to(self._position + len(buffer))
         buffer[: len(data)] = data
         return len(data)
 
     def readall(self) -> bytes:
-        # The inherited one asks for 8 KiB at a time: a request each.
+        # The inherited method reads 8 KiB at a time, each with a request of its own.
         return self._read_to(self._size)
 
     def _read_to(self, end: int) -> bytes:
         end = min(end, self._size)
-        if self._at >= end:
+        if self._position >= end:
             return b""
-        data = self._fetch(self._at, end - 1)
-        self._at += len(data)
+        data = self._fetch(self._position, end - 1)
+        self._position += len(data)
         return data

@@ -136,7 +136,7 @@ def test_an_object_store_that_stays_away_ends_a_stream_with_a_clear_error_and_th
     assert status == 2, said
     assert said.count("error: ") == 1
     assert "gs://bucket-of-events/data" in said
-    assert "What to do: see to the network" in said
+    assert "What to do: check the network" in said
     assert "Traceback" not in said
     cloud.gcs.mend()
     assert cloud.run() == (0, "")

@@ -57,7 +57,7 @@ def test_a_store_that_refuses_from_some_moment_on_ends_the_run_and_the_next_repa
         exit_status, told = cloud.run()
         assert exit_status == 2
         assert "gs://bucket-of-events/data" in told
-        assert "What to do: see to the network" in told
+        assert "What to do: check the network" in told
         cloud.gcs.mend()
         cloud.be_patient(20)
         assert cloud.run() == (0, "")

@@ -34,7 +34,7 @@ def test_other_schemes_are_refused_with_what_to_give(uri: str) -> None:
 
 @pytest.mark.parametrize("uri", ["gs://", "gs:///a", "gs://Bucket", "gs://-b-/a", "gs://b"])
 def test_gs_without_a_valid_bucket_is_refused(uri: str) -> None:
-    with pytest.raises(StoreError, match="names no Cloud Storage bucket"):
+    with pytest.raises(StoreError, match="is no Cloud Storage bucket"):
         open_store(uri)
 
 

@@ -146,7 +146,7 @@ def test_the_root_is_made_absolute_and_made_by_the_check(tmp_path: Path, monkeyp
 def test_a_file_in_place_of_the_folder_is_an_error_that_says_so(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     for root in [tmp_path / "file", tmp_path / "file" / "below"]:
-        with pytest.raises(StoreError, match="a file stands where a folder is needed") as error:
+        with pytest.raises(StoreError, match="file that has the name of a needed folder") as error:
             Directory(str(root)).check_writable()
         assert str(root) in str(error.value)
 
@@ -161,7 +161,7 @@ def test_a_folder_that_no_user_can_make_is_an_error_that_says_what_to_do() -> No
     [
         (errno.ENOSPC, "No space left on device.*free some space"),
         (errno.EACCES, "Permission denied.*allow this user"),
-        (errno.EROFS, "Read-only file system.*disk that can be written"),
+        (errno.EROFS, "Read-only file system.*a writable disk"),
     ],
 )
 def test_a_disk_that_refuses_is_an_error_that_names_the_object_and_leaves_nothing(
@@ -186,9 +186,9 @@ def test_a_disk_that_refuses_is_an_error_that_names_the_object_and_leaves_nothin
 def test_an_object_below_an_object_is_an_error_that_says_so(tmp_path: Path) -> None:
     store = Directory(str(tmp_path))
     store.write("a/b", b"x")
-    with pytest.raises(StoreError, match="a file stands where a folder is needed"):
+    with pytest.raises(StoreError, match="file that has the name of a needed folder"):
         store.write("a/b/c", b"x")
-    with pytest.raises(StoreError, match="a folder stands where the object should go"):
+    with pytest.raises(StoreError, match="a folder has the name of the object"):
         store.create("a", b"x")
 
 
