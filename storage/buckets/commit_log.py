@@ -49,7 +49,10 @@ def last_turn(store: ObjectStore, stream: str) -> Turn:
         value = json.loads(data)
         turn = Turn(value["number"], tuple(value["recent"]), stored.generation, value["pending"])
     except (ValueError, KeyError, TypeError) as error:
-        raise ManifestError(f"{name} can't be read: {error!r}. It only orders commits: when no job runs, delete it.") from None
+        raise ManifestError(
+            f"{name} can't be read: {error!r}. What to do: stop all jobs of the stream, then delete this object;"
+            " it only orders concurrent commits"
+        ) from None
     if turn.pending:
         _create(store, turn.pending)
         # Its taker may be gone, and nobody is to create it again, should the bucket be deleted.

@@ -1,7 +1,7 @@
-"""Committables: what one attempt at some work adds to a bucket.
+"""Committables: the data files and counters that one writer adds to a bucket.
 
-They are united by their ids, so adding the same one again changes nothing, and their order does not matter: retries, restarts,
-backfills and late panes can repeat without harm.
+A bucket is the union of its committables by id. So adding one again changes nothing, and their order does not matter. This
+makes retries, restarts, backfills and late panes idempotent.
 """
 
 from __future__ import annotations
@@ -22,22 +22,23 @@ from storage.buckets.duplicate_refs import Elsewhere
 
 @dataclass(frozen=True)
 class DataFile:
-    """One Avro file of a bucket, and beside it its index: the sorted 16-byte hashes of its ids.
-
-    name: without a folder, ends in .avro, unique to the attempt that wrote it; size: bytes; crc32c: 0 to 2^32 - 1;
-    ids: the tally of its ids, whose count is the number of its rows.
-    """
+    """An Avro file of a bucket. Its id index (`storage.buckets.id_index`) is stored in the same folder."""
 
     name: str
+    """File name without a folder. Ends in .avro, and is unique to the attempt that wrote the file."""
     shard: Shard
     size: int
+    """Bytes of the Avro file."""
     crc32c: int
+    """Checksum of the Avro file, 0 to 2^32 - 1."""
     index_crc32c: int
+    """Checksum of the index, 0 to 2^32 - 1."""
     ids: Tally
+    """Tally of the event ids. Its count is the number of rows."""
 
     @property
     def index_name(self) -> str:
-        """The index's file name: it lies beside the data file."""
+        """File name of the index, without a folder."""
         return self.name.removesuffix(".avro") + ".ids"
 
     def to_json(self) -> dict[str, object]:
@@ -57,74 +58,78 @@ class DataFile:
         ids = Tally.from_json({"count": value["rows"], "fingerprint": value["fingerprint"]})
         name, shard = read_text(value["name"]), Shard.parse(value["shard"])
         if "/" in name or not name.endswith(".avro"):
-            raise ValueError("a file's name is not one")
+            raise ValueError("the name of a data file contains a slash or does not end in .avro")
         return cls(name, shard, read_count(value["size"]), read_count(value["crc32c"]), read_count(value["index_crc32c"]), ids)
 
 
 @dataclass(frozen=True)
 class Committable:
-    """What one attempt at some work adds to a bucket: counts, files, or nothing but the wish to be looked at.
-
-    id: made before the committable crosses a shuffle, so that a repeat is known as one; packs: the names of the packs whose
-    messages may be acknowledged once it is committed; failure: why other packs could not be written, empty where all were. No
-    manifest keeps these two. conflicts: what it adds to the hour's dead letters, after it is in the manifest itself.
-    elsewhere: files that name the ids it dropped because another hour holds them.
-    """
+    """The data files and counters that one writer adds to a bucket. An empty one requests a close check only."""
 
     id: str
+    """Assigned before the committable crosses a shuffle, so that a repeat has the same id."""
     counters: Counters = field(default_factory=dict)
     reasons: Reasons = field(default_factory=dict)
     data_files: tuple[DataFile, ...] = ()
     packs: tuple[str, ...] = ()
+    """Names of the packs whose messages may be acknowledged after the commit. Not stored in manifests."""
     conflicts: Committable | None = None
+    """Conflicting events, to be added to the dead letters of the hour after this committable is in a manifest."""
     failure: str = ""
+    """The error because of which other packs could not be written; empty if all were. Not stored in manifests."""
     elsewhere: tuple[Elsewhere, ...] = ()
+    """Files that list the ids that were dropped because another hour contains them."""
 
     def to_json(self) -> bytes:
-        more = {"packs": self.packs, "failure": self.failure}
-        return json.dumps({**committable_to_json(self), **more}, sort_keys=True).encode()
+        """Serialize all fields, including those that manifests don't store."""
+        unstored = {"packs": self.packs, "failure": self.failure}
+        return json.dumps({**committable_to_json(self), **unstored}, sort_keys=True).encode()
 
     @classmethod
     def from_json(cls, data: bytes | str) -> Committable:
+        """Parse the result of `to_json`."""
         value = json.loads(data)
         return replace(committable_from_json(value), packs=tuple(value["packs"]), failure=value["failure"])
 
     @property
     def is_empty(self) -> bool:
-        """Whether it changes nothing."""
+        """Whether adding the committable to a bucket changes nothing."""
         return not (self.counters or self.data_files)
 
 
 CLOSE_CHECK = Committable("")
-"""Adds nothing: asks that a bucket be looked at, so that it closes though no event came."""
+"""Adds nothing to a bucket. It requests a close check, so that a bucket closes even if it gets no event."""
 
 
 def combine(committables: Iterable[Committable]) -> Committable:
-    """One committable that adds what the given ones add, each id once, under an id that depends on theirs alone."""
-    given = list(committables)
-    each = {one.id: one for one in given if not one.is_empty}
-    failure = max((one.failure for one in given), default="")
-    if not each:
+    """Combine committables into one that adds all that they add. Committables with the same id are added once.
+
+    The id of the result depends only on the ids of the non-empty committables.
+    """
+    parts = list(committables)
+    by_id = {part.id: part for part in parts if not part.is_empty}
+    failure = max((part.failure for part in parts), default="")
+    if not by_id:
         return replace(CLOSE_CHECK, failure=failure)
     counters: Counters = {}
     reasons: Reasons = {}
     data_files: list[DataFile] = []
     packs: list[str] = []
     elsewhere: list[Elsewhere] = []
-    for key in sorted(each):
-        counters = add_counters(counters, each[key].counters)
-        reasons = add_reasons(reasons, each[key].reasons)
-        data_files.extend(each[key].data_files)
-        packs.extend(each[key].packs)
-        elsewhere.extend(each[key].elsewhere)
-    conflicts = combine(one.conflicts for one in each.values() if one.conflicts)
-    refused = None if conflicts.is_empty else conflicts
-    unique = sha256("\n".join(sorted(each)).encode()).hexdigest()[:32]
-    return Committable(unique, counters, reasons, tuple(data_files), tuple(packs), refused, failure, tuple(elsewhere))
+    for _, part in sorted(by_id.items()):
+        counters = add_counters(counters, part.counters)
+        reasons = add_reasons(reasons, part.reasons)
+        data_files.extend(part.data_files)
+        packs.extend(part.packs)
+        elsewhere.extend(part.elsewhere)
+    combined = combine(part.conflicts for part in by_id.values() if part.conflicts)
+    conflicts = None if combined.is_empty else combined
+    unique = sha256("\n".join(sorted(by_id)).encode()).hexdigest()[:32]
+    return Committable(unique, counters, reasons, tuple(data_files), tuple(packs), conflicts, failure, tuple(elsewhere))
 
 
 def committable_to_json(committable: Committable) -> dict[str, object]:
-    """What a manifest keeps of a committable."""
+    """Return the fields of a committable that manifests store, as JSON values."""
     data_files = [data_file.to_json() for data_file in committable.data_files]
     value: dict[str, object] = {
         "id": committable.id,
@@ -140,7 +145,11 @@ def committable_to_json(committable: Committable) -> dict[str, object]:
 
 
 def committable_from_json(value: Mapping[str, Any]) -> Committable:
-    """Reads what `committable_to_json` gave. ValueError, TypeError, KeyError or AttributeError where it is something else."""
+    """Parse the result of `committable_to_json`.
+
+    Raises:
+        ValueError, TypeError, KeyError, AttributeError: `value` is something else.
+    """
     data_files = tuple(DataFile.from_json(data_file) for data_file in value["data_files"])
     elsewhere = tuple(Elsewhere.from_json(file) for file in value.get("elsewhere", ()))
     counters, reasons = read_counters(value["counters"]), read_reasons(value["reasons"])

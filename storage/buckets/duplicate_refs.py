@@ -43,11 +43,15 @@ def read_elsewhere(store: ObjectStore, bucket: Bucket, file: Elsewhere) -> dict[
     name = f"{bucket.folder}/{file.name}"
     data, stored = store.read(name)
     if stored.crc32c != file.crc32c:
-        raise StoreError(f"{name} can't be trusted: its checksum is not the one in the manifest")
+        raise StoreError(
+            f"{name} can't be trusted: its checksum is not the one in the manifest. What to do: restore it from a copy"
+        )
     try:
         return by_hours(data)
     except (ValueError, OverflowError):
-        raise StoreError(f"{name} can't be read: it holds no ids with their hours") from None
+        raise StoreError(
+            f"{name} can't be read: it contains no ids with their hours. What to do: restore it from a copy"
+        ) from None
 
 
 _ENTRY = np.dtype([("id", f"V{HASH_BYTES}"), ("hour", ">i4"), ("held", ">i4")])

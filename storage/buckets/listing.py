@@ -1,4 +1,4 @@
-"""Hours: which buckets there are, and which of them have to be looked at, though no event may have come for them."""
+"""List the buckets of a store, and the hours that still have to be closed or loaded. Only names are listed, nothing is read."""
 
 from __future__ import annotations
 
@@ -11,42 +11,43 @@ from storage.objects.base import ObjectStore
 
 
 def event_types_of(store: ObjectStore) -> set[str]:
-    """The event types that have ever had a bucket. Asks for one name of each."""
-    found: set[str] = set()
+    """Return the event types that have ever had a bucket. Requests one name per event type."""
+    event_types: set[str] = set()
     start = ""
     while (name := next(store.list("events/", start), None)) is not None:
         event_type = name.split("/")[1]
         if EVENT_TYPE_NAME.fullmatch(event_type):
-            found.add(event_type)
-        start = f"events/{event_type}0"  # the first name beyond the folder: 0 comes after the slash
-    return found
+            event_types.add(event_type)
+        start = f"events/{event_type}0"  # The first possible name after the folder: 0 follows the slash.
+    return event_types
 
 
 def buckets_of(store: ObjectStore, stream: str, first: datetime, last: datetime) -> Iterator[Bucket]:
-    """The stream's buckets from the hour `first` to `last`, both included, in order, that hold anything. Only lists names."""
-    before = None
+    """Yield, in order, the buckets of a stream that have an object, from the hour `first` to `last`, both included."""
+    previous = None
     for name in store.list(f"{stream_folder(stream)}/", Bucket(stream, first).folder):
         bucket = bucket_of(name)
-        if bucket is None or bucket == before:
+        if bucket is None or bucket == previous:
             continue
         if bucket.hour > last:
             return
-        before = bucket
+        previous = bucket
         yield bucket
 
 
 def open_hours(store: ObjectStore, streams: Iterable[str], since: datetime) -> set[datetime]:
-    """The hours from the day of `since` on in which something is left to do: a bucket of one of the streams was begun, and is
-    not closed, or its newest manifest is not loaded. Only lists names.
+    """Return the unfinished hours from the day of `since` on.
+
+    An hour is unfinished if one of the streams has a bucket that is not closed, or whose newest manifest is not loaded.
     """
-    result = set()
+    hours = set()
     for stream in streams:
         start = f"{stream_folder(stream)}/dt={since:%Y-%m-%d}"
-        # In the order of their names those of a bucket come one after the other.
+        # Names are sorted, so those of one bucket are adjacent.
         for bucket, names in groupby(store.list(f"{stream_folder(stream)}/", start), bucket_of):
             if bucket and not _is_done(bucket, frozenset(names)):
-                result.add(bucket.hour)
-    return result
+                hours.add(bucket.hour)
+    return hours
 
 
 def _is_done(bucket: Bucket, names: Collection[str]) -> bool:

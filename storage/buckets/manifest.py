@@ -1,6 +1,6 @@
-"""Manifests: what is in a bucket. A bucket is exactly the set of files that its newest manifest lists.
+"""Manifests, which describe buckets. A bucket is exactly the set of files that its newest manifest lists.
 
-A manifest is a union of committables.
+A manifest is the union of the committables of its bucket.
 """
 
 from __future__ import annotations
@@ -21,21 +21,23 @@ from storage.buckets.duplicate_refs import Elsewhere
 
 
 class ManifestError(Exception):
-    """A manifest can't be read. The message names the object; nothing was overwritten."""
+    """A manifest can't be read. The message names the object, which was not overwritten."""
 
 
 @dataclass(frozen=True)
 class Commit:
-    """A committable that has become part of a bucket. late: rows that it brought after the bucket had closed."""
+    """A committable that is part of a bucket."""
 
     committable: Committable
     at: datetime
+    """Time of the commit."""
     late: int = 0
+    """Number of rows that were added after the bucket had closed."""
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """One version of what a bucket holds. Version 0 is the bucket that nobody has written to yet."""
+    """One version of a bucket's content. Version 0 is the bucket before its first commit."""
 
     bucket: Bucket
     version: int = 0
@@ -56,7 +58,7 @@ class Manifest:
 
     @property
     def ids(self) -> Tally:
-        """The tally of all delivered ids. Its count is the number of rows."""
+        """Tally of all delivered ids. Its count is the number of rows."""
         return total(data_file.ids for data_file in self.data_files)
 
     @property
@@ -68,21 +70,22 @@ class Manifest:
 
     @property
     def lineage(self) -> str:
-        """Tells the bucket from one of its hour that was there before and was deleted."""
+        """Id of the first committable. It distinguishes the bucket from an earlier one of the hour that was deleted."""
         return self.commits[0].committable.id if self.commits else ""
 
     def has(self, committable: Committable) -> bool:
-        """Whether the committable is in already, or has nothing to add."""
+        """Return whether the committable is part of this version, or has nothing to add."""
         return committable.is_empty or self.commit_of(committable) is not None
 
     def commit_of(self, committable: Committable) -> Commit | None:
-        """The one that has brought the committable."""
+        """Return the commit of the committable, or None."""
         return next((commit for commit in self.commits if commit.committable.id == committable.id), None)
 
     def next(self, committable: Committable, now: datetime, close: bool) -> Manifest:
-        """The manifest with the committable in it, and closed if asked for: one version up, or itself where nothing changes.
+        """Return the manifest with the committable added, closed if `close` is true.
 
-        A bucket that has closed stays closed; rows that come after count as late.
+        It is one version higher, or `self` if nothing changes. A closed bucket stays closed, and rows that are added to it
+        count as late.
         """
         commits, closed_at = self.commits, self.closed_at
         if not self.has(committable):
@@ -95,7 +98,7 @@ class Manifest:
         return replace(self, version=self.version + 1, commits=commits, closed_at=closed_at)
 
     def report(self) -> DeliveredReport:
-        """What the audit is told of this version."""
+        """Return the report on this version that goes to the audit."""
         reasons: Reasons = {}
         for commit in self.commits:
             reasons = add_reasons(reasons, commit.committable.reasons)
@@ -103,7 +106,7 @@ class Manifest:
         return DeliveredReport(self.bucket, self.lineage, self.version, self.closed, self.counters, late, reasons)
 
     def to_json(self) -> bytes:
-        """The manifest as people and programs read it: a summary first, then each commit with its files."""
+        """Serialize the manifest for programs and people: a summary first, then each commit with its files."""
         report, ids = self.report(), self.ids
         value = {
             "stream": self.bucket.stream,
@@ -128,18 +131,27 @@ class Manifest:
 
     @classmethod
     def from_json(cls, data: bytes, name: str) -> Manifest:
-        """Reads what `to_json` gave. Raises ManifestError, with `name`, if it is cut, no manifest or at odds with itself."""
+        """Parse the result of `to_json`.
+
+        Args:
+            data: Content of the object.
+            name: Name of the object, for errors.
+
+        Raises:
+            ManifestError: `data` is truncated, is no manifest, or contradicts itself.
+        """
         try:
             value = json.loads(data)
             bucket = Bucket(read_text(value["stream"]), parse_time(value["hour"]))
             commits = tuple(
-                Commit(committable_from_json(one), parse_time(one["at"]), read_count(one["late"])) for one in value["commits"]
+                Commit(committable_from_json(commit), parse_time(commit["at"]), read_count(commit["late"]))
+                for commit in value["commits"]
             )
             closed_at = parse_time(value["closed_at"]) if read_flag(value["closed"]) else None
             manifest = cls(bucket, read_version(value["version"]), commits, closed_at)
             if manifest.ids != Tally.from_json({"count": value["rows"], "fingerprint": value["fingerprint"]}):
                 raise ValueError("its files do not add up to its rows and fingerprint")
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            hint = "Restore it from the versions in _receipts/ beside it, or from a copy."
+            hint = "What to do: restore it from its versions in the folder _receipts/ of the bucket, or from a copy"
             raise ManifestError(f"manifest {name} can't be read: {error!r}. {hint}") from None
         return manifest

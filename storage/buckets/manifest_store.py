@@ -32,7 +32,10 @@ def races(bucket: Bucket) -> Iterator[None]:
     for _ in range(MAX_RACES):
         yield
         time.sleep(next(pauses))
-    raise StoreError(f"{bucket.folder}: gave up after {MAX_RACES} concurrent-write conflicts. Is another job stuck in a loop?")
+    raise StoreError(
+        f"{bucket.folder}: gave up after {MAX_RACES} concurrent-write conflicts."
+        " What to do: check whether another job is stuck in a loop, then run the command again"
+    )
 
 
 def shown_receipt(store: ObjectStore, bucket: Bucket) -> Manifest:
@@ -103,5 +106,5 @@ def _newest(store: ObjectStore, manifest: Manifest) -> Manifest:
 def _read(data: bytes, name: str, bucket: Bucket) -> Manifest:
     manifest = Manifest.from_json(data, name)
     if manifest.bucket != bucket:
-        raise ManifestError(f"{name} is another bucket's manifest. Restore the right one from a copy.")
+        raise ManifestError(f"{name} is another bucket's manifest. What to do: restore the right one from a copy")
     return manifest

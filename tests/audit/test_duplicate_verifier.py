@@ -171,7 +171,8 @@ def test_a_listed_file_that_holds_no_entries_is_named(store, new_id, data: bytes
     Process(store, new_id).deliver(NOON, ("a", 1))
     manifest = with_entries(store, Process(store, new_id).deliver(LATER, ("a", 1)), data)
     [told] = DuplicateVerifier(store).verify(manifest).unreadable
-    assert told == f"{manifest.bucket.folder}/{manifest.elsewhere[0].name} can't be read: it holds no ids with their hours"
+    name = f"{manifest.bucket.folder}/{manifest.elsewhere[0].name}"
+    assert told == f"{name} can't be read: it contains no ids with their hours. What to do: restore it from a copy"
 
 
 def test_wherever_a_process_is_killed_what_it_dropped_is_proved_in_the_end(tmp_path, new_id) -> None:
