@@ -251,7 +251,7 @@ def test_a_replay_that_is_killed_in_the_middle_is_simply_run_again(
     world.publish(*((LIKED, {**REFUSED, "event_id": f"event-{number}"}) for number in range(10)))
     world.deliver()
     add_contract(world)
-    monkeypatch.setattr(replay, "MOST_MESSAGES", 4)
+    monkeypatch.setattr("transforms.recovery.replay.MOST_MESSAGES", 4)
     taken: list[str] = []
 
     def publish_once(call: Callable[[], object], name: str) -> object:
@@ -261,7 +261,7 @@ def test_a_replay_that_is_killed_in_the_middle_is_simply_run_again(
         return with_retry(call, name)
 
     with monkeypatch.context() as patch:
-        patch.setattr(replay, "with_retry", publish_once)
+        patch.setattr("transforms.recovery.replay.with_retry", publish_once)
         with pytest.raises(KeyboardInterrupt):
             run(world)
     world.deliver()
