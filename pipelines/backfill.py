@@ -26,6 +26,7 @@ from pipelines.progress import map_with_progress
 from pipelines.pubsub_clients import publisher
 from pipelines.runners import LOCAL, beam_options
 from schemas.buckets import FIRST_HOUR
+from schemas.errors import with_list
 from schemas.registry.contracts import load_contracts
 from schemas.tables import tables_of
 from storage.open import open_store, open_tables
@@ -34,9 +35,6 @@ from transforms.clocks import utc_now
 from transforms.pubsub.retry import check_topic
 from transforms.recovery.archive import Wanted, archive_files
 from transforms.recovery.archive_source import ReadBatch, Reading
-
-NAMED = 5
-"""So many problems are named at the end. Each was told when it was met."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -93,8 +91,7 @@ def main(argv: Sequence[str]) -> int:
     print(f"{reading.messages} messages taken from {len(files)} archive files")
     absent = [f"not in the archive: {kind} {event_id}" for kind, event_id in sorted(set(wanted.ids or ()) - reading.found)]
     if problems := [*reading.problems, *absent, *dict.fromkeys(problems)]:
-        more = [f"and {len(problems) - NAMED} more"] if len(problems) > NAMED else []
-        raise UserError("\n  ".join(["all was delivered but for this:", *problems[:NAMED], *more]))
+        raise UserError(with_list("all was delivered but for this:", problems))
     return 0
 
 

@@ -15,12 +15,8 @@ from contextlib import contextmanager, suppress
 from queue import Empty, SimpleQueue
 from typing import NoReturn, TextIO, TypeVar
 
-from schemas.registry.contracts import ContractError
-from storage.buckets.manifest import ManifestError
-from storage.objects.base import StoreError
-from storage.tables.base import TableStoreError
+from schemas.errors import EventDeliveryError
 from transforms.pubsub.leases import release_all
-from transforms.pubsub.retry import PubSubError
 
 T = TypeVar("T")
 
@@ -29,12 +25,8 @@ DRAIN_SECONDS = 600.0
 """How long a stream may drain after a signal; messages that are not delivered by then are released."""
 
 
-class UserError(Exception):
-    """Something that the user can mend. The message says what, where, and how."""
-
-
-USER_ERRORS = (UserError, ContractError, StoreError, TableStoreError, PubSubError, ManifestError)
-"""What a user can mend. Told in one line, without a stack trace."""
+class UserError(EventDeliveryError):
+    """The command can't do what its flags ask for, or could not do all of it."""
 
 
 def run_main(main: Callable[[Sequence[str]], int]) -> int:
@@ -74,9 +66,9 @@ def run_main(main: Callable[[Sequence[str]], int]) -> int:
         signal.signal(number, signal.SIG_DFL if isinstance(end, signal.Signals) else handler)
     if isinstance(end, signal.Signals):
         _interrupted(end, stderr)
-    if isinstance(end, USER_ERRORS):
-        print(f"error: {end}", file=stderr)
-        return 2
+    if isinstance(end, EventDeliveryError):
+        print(f"error: {without_step(str(end))}", file=stderr)
+        return end.exit_status
     if isinstance(end, OSError) and end.errno in (errno.ENOSPC, errno.EDQUOT):
         # Of a folder that is not the user's own, such as the one for temporary files: stores tell of theirs themselves.
         print(f"error: {end}. Free some space, or name another folder in TMPDIR; then run it again", file=stderr)
@@ -85,6 +77,11 @@ def run_main(main: Callable[[Sequence[str]], int]) -> int:
         sys.stderr = stderr
         raise end
     return end
+
+
+def without_step(message: str) -> str:
+    """Return an error's message without the name of the step, which Beam appends."""
+    return message.partition(" [while running '")[0]
 
 
 def _first(ends: SimpleQueue[T], seconds: float = math.inf) -> T:

@@ -30,13 +30,13 @@ from pipelines.progress import map_with_progress
 from pipelines.pubsub_clients import publisher, subscriber
 from pipelines.runners import DATAFLOW, LOCAL, PRISM, add_runner, beam_options, is_dry_run, parse
 from schemas.envelope import DEDUP_KEY
+from schemas.errors import with_list
 from schemas.registry.contracts import load_contracts
 from schemas.tables import tables_of
 from storage.objects.base import ObjectStore
 from storage.open import open_store, open_tables
 from storage.tables.base import TableStore
 from transforms.clocks import utc_now
-from transforms.load.load import NAMED
 from transforms.pubsub.leases import LEASE_SECONDS, NACK_DELAY_SECONDS, Leases
 from transforms.pubsub.retry import check_subscription, check_topic
 from transforms.pubsub.source import PubSubSource
@@ -171,12 +171,11 @@ def run_once(options: PipelineOptions, plan: Plan, subscription: str) -> int:
 
 def failure_summary(failures: Sequence[str]) -> str:
     """One message for the failures that are unresolved when a stream ends."""
-    more = [f"and {len(failures) - NAMED} more"] if len(failures) > NAMED else []
     head = (
         f"{len(failures)} of the buckets could not be delivered to or loaded when last tried; all else was. Nothing is lost, "
     )
     tail = f"the next run tries again, and nacked messages come again within {NACK_DELAY_SECONDS} s:"
-    return "\n  ".join([head + tail, *failures[:NAMED], *more])
+    return with_list(head + tail, failures)
 
 
 def run_streaming(options: PipelineOptions, plan: Plan, subscription: str) -> None:

@@ -12,14 +12,12 @@ from collections.abc import Sequence
 
 from pipelines.arguments import add_settings, hours
 from pipelines.command import UserError, run_main
+from schemas.errors import with_list
 from storage.open import open_store
 from transforms.dedup.delivered_index import clear_cache
 from transforms.recovery.archive import Wanted, archive_files
 from transforms.recovery.archive_source import Reading
 from transforms.recovery.missing_events import missing
-
-NAMED = 5
-"""So many problems are named where there are more."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -53,8 +51,7 @@ def main(argv: Sequence[str]) -> int:
     if len(plain) < len(missing_events):
         problems.append(f"{len(missing_events) - len(plain)} ids have line breaks: backfill their hours without --ids")
     if problems:
-        more = [f"and {len(problems) - NAMED} more"] if len(problems) > NAMED else []
-        raise UserError("\n  ".join(["there may be more, because of this:", *problems[:NAMED], *more]))
+        raise UserError(with_list("there may be more, because of this:", problems))
     return 0
 
 

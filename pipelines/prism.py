@@ -18,7 +18,8 @@ from apache_beam import version
 from apache_beam.options.pipeline_options import PipelineOptions, PortableOptions, PrismRunnerOptions
 from apache_beam.runners.portability.prism_runner import PrismJobServer
 
-from pipelines.command import USER_ERRORS, UserError
+from pipelines.command import UserError, without_step
+from schemas.errors import EventDeliveryError
 
 START_SECONDS = 30.0
 END_SECONDS = 5.0
@@ -113,13 +114,23 @@ def _wait(process: subprocess.Popen[bytes], endpoint: str, output: IO[bytes]) ->
 
 
 def what_failed(error: RuntimeError) -> Exception:
-    """What a user can mend, out of the text in which an engine tells it; the error itself where there is none."""
+    """Return the error of ours that an engine's error quotes, or the engine's own if it quotes none.
+
+    Prism reports a failed step as text, with the stack trace that the worker has sent.
+    """
     text = str(error)
-    for kind in USER_ERRORS:
-        name = f"{kind.__module__}.{kind.__qualname__}: "
-        if name in text:
-            return kind(_one_line(text.rsplit(name, 1)[1].split(" [while running", 1)[0].split("\n\n", 1)[0]))
-    return error
+    start, name, kind = max((text.rfind(name), name, kind) for name, kind in _names(EventDeliveryError))
+    if start < 0:
+        return error
+    message, _, _ = text[start + len(name) :].partition("\n\n")
+    return kind(_one_line(without_step(message)))
+
+
+def _names(kind: type[EventDeliveryError]) -> Iterator[tuple[str, type[EventDeliveryError]]]:
+    """Yield the class and all that derive from it, with their names as a stack trace has them."""
+    yield f"{kind.__module__}.{kind.__qualname__}: ", kind
+    for derived in kind.__subclasses__():
+        yield from _names(derived)
 
 
 def _one_line(error: object) -> str:

@@ -21,6 +21,7 @@ from pipelines.arguments import duration, hours, resource
 from pipelines.command import UserError, run_main
 from pipelines.pubsub_clients import publisher
 from schemas.buckets import DEAD_LETTERS
+from schemas.errors import first_few, with_list
 from schemas.outcomes import Reason
 from storage.buckets.listing import buckets_of
 from storage.open import open_store
@@ -28,8 +29,6 @@ from transforms.clocks import utc_now
 from transforms.pubsub.retry import check_topic
 from transforms.recovery.replay import Outbox, Replay
 
-NAMED = 5
-"""So many problems are named where there are more."""
 EXAMPLE = """mend the contract or the program first; run deliver afterwards. For example: python -m pipelines.replay --storage
 out/storage --topic projects/my-project/topics/events --hours 2026-01-31T00..2026-01-31T23 --reason unknown_type"""
 
@@ -77,14 +76,13 @@ def main(argv: Sequence[str]) -> int:
     if not replay.read and not replay.problems:
         print(f"These hours have no dead letter of the reason {' or '.join(flags.reason)}")
     if replay.refused:
-        first_hours = ", ".join(f"{hour:%Y-%m-%dT%H}" for hour in sorted(replay.refused)[:NAMED])
+        first_hours = ", ".join(first_few([f"{hour:%Y-%m-%dT%H}" for hour in sorted(replay.refused)]))
         print(
             f"{sum(replay.refused.values())} were replayed too late for their hour and refused again: "
             f"replay them from {first_hours}"
         )
     if replay.problems:
-        more = [f"and {len(replay.problems) - NAMED} more"] if len(replay.problems) > NAMED else []
-        raise UserError("\n  ".join(["all others were replayed, but not these:", *replay.problems[:NAMED], *more]))
+        raise UserError(with_list("all others were replayed, but not these:", replay.problems))
     return 0
 
 

@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from schemas.audit_reports import PublishedReport
+from schemas.errors import EventDeliveryError
 
 
-class PublisherError(Exception):
+class PublisherError(EventDeliveryError):
     """Nothing can be published. The message says why, and what to do."""
 
 

@@ -16,12 +16,14 @@ from typing import Any
 from google.cloud.dataflow_v1beta3 import ContainerSpec, TemplateMetadata
 from google.protobuf.json_format import ParseError
 
+from schemas.errors import EventDeliveryError
+
 METADATA = Path(__file__).parent / "deliver" / "metadata.json"
 SPEC = Path("build/templates/deliver.json")
 IMAGE = "REGION-docker.pkg.dev/PROJECT/event-delivery/deliver:VERSION"
 
 
-class TemplateError(Exception):
+class TemplateError(EventDeliveryError):
     """A metadata file that Dataflow would refuse or misread. The message says where, and what is wrong."""
 
 

@@ -1,5 +1,7 @@
-"""Checks contracts: `python -m schemas.registry.check [DIR]`. Exits with 1, every problem on standard
-error, when one can't be used.
+"""Check the contracts in a folder.
+
+Exit status: 0 if all of them can be used; 1 if some have problems, which are printed on the standard error; 2 if the folder
+does not exist.
 """
 
 from __future__ import annotations
@@ -13,15 +15,20 @@ from schemas.registry.contracts import DEFAULT_FOLDER, ContractError, load_contr
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Prints a line for each event type with its versions, and returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m schemas.registry.check", description="Checks the contracts in a folder.")
-    parser.add_argument("folder", metavar="DIR", nargs="?", type=Path, default=DEFAULT_FOLDER, help="default: the package's")
+    """Print each event type with its versions, and return the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m schemas.registry.check", description=__doc__)
+    parser.add_argument(
+        "folder", metavar="DIR", nargs="?", type=Path, default=DEFAULT_FOLDER, help="default: the contracts in the package"
+    )
     folder = parser.parse_args(arguments).folder
     try:
         contracts = load_contracts(folder)
     except ContractError as error:
-        print(error, file=sys.stderr)
-        return 1
+        if error.problems:
+            print("\n".join(error.problems), file=sys.stderr)
+            return 1
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_status
     for event_type in contracts.types:
         print(event_type, *(f"v{contract.version}" for contract in contracts.versions(event_type)))
     return 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -11,6 +11,7 @@ from typing import Any, cast
 from fastavro import parse_schema
 
 from schemas.envelope import EVENT_TYPE, SCHEMA_VERSION
+from schemas.errors import EventDeliveryError, with_list
 from schemas.outcomes import Reason, Rejected, Stage
 from schemas.registry.compatibility import incompatibilities
 from schemas.registry.rules import event_type_problems, parse_problems, schema_problems
@@ -21,8 +22,13 @@ DEFAULT_FOLDER = Path(__file__).parents[1] / "contracts"
 _FILE_NAME = re.compile(r"v([1-9][0-9]{0,8})\.avsc")
 
 
-class ContractError(Exception):
-    """Contracts can't be used. The message lists every problem, one a line, each naming its file."""
+class ContractError(EventDeliveryError):
+    """Contracts can't be used. The message lists the first few problems, and `problems` all of them."""
+
+    def __init__(self, message: str, problems: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.problems = tuple(problems)
+        """One line each, which begins with the name of the file. Empty if the folder can't be read."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,7 +103,8 @@ def load_contracts(folder: Path = DEFAULT_FOLDER) -> Contracts:
     if not by_version and not problems:
         problems.append(f"{folder}: holds no contracts; add <event_type>/v1.avsc")
     if problems:
-        raise ContractError("\n".join(" ".join(problem.split()) for problem in problems))
+        lines = [" ".join(problem.split()) for problem in problems]
+        raise ContractError(lines[0] if len(lines) == 1 else with_list(f"{folder}: {len(lines)} problems:", lines), lines)
     return Contracts(by_version)
 
 

@@ -13,6 +13,7 @@ from schemas.audit_reports import DeliveredReport
 from schemas.buckets import Bucket
 from schemas.counters import Reasons, add_counters, add_reasons
 from schemas.envelope import format_time, parse_time
+from schemas.errors import EventDeliveryError
 from schemas.fingerprints import Tally, total
 from schemas.json_fields import read_count, read_flag, read_text, read_version
 from schemas.outcomes import Outcome
@@ -20,7 +21,7 @@ from storage.buckets.committable import Committable, DataFile, committable_from_
 from storage.buckets.duplicate_refs import Elsewhere
 
 
-class ManifestError(Exception):
+class ManifestError(EventDeliveryError):
     """A manifest can't be read. The message names the object, which was not overwritten."""
 
 

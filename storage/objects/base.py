@@ -9,8 +9,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import BinaryIO, Protocol
 
+from schemas.errors import EventDeliveryError
 
-class StoreError(Exception):
+
+class StoreError(EventDeliveryError):
     """A store refused a call, or could not be reached within a bounded number of retries.
 
     The message names the object, the cause and the remedy.

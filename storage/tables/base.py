@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
+from schemas.errors import EventDeliveryError
 from schemas.fingerprints import Tally
 from schemas.tables import Table
 from storage.objects.base import ObjectStore
 
 
-class TableStoreError(Exception):
+class TableStoreError(EventDeliveryError):
     """The store refused, or could not be reached after bounded retries. The message says what, where, and what to do."""
 
 

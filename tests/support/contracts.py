@@ -38,7 +38,7 @@ def write_contract(folder: Path, schema: Any, event_type: str = "thing", version
 def problems_of(folder: Path) -> list[str]:
     with pytest.raises(ContractError) as error:
         load_contracts(folder)
-    return str(error.value).splitlines()
+    return list(error.value.problems)
 
 
 def problem_of(folder: Path, *fields: dict[str, Any]) -> str:

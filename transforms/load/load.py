@@ -8,6 +8,7 @@ from hashlib import sha256
 
 from google.api_core.retry import exponential_sleep_generator
 
+from schemas.errors import with_list
 from schemas.tables import Table
 from storage.buckets.manifest import Manifest
 from storage.buckets.manifest_store import finished_receipt
@@ -19,9 +20,6 @@ ATTEMPTS = 3
 
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 30.0
 """Seconds between them: a bound that doubles, and the pause drawn below it."""
-
-NAMED = 5
-"""So many partitions are named where more could not be loaded."""
 
 
 def load(
@@ -68,10 +66,9 @@ def load(
 def not_loaded(failures: Sequence[str]) -> TableStoreError:
     """One error for all the partitions that could not be loaded, from what LoadError said of each."""
     lines = sorted(failures)
-    more = [f"and {len(lines) - NAMED} more"] if len(lines) > NAMED else []
     number = "1 partition" if len(lines) == 1 else f"{len(lines)} partitions"
     head = f"{number} could not be loaded; all others were. Nothing is lost, and the next run tries again:"
-    return TableStoreError("\n  ".join([head, *lines[:NAMED], *more]))
+    return TableStoreError(with_list(head, lines))
 
 
 def _attempt(

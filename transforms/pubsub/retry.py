@@ -12,6 +12,8 @@ from google.api_core import exceptions
 from google.api_core.exceptions import GoogleAPICallError, GoogleAPIError, NotFound
 from google.cloud import pubsub_v1
 
+from schemas.errors import EventDeliveryError
+
 REQUEST_SECONDS = 10.0
 AWAY_SECONDS = 60.0
 """How long Pub/Sub may be unreachable in mid-run. After a lease's time the messages are another's in any case."""
@@ -34,7 +36,7 @@ T = TypeVar("T")
 _log = logging.getLogger(__name__)
 
 
-class PubSubError(Exception):
+class PubSubError(EventDeliveryError):
     """Pub/Sub can't be used as asked. The message says what, where, and what to do."""
 
 

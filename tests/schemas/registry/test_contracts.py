@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from schemas.outcomes import Reason, Rejected, Stage
-from schemas.registry.contracts import load_contracts
+from schemas.registry.contracts import ContractError, load_contracts
 from tests.support.contracts import field, problems_of, record, write_contract
 
 
@@ -81,8 +81,20 @@ def test_every_problem_of_every_file_is_told_at_once(tmp_path: Path) -> None:
     assert [line.split(": ")[0] for line in problems_of(tmp_path)] == [str(second)] + 3 * [str(first)]
 
 
-def test_a_folder_that_is_not_there_is_refused(tmp_path: Path) -> None:
-    assert "no such folder" in problems_of(tmp_path / "nowhere")[0]
+def test_load_contracts__refuses_a_missing_folder(tmp_path: Path) -> None:
+    with pytest.raises(ContractError, match="no such folder") as error:
+        load_contracts(tmp_path / "nowhere")
+    assert error.value.problems == ()
+
+
+def test_load_contracts__counts_problems_in_its_message(tmp_path: Path) -> None:
+    files = [write_contract(tmp_path, "{", "thing", version) for version in range(1, 8)]
+    with pytest.raises(ContractError) as error:
+        load_contracts(tmp_path)
+    head, *lines = str(error.value).splitlines()
+    assert head == f"{tmp_path}: 7 problems:"
+    assert [line.split(": ")[0] for line in lines] == [*(f"  {file}" for file in files[:5]), "  and 2 more"]
+    assert len(error.value.problems) == 7
 
 
 def test_an_empty_folder_is_refused(tmp_path: Path) -> None:
@@ -121,9 +133,14 @@ def test_the_check_prints_a_line_for_each_type(tmp_path: Path) -> None:
     assert (result.returncode, result.stdout, result.stderr) == (0, "another v1\nthing v1 v2\n", "")
 
 
-def test_the_check_tells_problems_on_standard_error_without_a_stack_trace(tmp_path: Path) -> None:
-    path = write_contract(tmp_path, "{")
+def test_check__prints_every_problem_on_stderr(tmp_path: Path) -> None:
+    files = [write_contract(tmp_path, "{", "thing", version) for version in range(1, 8)]
     result = run_check(str(tmp_path))
     assert (result.returncode, result.stdout) == (1, "")
-    assert result.stderr.startswith(f"{path}: is not JSON")
-    assert "Traceback" not in result.stderr
+    assert [line.split(": is not JSON")[0] for line in result.stderr.splitlines()] == [*map(str, files)]
+
+
+def test_check__fails_on_a_missing_folder(tmp_path: Path) -> None:
+    result = run_check(str(tmp_path / "nowhere"))
+    assert (result.returncode, result.stdout, result.stderr.count("\n")) == (2, "", 1)
+    assert result.stderr.startswith(f"error: {tmp_path / 'nowhere'}: there is no such folder")
