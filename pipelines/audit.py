@@ -52,9 +52,7 @@ def parser() -> argparse.ArgumentParser:
     flags.add_argument("--subscription", required=True, type=resource("subscriptions"), help="where the reports come from")
     flags.add_argument("--storage", required=True, help="the folder or gs://bucket[/prefix] that deliver writes to")
     flags.add_argument("--tables", required=True, help="the FILE.duckdb or bigquery://project.dataset that deliver loads")
-    flags.add_argument(
-        "--verdicts", type=Path, default=Path("verdicts.json"), help="the JSON file to write (default: verdicts.json)"
-    )
+    flags.add_argument("--verdicts", type=Path, help="JSON file that the verdicts are merged into (default: none)")
     flags.add_argument("--hours", type=hours, help="judge only these, FROM..TO as 2026-01-31T00..2026-01-31T23 (default: all)")
     return flags
 
@@ -66,14 +64,15 @@ def main(argv: Sequence[str]) -> int:
     check_delivered(store, tables)
     store.check_writable()
     tables.check_writable(store)
-    # A file that can't be updated is to be known before a report is taken.
-    write_json(flags.verdicts, [])
+    if flags.verdicts:
+        write_json(flags.verdicts, [])  # fails before a report is pulled if the file can't be updated
     with subscriber() as client:
         check_subscription(client, flags.subscription)
         unreadable = take_reports(client, flags.subscription, store)
     asked = every_hour(*flags.hours) if flags.hours else all_hours(store)
     rows = audit(store, tables, asked)
-    write_json(flags.verdicts, rows)
+    if flags.verdicts:
+        write_json(flags.verdicts, rows)
     silent = sorted({format_time(hour) for hour in asked} - {row["hour"] for row in rows})
     for row in rows:
         if row["status"] != Status.COMPLETE:

@@ -14,6 +14,7 @@ import google_crc32c
 import numpy as np
 import pytest
 
+from pipelines import audit
 from pipelines.audit import parser
 from pipelines.command import UserError
 from schemas.audit_reports import DeliveredReport, PublishedReport
@@ -280,6 +281,18 @@ def test_stores_that_deliver_never_wrote_to_are_refused_and_not_made(world: Worl
     world.verdicts.unlink()
     world.audit()
     assert verdicts(world)["search_made"]["published"] == 5
+
+
+def test_main__writes_no_file_without_verdicts_flag(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    deliver_some(world)
+    folder = world.folder / "current"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    flags = [f"--subscription={world.audit_subscription}", f"--storage={world.storage}", f"--tables={world.tables}"]
+    assert audit.main(flags) == 0
+    assert list(folder.iterdir()) == []
+    assert not world.verdicts.exists()
+    assert world.query("SELECT status FROM verdicts WHERE event_type = 'search_made'") == [("COMPLETE",)]
 
 
 def test_what_a_run_committed_and_died_before_it_reported_is_judged_all_the_same(
