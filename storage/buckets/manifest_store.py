@@ -53,11 +53,11 @@ def finished_receipt(store: ObjectStore, bucket: Bucket) -> Manifest:
     shown = shown_receipt(store, bucket)
     newest = _newest(store, shown)
     if newest.version != shown.version:
-        show(store, newest)
+        publish_manifest(store, newest)
     return newest
 
 
-def show(store: ObjectStore, manifest: Manifest) -> None:
+def publish_manifest(store: ObjectStore, manifest: Manifest) -> None:
     """Moves the manifest's files into place, then shows the manifest, then marks the bucket if it is closed. Repeatable."""
     bucket = manifest.bucket
     for _ in races(bucket):

@@ -134,7 +134,7 @@ def test_a_run_that_is_interrupted_gives_everything_back_and_says_so(
     assert "interrupted:" in complaint
     assert "Traceback" not in complaint
     assert "delivered and acknowledged" not in complaint
-    assert "could not give messages back" not in complaint
+    assert "could not release messages" not in complaint
     assert world.deliver(LONG_AGO) == 0
     ids = {attributes["event_id"] for _, attributes in flights()}
     found = [row["event_id"] for kind in FLIGHT_TYPES for row in world.rows(kind)]

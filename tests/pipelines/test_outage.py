@@ -167,7 +167,7 @@ def test_a_stream_goes_on_when_pubsub_comes_back_and_ends_with_a_clear_error_whe
     assert status == 2, said
     assert "Pub/Sub does not answer, trying again for 10 s" in said
     assert said.count("\nerror: ") == 1
-    assert "Pub/Sub has been unreachable for 10 s" in said.splitlines()[-1]
+    assert "Pub/Sub has been unreachable for 10 s" in said.splitlines()[-1], said
     assert "Run it again when it is back" in said.splitlines()[-1]
     assert "Traceback" not in said
 

@@ -16,7 +16,7 @@ from schemas.buckets import DEAD_LETTERS, Bucket
 from storage.buckets.commit_log import Turn, last_turn, take_turn
 from storage.buckets.committable import Committable, combine
 from storage.buckets.manifest import Manifest
-from storage.buckets.manifest_store import finished_receipt, races, show
+from storage.buckets.manifest_store import finished_receipt, publish_manifest, races
 from storage.objects.base import AlreadyExists, ObjectStore
 from transforms.dedup.conflicts import stage_conflicts
 from transforms.dedup.delivered_index import DeliveredIndex, delivered_index
@@ -54,7 +54,7 @@ def commit(
             turn = last_turn(store, bucket.stream) if committable.data_files and delivered.is_ordered else Turn()
             manifest = finished_receipt(store, bucket)
             if manifest.closed:
-                show(store, manifest)
+                publish_manifest(store, manifest)
             addition = committable
             if committable.data_files and not manifest.has(committable):
                 find = partial(delivered.find, turn, manifest)
@@ -68,7 +68,7 @@ def commit(
             if following is not manifest:
                 if not _created(store, turn, following, ordered=bool(addition.data_files) and delivered.is_ordered):
                     continue
-                show(store, following)
+                publish_manifest(store, following)
             # Not before. Where a crash parts the two, messages may come again in another order: what was refused already, for
             # the sake of another that is not delivered yet, would come first and be delivered.
             committed = following.commit_of(committable)

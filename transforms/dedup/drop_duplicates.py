@@ -51,7 +51,7 @@ def without_repeats(
         if delivered.any():
             hours = np.where(before.delivered, before.hour, beside.hour)
             lookup = Lookup(delivered, before.conflicting | beside.conflicting, hours)
-            result, kept, conflicts = _rewritten(store, bucket, result, data_file, entries, lookup, new_id())
+            result, kept, conflicts = _rewrite_without(store, bucket, result, data_file, entries, lookup, new_id())
             firm = {one[:HASH_BYTES] for one, known in zip(split(entries), before.delivered, strict=True) if known}
             events += [event for digest, event in conflicts if digest in firm]
             inner += [event for digest, event in conflicts if digest not in firm]
@@ -64,7 +64,7 @@ def without_repeats(
     return result, events, inner
 
 
-def _rewritten(
+def _rewrite_without(
     store: ObjectStore, bucket: Bucket, result: Committable, data_file: DataFile, entries: bytes, lookup: Lookup, unique: str
 ) -> tuple[Committable, DataFile | None, list[tuple[bytes, ConflictingEvent]]]:
     dead = bucket.stream == DEAD_LETTERS

@@ -81,7 +81,10 @@ def hours_to_sweep(tick: datetime, store: ObjectStore, streams: Sequence[str]) -
 
 
 class SweepHours(beam.PTransform):  # type: ignore[misc]
-    """Takes hours. Gives a close check of every stream's bucket in each; in a run that ends, also in silent ones."""
+    """Takes hours. Gives a close check of every stream's bucket in each.
+
+    In a run that ends, the silent hours between them get one too.
+    """
 
     def __init__(self, streams: Sequence[str], ends: bool) -> None:
         super().__init__()
