@@ -1,1 +1,1 @@
-"""What an event is: envelope, contracts, outcomes, manifests, table schemas. Knows neither Beam nor a cloud client."""
+"""Data model and codecs: envelope, contracts, counters, reports, table schemas. Imports neither Beam nor a cloud client."""

@@ -1,7 +1,8 @@
-"""What travels on the audit topic: how much was published, and what became of it, each told by its own witness.
+"""Reports on the audit topic: the counts of publishers, and the counters of buckets.
 
-A report is one JSON object in a message's data. Its id is made before it is sent, and a report that comes
-again under the same id says the same, so a reader keeps one of each id and repeats do no harm.
+Publishers and deliver count independently of each other. A report is one JSON object in a message's data.
+Its id is assigned before the report is sent, and reports with the same id have the same content. So readers keep one
+report per id, and duplicates are harmless.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from datetime import datetime
 from typing import Any, TypeVar
 
 from schemas.buckets import EVENT_TYPE_NAME, FIRST_HOUR, LAST_HOUR, Bucket, hour_of
-from schemas.counters import Counters, _tally, counters_to_json, read_counters
+from schemas.counters import Counters, Reasons, counters_to_json, read_counters, read_tally
 from schemas.envelope import format_time, parse_time
 from schemas.fingerprints import Tally
 from schemas.json_fields import read_count, read_flag, read_text, read_version
@@ -23,21 +24,31 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class PublishedReport:
-    """A publisher's own count of one event type in one hour, counting only what Pub/Sub has acknowledged.
+    """A publisher's count of one event type in one hour.
 
-    id: unique for each report; reporter: one run of one publisher; messages: every message by its event id,
-    an id that was published twice counts twice; distinct: each id once. A zero says that nothing was published.
-    Reports of the same type and hour under different ids add up.
+    Only messages that Pub/Sub acknowledged are counted; a count of zero states that none were published.
+    Reports of the same event type and hour with different ids add up.
     """
 
     id: str
+    """Unique for each report."""
+
     reporter: str
+    """One run of one publisher."""
+
     event_type: str
+
     hour: datetime
+    """The start of a UTC hour."""
+
     messages: Tally
+    """The event ids of all messages: an id that was published twice counts twice."""
+
     distinct: Tally
+    """The event ids, each once."""
 
     def to_json(self) -> bytes:
+        """Return the report as JSON, always the same bytes for equal reports."""
         value = {
             "report": "published",
             "id": self.id,
@@ -52,27 +63,35 @@ class PublishedReport:
 
 @dataclass(frozen=True)
 class DeliveredReport:
-    """What one version of a manifest says of its bucket, since the bucket began. The highest version of a lineage
-    holds.
+    """The counters of a bucket in one version of its manifest, cumulative since the bucket's first commit.
 
-    lineage: the id of the bucket's first commit, empty where there is none; one that was deleted and rebuilt begins again, with
-    version 1 of another lineage. late: rows that came after the bucket had closed; reasons: event type -> reason -> number of
-    dead letters.
+    The highest version of a lineage supersedes the others.
     """
 
     bucket: Bucket
+
     lineage: str
+    """The id of the bucket's first commit, or "" if it has none.
+
+    A bucket that is deleted and rebuilt starts with version 1 of a new lineage.
+    """
+
     version: int
     closed: bool
     counters: Counters
+
     late: int = 0
-    reasons: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    """Rows that arrived after the bucket was closed."""
+
+    reasons: Reasons = field(default_factory=dict)
 
     @property
     def id(self) -> str:
+        """The id of the report: bucket, lineage and version."""
         return f"{self.bucket.key}/{self.lineage}/v{self.version}"
 
     def to_json(self) -> bytes:
+        """Return the report as JSON, always the same bytes for equal reports."""
         value = {
             "report": "delivered",
             "id": self.id,
@@ -91,7 +110,11 @@ Report = PublishedReport | DeliveredReport
 
 
 def parse_report(data: bytes) -> Report:
-    """Reads one report. Raises ValueError for anything else, saying which field is wrong, and quoting nothing."""
+    """Parse one report.
+
+    Raises:
+        ValueError: The data are no report. The message names the invalid field, and quotes none of the data.
+    """
     try:
         value = json.loads(data)
     except (ValueError, RecursionError):
@@ -103,7 +126,7 @@ def parse_report(data: bytes) -> Report:
         try:
             return reader(value[name])
         except (KeyError, ValueError, TypeError, AttributeError, OverflowError):
-            raise ValueError(f"not a report: {name} is missing or is not what it should be") from None
+            raise ValueError(f"not a report: field {name} is missing or invalid") from None
 
     if value.get("report") == "published":
         return PublishedReport(
@@ -111,8 +134,8 @@ def parse_report(data: bytes) -> Report:
             read("reporter", read_text),
             read("event_type", read_text),
             read("hour", _hour),
-            read("messages", _tally),
-            read("distinct", _tally),
+            read("messages", read_tally),
+            read("distinct", read_tally),
         )
     if value.get("report") == "delivered":
         return DeliveredReport(
@@ -124,15 +147,12 @@ def parse_report(data: bytes) -> Report:
             read("late", read_count),
             read("reasons", read_reasons),
         )
-    raise ValueError("not a report of a known kind")
-
-
-# What reads one field of a report, or of a manifest: ValueError, TypeError or AttributeError where it is something else.
+    raise ValueError("not a report: field report is neither published nor delivered")
 
 
 def _in_range(hour: datetime) -> datetime:
     if hour != hour_of(hour) or not FIRST_HOUR <= hour <= LAST_HOUR:
-        raise ValueError("not the start of an hour that can be audited")
+        raise ValueError(f"not the start of an hour from {FIRST_HOUR} to {LAST_HOUR}")
     return hour
 
 
@@ -144,11 +164,17 @@ def _bucket(value: object) -> Bucket:
     bucket = Bucket.from_key(read_text(value))
     _in_range(bucket.hour)
     if bucket.key != value or not EVENT_TYPE_NAME.fullmatch(bucket.stream):
-        raise ValueError("not the key of a bucket")
+        raise ValueError("not a bucket key")
     return bucket
 
 
 def read_reasons(value: Mapping[str, Mapping[str, object]]) -> dict[str, dict[str, int]]:
+    """Check counts of dead letters by event type and reason.
+
+    Raises:
+        ValueError, TypeError, AttributeError: The value has another form.
+    """
     return {
-        read_text(kind): {read_text(name): read_count(number) for name, number in one.items()} for kind, one in value.items()
+        read_text(event_type): {read_text(reason): read_count(number) for reason, number in numbers.items()}
+        for event_type, numbers in value.items()
     }

@@ -1,4 +1,4 @@
-"""The shape of Avro schemas: names replaced by what they stand for, and what is left of a union without its null."""
+"""Views of Avro schemas: named types expanded, unions split, the short forms of types unified."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from fastavro.schema import expand_schema
 
 
 def expand(schema: Any) -> dict[str, Any]:
-    """A record's schema with each name replaced by the type that it stands for, but for names within their own type."""
+    """Replace each type name in a record's schema by its definition, except in a recursive type."""
     return cast(dict[str, Any], expand_schema(schema))
 
 
 def split_union(schema: Any) -> tuple[Any, bool]:
-    """The type that is not null, and whether null is allowed beside it."""
+    """Return the type without null, and whether null is allowed. A union must have null and one other type."""
     if not isinstance(schema, list):
         return schema, False
     (inner,) = (branch for branch in schema if node(branch)["type"] != "null")
@@ -22,10 +22,10 @@ def split_union(schema: Any) -> tuple[Any, bool]:
 
 
 def node(schema: Any) -> Mapping[str, Any]:
-    """The schema as an object: the short form "int" means {"type": "int"}."""
+    """Return the schema in its long form: "int" becomes {"type": "int"}."""
     return schema if isinstance(schema, Mapping) else {"type": schema}
 
 
-def kind_of(schema: Mapping[str, Any]) -> str:
-    """The logical type where there is one, the Avro type otherwise."""
+def avro_type_of(schema: Mapping[str, Any]) -> str:
+    """Return the logical type if the schema has one, else the Avro type."""
     return str(schema.get("logicalType", schema["type"]))

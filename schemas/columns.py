@@ -1,4 +1,4 @@
-"""Columns, derived from Avro schemas and never written twice."""
+"""Columns of tables, derived from Avro schemas."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Container, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from schemas.avro_schemas import expand, kind_of, node, split_union
+from schemas.avro_schemas import avro_type_of, expand, node, split_union
 
 _TYPES = {
     "string": "STRING",
@@ -29,43 +29,53 @@ _TYPES = {
     "record": "STRUCT",
     "map": "STRUCT",
 }
-"""The kind of an Avro type -> its column's type, as a BigQuery load makes it with useAvroLogicalTypes."""
+"""Avro type -> type of its column, as in a BigQuery load with useAvroLogicalTypes."""
 
 _NUMERIC_SCALE, _NUMERIC_WHOLE_DIGITS = 9, 29
-"""What NUMERIC holds, from BigQuery's documentation of decimalTargetTypes. What does not fit goes to BIGNUMERIC."""
+"""Digits after and before the point of a NUMERIC (BigQuery's documentation of decimalTargetTypes).
+
+Decimals that do not fit become BIGNUMERIC.
+"""
 
 
 @dataclass(frozen=True)
 class Column:
-    """One column in BigQuery's words.
-
-    type: STRING, BYTES, INT64, FLOAT64, BOOL, TIMESTAMP, DATETIME, DATE, TIME, NUMERIC, BIGNUMERIC or STRUCT;
-    mode: NULLABLE, REQUIRED or REPEATED; fields: the columns of a STRUCT, empty otherwise;
-    digits: the precision and scale of a NUMERIC or BIGNUMERIC, None otherwise.
-    """
+    """A column of a table, in BigQuery's terms."""
 
     name: str
+
     type: str
+    """STRING, BYTES, INT64, FLOAT64, BOOL, TIMESTAMP, DATETIME, DATE, TIME, NUMERIC, BIGNUMERIC or STRUCT."""
+
     mode: str
+    """NULLABLE, REQUIRED or REPEATED."""
+
     fields: tuple[Column, ...] = ()
+    """The columns of a STRUCT; empty for other types."""
+
     description: str = ""
+
     digits: tuple[int, int] | None = None
+    """Precision and scale of a NUMERIC or BIGNUMERIC; None for other types."""
 
 
 def columns_of(schema: dict[str, Any], required: Container[str] = ()) -> tuple[Column, ...]:
-    """The columns of an Avro record that has passed the contract check.
+    """Return the columns for an Avro record that has passed the contract check.
 
-    Arrays and maps are REPEATED, a map of STRUCTs of key and value. All others are NULLABLE, but for a
-    map's key and the top-level columns named in `required`.
+    Arrays and maps are REPEATED; a map is a REPEATED STRUCT of key and value. The key of a map is REQUIRED, and so are the
+    top-level columns named in `required`. All other columns are NULLABLE.
     """
     columns = (_column(field) for field in expand(schema)["fields"])
-    return tuple(replace(one, mode="REQUIRED") if one.name in required and one.mode == "NULLABLE" else one for one in columns)
+    return tuple(
+        replace(column, mode="REQUIRED") if column.name in required and column.mode == "NULLABLE" else column
+        for column in columns
+    )
 
 
 def column_type(schema: Mapping[str, Any]) -> str:
-    """The type of the column that holds one value of an Avro type other than an array."""
-    if kind_of(schema) != "decimal":
-        return _TYPES[kind_of(schema)]
+    """Return the type of the column for values of an Avro type other than an array."""
+    if avro_type_of(schema) != "decimal":
+        return _TYPES[avro_type_of(schema)]
     scale = schema.get("scale", 0)
     fits = scale <= _NUMERIC_SCALE and schema["precision"] - scale <= _NUMERIC_WHOLE_DIGITS
     return "NUMERIC" if fits else "BIGNUMERIC"
@@ -81,5 +91,5 @@ def _column(field: Mapping[str, Any]) -> Column:
         fields = tuple(map(_column, inner["fields"]))
     elif inner["type"] == "map":
         fields = (Column("key", "STRING", "REQUIRED"), _column({"name": "value", "type": inner["values"]}))
-    digits = (inner["precision"], inner.get("scale", 0)) if kind_of(inner) == "decimal" else None
+    digits = (inner["precision"], inner.get("scale", 0)) if avro_type_of(inner) == "decimal" else None
     return Column(field["name"], column_type(inner), mode, fields, field.get("doc", ""), digits)

@@ -1,4 +1,4 @@
-"""How a message can end: the outcomes that are counted, and why a message is refused."""
+"""Outcomes of events, and the reasons for dead letters."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ from enum import StrEnum
 
 
 class Outcome(StrEnum):
-    """What is counted per event type and hour. RECEIVED equals the sum of the three others."""
+    """A counter per event type and hour."""
 
+    # The sum of the three others.
     RECEIVED = "received"
     DELIVERED = "delivered"
     DUPLICATE = "duplicate"
@@ -15,7 +16,7 @@ class Outcome(StrEnum):
 
 
 class Stage(StrEnum):
-    """Where in the way of an event a message was refused."""
+    """The step that rejects a message or event. Stored in dead letters."""
 
     ENVELOPE = "envelope"
     DECODE = "decode"
@@ -24,7 +25,7 @@ class Stage(StrEnum):
 
 
 class Reason(StrEnum):
-    """Why a message was refused. A value is a name in files and tables: it is never renamed."""
+    """Why a message or event becomes a dead letter. Values are stored in files and tables, and are never renamed."""
 
     NO_TYPE = "no_type"
     UNKNOWN_TYPE = "unknown_type"
@@ -45,7 +46,11 @@ class Reason(StrEnum):
 
 
 class Rejected(Exception):
-    """A message breaks its contract. `detail` names the place and the rule, never a value of the payload."""
+    """A message or event breaks its contract.
+
+    Args:
+        detail: The field and the broken rule, but no value of the payload.
+    """
 
     def __init__(self, stage: Stage, reason: Reason, detail: str) -> None:
         super().__init__(f"{stage}: {reason}: {detail}")

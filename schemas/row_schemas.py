@@ -1,4 +1,4 @@
-"""Rows: the Avro schemas that files are written with, and the encoding of one row."""
+"""The Avro schemas of rows in data files, and the encoding of a single row."""
 
 from __future__ import annotations
 
@@ -15,39 +15,39 @@ _MICROS = {"type": "long", "logicalType": "timestamp-micros"}
 
 
 def row_schema(contract: Contract) -> dict[str, Any]:
-    """The Avro schema of an event type's rows: the envelope's fields, then the contract's own, under the contract's name."""
-    own = contract.schema
-    fields = [dict(field) for field in ENVELOPE_FIELDS] + own["fields"]
-    documentation = {"doc": own["doc"]} if "doc" in own else {}
-    return {"type": "record", "name": own["name"], **documentation, "fields": fields}
+    """Return the Avro schema of an event's row: the fields of the envelope, then those of the contract."""
+    schema = contract.schema
+    fields = [dict(field) for field in ENVELOPE_FIELDS] + schema["fields"]
+    documentation = {"doc": schema["doc"]} if "doc" in schema else {}
+    return {"type": "record", "name": schema["name"], **documentation, "fields": fields}
 
 
 def dead_letter_schema() -> dict[str, Any]:
-    """The Avro schema of a refused message's row: the message whole, and why it was refused."""
+    """Return the Avro schema of a dead letter's row: the unchanged message, and why it was rejected."""
     return {
         "type": "record",
         "name": "dead_letter",
-        "doc": "A message that broke its contract, kept whole.",
+        "doc": "A message or event that broke its contract, stored unchanged.",
         "fields": [
-            {"name": "message_id", "type": "string", "doc": "Pub/Sub's id of the message that was refused first; unique."},
-            {"name": "event_id", "type": "string", "doc": "The attribute event_id; the message id where there is none."},
-            {"name": "event_type", "type": ["null", "string"], "default": None, "doc": "What the attribute event_type claims."},
-            {"name": "received_at", "type": _MICROS, "doc": "When the message was received; decides the hour."},
-            {"name": "published_at", "type": _MICROS, "doc": "When Pub/Sub received it."},
-            {"name": "data", "type": "bytes", "doc": "The message's data, untouched."},
-            {"name": "attributes", "type": {"type": "map", "values": "string"}, "doc": "The message's attributes, untouched."},
-            {"name": "stage", "type": "string", "doc": "The step that refused it: envelope, decode, validate or deduplicate."},
-            {"name": "reason", "type": "string", "doc": "Why, as a name that never changes."},
-            {"name": "detail", "type": "string", "doc": "Where and which rule, for a human."},
+            {"name": "message_id", "type": "string", "doc": "Pub/Sub's id of the first rejected message. Unique."},
+            {"name": "event_id", "type": "string", "doc": "The attribute event_id; the message id if it is absent."},
+            {"name": "event_type", "type": ["null", "string"], "default": None, "doc": "The attribute event_type."},
+            {"name": "received_at", "type": _MICROS, "doc": "Time of receipt. Decides the hour."},
+            {"name": "published_at", "type": _MICROS, "doc": "Pub/Sub's publish time."},
+            {"name": "data", "type": "bytes", "doc": "The data of the message, unchanged."},
+            {"name": "attributes", "type": {"type": "map", "values": "string"}, "doc": "The attributes, unchanged."},
+            {"name": "stage", "type": "string", "doc": "Rejecting step: envelope, decode, validate or deduplicate."},
+            {"name": "reason", "type": "string", "doc": "The broken rule, by a name that never changes."},
+            {"name": "detail", "type": "string", "doc": "The field and the broken rule, in words."},
         ],
     }
 
 
 def encoder(schema: dict[str, Any]) -> Callable[[Mapping[str, Any]], bytes]:
-    """A function that encodes one row, a mapping of every field in the schema, in Avro binary.
+    """Return a thread-safe function that encodes one row, a mapping with every field of the schema, in Avro binary.
 
-    It may be used by many threads. A row that lacks a field or does not fit raises what fastavro raises:
-    that is a mistake in the program, as `schemas.transcoder.decode` gives datums that fit.
+    fastavro raises an exception for a row that does not fit the schema. That is a bug of the caller, which has to
+    validate rows first.
     """
     parsed = parse_schema(schema)
 

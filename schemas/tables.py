@@ -1,4 +1,4 @@
-"""Tables: what the columns of a stream are, and how it is partitioned."""
+"""Tables of streams: columns and partitioning."""
 
 from __future__ import annotations
 
@@ -16,48 +16,55 @@ from schemas.row_schemas import dead_letter_schema, row_schema
 
 @dataclass(frozen=True)
 class Table:
-    """A table partitioned by the UTC hour of `partition_by`, a REQUIRED TIMESTAMP column.
-
-    id_column names the STRING column whose values are unique in an hour and make up its fingerprint.
-    """
+    """The table of a stream, partitioned by UTC hour."""
 
     name: str
     columns: tuple[Column, ...]
+
     partition_by: str
+    """The column, a REQUIRED TIMESTAMP, whose hour decides the partition."""
+
     id_column: str
+    """The STRING column that is unique within an hour, and from which the hour's fingerprint is computed."""
 
 
 def tables_of(contracts: Contracts) -> dict[str, Table]:
-    """Stream -> its table: of every event type, and of the refused messages."""
-    return {kind: table_of(contracts.versions(kind)) for kind in contracts.types} | {DEAD_LETTERS: dead_letters_table()}
+    """Return the table of each stream: of every event type, and of the dead letters."""
+    tables = {event_type: table_of(contracts.versions(event_type)) for event_type in contracts.types}
+    return tables | {DEAD_LETTERS: dead_letters_table()}
 
 
 def table_of(versions: Sequence[Contract]) -> Table:
-    """The table of an event type that has these versions, the lowest first: the newest one's columns, then those that a
-    version has dropped since, as files that were written before have them.
+    """Return the table of an event type.
 
-    REQUIRED are only the envelope's columns that are never null. The event's own are NULLABLE, even where the
-    contract demands a value: a table can't gain a REQUIRED column, and a later contract may drop a field.
+    Its columns are those of the newest version, followed by the columns that only older versions have. Data files of
+    older versions still contain these.
+
+    Only those columns of the envelope that are never null are REQUIRED. The event's own columns are NULLABLE, even if the
+    contract requires a value, since a table can't gain a REQUIRED column and a later version may drop a field.
+
+    Args:
+        versions: All contracts of the event type, the lowest version first.
     """
     required = _never_null(ENVELOPE_FIELDS)
     columns: tuple[Column, ...] = ()
     for contract in reversed(versions):
-        columns = _united(columns, columns_of(row_schema(contract), required))
+        columns = _merge(columns, columns_of(row_schema(contract), required))
     return Table(versions[-1].event_type, columns, RECEIVED_AT, EVENT_ID)
 
 
-def _united(newer: tuple[Column, ...], older: tuple[Column, ...]) -> tuple[Column, ...]:
-    """The newer columns, and at each level after them those that only the older have. No version changes a column's type."""
-    before = {column.name: column for column in older}
-    both = [
-        replace(column, fields=_united(column.fields, before.pop(column.name).fields)) if column.name in before else column
+def _merge(newer: tuple[Column, ...], older: tuple[Column, ...]) -> tuple[Column, ...]:
+    """Append the columns that only `older` has to `newer`, at each level. No version changes the type of a column."""
+    remaining = {column.name: column for column in older}
+    merged = [
+        replace(column, fields=_merge(column.fields, remaining.pop(column.name).fields)) if column.name in remaining else column
         for column in newer
     ]
-    return (*both, *before.values())
+    return (*merged, *remaining.values())
 
 
 def dead_letters_table() -> Table:
-    """The table of refused messages."""
+    """Return the table of the dead letters."""
     schema = dead_letter_schema()
     return Table(DEAD_LETTERS, columns_of(schema, _never_null(schema["fields"])), RECEIVED_AT, "message_id")
 

@@ -1,4 +1,4 @@
-"""A message's payload, JSON or Avro binary, becomes a record of its event type's newest contract."""
+"""Transcoder: payloads in JSON or Avro binary to Avro records of the newest contract of their event type."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from schemas.avro_schemas import expand
 from schemas.codec.avro_readers import FROM_AVRO
 from schemas.codec.avro_writers import Writer, default_bytes, writer_of
 from schemas.codec.json_readers import FROM_JSON
-from schemas.codec.readers import Makers, Unfit
+from schemas.codec.readers import InvalidValue, ReaderFactories
 from schemas.codec.unknown_fields import collector_of
 from schemas.envelope import AVRO, CONTENT_TYPE, JSON, MAX_PAYLOAD_BYTES
 from schemas.outcomes import Reason, Rejected, Stage
@@ -27,35 +27,42 @@ _CONTENT_TYPES = {JSON: JSON, AVRO: AVRO, "avro/binary": AVRO}
 _TOO_DEEP = "unknown fields are nested deeper than 250 levels"
 
 _UNREADABLE = (EOFError, IndexError, ValueError, OverflowError, MemoryError)
-"""What fastavro raises on bytes that are no Avro: too few, an index beyond a union's or enum's, no UTF-8, absurd sizes."""
-
+"""Exceptions of fastavro for invalid data: too few bytes, bad index of a union or enum, invalid UTF-8, absurd sizes."""
 
 Transcoder = Callable[[bytes], tuple[bytes, str | None]]
-"""Takes a payload. Gives the event's own fields in Avro binary, and its unknown fields. Raises Rejected."""
+"""A function from a payload to the event's own fields in Avro binary and its unknown fields. Raises Rejected."""
 
 
 def transcoder(contract: Contract, newest: Contract, content_type: str) -> Transcoder:
-    """Compiles a function that reads payloads that were written by `contract`. `newest` is the newest contract of its type.
+    """Compile a function that converts payloads.
 
-    It gives a record of newest's schema in Avro binary, and a JSON object of what the payload has and newest does not
-    know, nested as in the payload (an array as an object by index), or None where there is no such thing.
-    What an older contract had and newest dropped counts as not known.
+    The function returns two values. The first is a record of newest's schema in Avro binary. The second is a JSON object
+    of the payload's unknown fields, or None if there are none. Unknown fields are those that `newest` does not have, even
+    if an older contract had them. They are nested as in the payload; arrays become objects by index.
 
-    JSON: dates, times and UUIDs are text in the forms of RFC 3339 and RFC 9562, bytes and fixed are base64,
-    decimals are text or numbers of at most 15 digits. An absent field takes its default, or null where null
-    is allowed. Of a name given twice the last counts. Numbers that no contract knows are kept as 64-bit floats
-    if they are not 64-bit integers.
-    Avro: one datum in binary encoding, with nothing before or after it.
+    JSON payloads: dates, times and UUIDs are strings in the forms of RFC 3339 and RFC 9562. Bytes and fixed are base64.
+    Decimals are strings, or numbers of at most 15 digits. An absent field takes its default, or null if null is allowed.
+    If a name occurs twice, the last value is used. Unknown numbers are kept as 64-bit floats unless they are 64-bit
+    integers.
 
-    Raises Rejected, with the place and the rule but never a value of the payload; at once for a content type that is none.
+    Avro payloads: one datum in binary encoding, with nothing before or after it.
+
+    Args:
+        contract: The contract with which the payloads were written.
+        newest: The newest contract of the same event type.
+        content_type: The content type of the payloads. Case and parameters are ignored.
+
+    Raises:
+        Rejected: The content type is unknown. The compiled function raises it for invalid payloads, with the field and the
+            broken rule, but without any value of the payload.
     """
-    return _transcoder(contract, newest, _form_of(content_type))
+    return _transcoder(contract, newest, _normalized(content_type))
 
 
 @cache
-def _transcoder(contract: Contract, newest: Contract, form: str) -> Transcoder:
-    makers = FROM_JSON if form == JSON else FROM_AVRO
-    write, resolve = _writer(contract, newest, makers)
+def _transcoder(contract: Contract, newest: Contract, content_type: str) -> Transcoder:
+    readers = FROM_JSON if content_type == JSON else FROM_AVRO
+    write, resolve = _writer(contract, newest, readers)
     collect = collector_of(newest.schema, aliases=contract is not newest)
     plain = _without_logical_types(contract.schema)
 
@@ -65,8 +72,8 @@ def _transcoder(contract: Contract, newest: Contract, form: str) -> Transcoder:
         value = _parse_json(data)
         try:
             record = write(value)
-        except Unfit as unfit:
-            raise Rejected(Stage.VALIDATE, unfit.reason, unfit.detail) from None
+        except InvalidValue as invalid:
+            raise Rejected(Stage.VALIDATE, invalid.reason, invalid.detail) from None
         unknown = collect(value)
         return resolve(record) if resolve else record, _json_text(unknown) if unknown else None
 
@@ -75,64 +82,67 @@ def _transcoder(contract: Contract, newest: Contract, form: str) -> Transcoder:
             raise _bad_size(len(data))
         try:
             record = write(_parse_avro(plain, data))
-        except Unfit as unfit:
-            raise Rejected(Stage.VALIDATE, unfit.reason, unfit.detail) from None
+        except InvalidValue as invalid:
+            raise Rejected(Stage.VALIDATE, invalid.reason, invalid.detail) from None
         if not resolve:
             return record, None
-        # With its logical types, as the text that is kept shows them.
+        # Read again with logical types, so that the kept text has dates and times instead of numbers.
         unknown = collect(_read(contract.schema, record))
         return resolve(record), _json_text(unknown) if unknown else None
 
-    return from_json if form == JSON else from_avro
+    return from_json if content_type == JSON else from_avro
 
 
-def _writer(contract: Contract, newest: Contract, makers: Makers) -> tuple[Writer, Callable[[bytes], bytes] | None]:
-    """A writer of newest's records, or one of contract's and what brings these to newest's schema."""
+def _writer(contract: Contract, newest: Contract, readers: ReaderFactories) -> tuple[Writer, Callable[[bytes], bytes] | None]:
+    """Return a writer of records, and a function that converts these records to newest's schema, or None if they have it."""
     if contract is newest:
-        return writer_of(newest.schema, makers), None
-    added = _only_added(contract.schema, newest.schema)
-    if added is not None:
-        return writer_of(newest.schema, makers, added), None
-    written, read = contract.schema, _with_datums_as_defaults(newest.schema)
+        return writer_of(newest.schema, readers), None
+    defaults = _defaults_of_new_fields(contract.schema, newest.schema)
+    if defaults is not None:
+        return writer_of(newest.schema, readers, defaults), None
+    writer_schema, reader_schema = contract.schema, _with_datums_as_defaults(newest.schema)
 
     def resolve(record: bytes) -> bytes:
         buffer = BytesIO()
-        schemaless_writer(buffer, newest.schema, _read(written, record, read))
+        schemaless_writer(buffer, newest.schema, _read(writer_schema, record, reader_schema))
         return buffer.getvalue()
 
-    return writer_of(written, makers), resolve
+    return writer_of(writer_schema, readers), resolve
 
 
-def _read(schema: Any, data: bytes, read_as: Any = None) -> Any:
-    return schemaless_reader(BytesIO(data), schema, read_as)
+def _read(schema: Any, data: bytes, reader_schema: Any = None) -> Any:
+    return schemaless_reader(BytesIO(data), schema, reader_schema)
 
 
-def _only_added(written: dict[str, Any], newest: dict[str, Any]) -> dict[str, bytes] | None:
-    """The defaults of the newest schema's new fields, if it differs in these alone; the usual case, and the cheap one."""
-    old = {field["name"]: field for field in expand(written)["fields"]}
+def _defaults_of_new_fields(old: dict[str, Any], newest: dict[str, Any]) -> dict[str, bytes] | None:
+    """Return the encoded defaults of the newest schema's new fields, or None if it has other changes too.
+
+    New fields alone are the usual case, and need no schema resolution.
+    """
+    old_fields = {field["name"]: field for field in expand(old)["fields"]}
     fields = expand(newest)["fields"]
-    added = [field for field in fields if field["name"] not in old]
-    same = {field["name"]: field for field in fields if field["name"] in old} == old
-    if not same or any("default" not in field or "aliases" in field for field in added):
+    added = [field for field in fields if field["name"] not in old_fields]
+    unchanged = {field["name"]: field for field in fields if field["name"] in old_fields} == old_fields
+    if not unchanged or any("default" not in field or "aliases" in field for field in added):
         return None
     return {field["name"]: default_bytes(field) for field in added}
 
 
 def _bad_size(size: int) -> Rejected:
     if not size:
-        return Rejected(Stage.DECODE, Reason.EMPTY_PAYLOAD, "the payload has no bytes")
+        return Rejected(Stage.DECODE, Reason.EMPTY_PAYLOAD, "the payload is empty")
     detail = f"the payload has {size} bytes; at most {MAX_PAYLOAD_BYTES} are allowed"
     return Rejected(Stage.DECODE, Reason.PAYLOAD_TOO_LARGE, detail)
 
 
 @lru_cache(maxsize=256)
-def _form_of(content_type: str) -> str:
-    """JSON or AVRO; parameters and case don't matter. Raises Rejected."""
-    form = _CONTENT_TYPES.get(content_type.partition(";")[0].strip().lower())
-    if form is None:
+def _normalized(content_type: str) -> str:
+    """Return JSON or AVRO for a content type, regardless of case and parameters. Raises Rejected if it is neither."""
+    normalized = _CONTENT_TYPES.get(content_type.partition(";")[0].strip().lower())
+    if normalized is None:
         detail = f"attribute {CONTENT_TYPE} must be {' or '.join(_CONTENT_TYPES)}"
         raise Rejected(Stage.ENVELOPE, Reason.UNKNOWN_CONTENT_TYPE, detail)
-    return form
+    return normalized
 
 
 def _parse_json(data: bytes) -> Any:
@@ -144,10 +154,10 @@ def _parse_json(data: bytes) -> Any:
         except UnicodeDecodeError as bad:
             detail = f"byte {bad.start} of the payload is not UTF-8"
             raise Rejected(Stage.DECODE, Reason.INVALID_UTF8, detail) from None
-        detail = f"the payload is not JSON from character {error.pos} on: {error.msg}"
+        detail = f"the payload is not JSON, at character {error.pos}: {error.msg}"
         raise Rejected(Stage.DECODE, Reason.NOT_JSON, detail) from None
     if type(value) is not dict:
-        raise Rejected(Stage.DECODE, Reason.NOT_JSON, "the payload is JSON, but not an object")
+        raise Rejected(Stage.DECODE, Reason.NOT_JSON, "the payload is JSON, but not a JSON object")
     return value
 
 
@@ -156,10 +166,10 @@ def _parse_avro(schema: Any, data: bytes) -> Any:
     try:
         value = schemaless_reader(source, schema, None)
     except _UNREADABLE:
-        detail = f"the payload of {len(data)} bytes is cut, or was not written by the contract's schema"
+        detail = f"the payload of {len(data)} bytes is truncated, or was not written with the contract's schema"
         raise Rejected(Stage.DECODE, Reason.BROKEN_AVRO, detail) from None
     if source.tell() != len(data):
-        detail = f"{len(data) - source.tell()} bytes follow the datum"
+        detail = f"the payload has {len(data) - source.tell()} bytes after the Avro datum"
         raise Rejected(Stage.DECODE, Reason.BROKEN_AVRO, detail)
     return value
 
@@ -176,7 +186,7 @@ def _as_json(value: Any) -> str:
 
 
 def _without_logical_types(schema: Any) -> Any:
-    """A copy whose datums are plain Avro values, so that our own readers check them and name the place."""
+    """Return a copy with which fastavro decodes plain Avro values, so that our own readers check them and name the field."""
     if isinstance(schema, list):
         return [_without_logical_types(branch) for branch in schema]
     if isinstance(schema, Mapping):
@@ -185,7 +195,7 @@ def _without_logical_types(schema: Any) -> Any:
 
 
 def _with_datums_as_defaults(schema: Any) -> Any:
-    """A copy for fastavro's schema resolution, which hands out defaults as they stand, in JSON."""
+    """Return a copy whose defaults are datums, since fastavro's schema resolution does not decode defaults from JSON."""
     copy = deepcopy(schema)
     _set_defaults(copy, expand(schema))
     return copy
@@ -196,9 +206,9 @@ def _set_defaults(schema: Any, expanded: Any) -> None:
         for branch, expanded_branch in zip(schema, expanded, strict=True):
             _set_defaults(branch, expanded_branch)
     elif isinstance(schema, dict):
-        for below in ("items", "values"):
-            if below in schema:
-                _set_defaults(schema[below], expanded[below])
+        for key in ("items", "values"):
+            if key in schema:
+                _set_defaults(schema[key], expanded[key])
         for field, expanded_field in zip(schema.get("fields", ()), expanded.get("fields", ()), strict=True):
             if "default" in field:
                 field["default"] = _read(expanded_field["type"], default_bytes(expanded_field))

@@ -1,1 +1,1 @@
-"""Compiled readers and writers of Avro values."""
+"""Compiled readers and writers of Avro values, and collectors of unknown fields."""

@@ -1,4 +1,4 @@
-"""What an Avro decoder gives that knows no logical types becomes what fastavro writes for them, checked on the way."""
+"""Readers of Avro values: check plain values, decoded without logical types, and convert them to fastavro's datums."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
 from typing import Any
 
-from schemas.avro_schemas import kind_of
+from schemas.avro_schemas import avro_type_of
 from schemas.codec.json_readers import FROM_JSON, uuid
-from schemas.codec.readers import EXACT, INT, LONG, Makers, Reader, Unfit, decimal_fitting
+from schemas.codec.readers import EXACT, INT, LONG, InvalidValue, Reader, ReaderFactories, decimal_scaler
 from schemas.outcomes import Reason
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -19,7 +19,7 @@ _MILLISECOND = timedelta(milliseconds=1)
 _MICROSECOND = timedelta(microseconds=1)
 
 
-def _same(value: Any) -> Any:
+def _unchanged(value: Any) -> Any:
     return value
 
 
@@ -27,14 +27,14 @@ def _day_of_epoch(value: Any) -> date:
     try:
         return date.fromordinal(value + _EPOCH_ORDINAL)
     except (ValueError, OverflowError):
-        raise Unfit(Reason.OUT_OF_RANGE, "must lie in the years 1 to 9999") from None
+        raise InvalidValue(Reason.OUT_OF_RANGE, "must be in the years 1 to 9999") from None
 
 
 def _time_of_day(step: timedelta) -> Reader:
     def read(value: Any) -> time:
         if 0 <= value < _DAY // step:
             return (_EPOCH + int(value) * step).time()
-        raise Unfit(Reason.OUT_OF_RANGE, "must lie within a day")
+        raise InvalidValue(Reason.OUT_OF_RANGE, "must be within a day")
 
     return read
 
@@ -46,36 +46,36 @@ def _moment_of_epoch(step: timedelta, *, local: bool) -> Reader:
         try:
             return start + int(value) * step
         except OverflowError:
-            raise Unfit(Reason.OUT_OF_RANGE, "must lie in the years 1 to 9999") from None
+            raise InvalidValue(Reason.OUT_OF_RANGE, "must be in the years 1 to 9999") from None
 
     return read
 
 
 def _unscaled_decimal(schema: Mapping[str, Any]) -> Reader:
-    fit = decimal_fitting(schema)
-    longest = schema["precision"]
+    to_scale = decimal_scaler(schema)
+    precision = schema["precision"]
     scale = schema.get("scale", 0)
-    limit = 10**longest
+    limit = 10**precision
 
     def read(value: Any) -> Decimal:
         unscaled = int.from_bytes(value, "big", signed=True)
-        if abs(unscaled) >= limit:  # before Decimal sees it, which takes hours for some megabytes
-            raise Unfit(Reason.OUT_OF_RANGE, f"must have at most {longest} digits")
-        return fit(Decimal(unscaled).scaleb(-scale, context=EXACT))
+        if abs(unscaled) >= limit:  # Checked first, since Decimal takes hours for a few megabytes.
+            raise InvalidValue(Reason.OUT_OF_RANGE, f"must have at most {precision} digits")
+        return to_scale(Decimal(unscaled).scaleb(-scale, context=EXACT))
 
     return read
 
 
-FROM_AVRO: Makers = {
+FROM_AVRO: ReaderFactories = {
     "int": lambda _: INT,
     "long": lambda _: LONG,
-    "float": lambda _: _same,
-    "double": lambda _: _same,
-    "boolean": lambda _: _same,
-    "string": lambda _: _same,
-    "bytes": lambda _: _same,
-    "fixed": lambda _: _same,
-    "enum": lambda _: _same,
+    "float": lambda _: _unchanged,
+    "double": lambda _: _unchanged,
+    "boolean": lambda _: _unchanged,
+    "string": lambda _: _unchanged,
+    "bytes": lambda _: _unchanged,
+    "fixed": lambda _: _unchanged,
+    "enum": lambda _: _unchanged,
     "date": lambda _: _day_of_epoch,
     "time-millis": lambda _: _time_of_day(_MILLISECOND),
     "time-micros": lambda _: _time_of_day(_MICROSECOND),
@@ -86,7 +86,7 @@ FROM_AVRO: Makers = {
     "decimal": _unscaled_decimal,
     "uuid": lambda _: uuid,
 }
-"""Readers of what an Avro decoder gives that knows no logical types. They check what such a decoder does not."""
+"""Readers of values that were decoded without logical types. They make the checks that such a decoder does not make."""
 
 
 def _latin1(schema: Mapping[str, Any]) -> Reader:
@@ -96,9 +96,9 @@ def _latin1(schema: Mapping[str, Any]) -> Reader:
         try:
             data = str(FROM_JSON["string"](schema)(value)).encode("latin-1")
         except UnicodeEncodeError:
-            raise Unfit(Reason.WRONG_TYPE, "must be a string of the characters U+0000 to U+00FF, one for each byte") from None
+            raise InvalidValue(Reason.WRONG_TYPE, "must be a string of characters U+0000 to U+00FF, one per byte") from None
         if size is not None and len(data) != size:
-            raise Unfit(Reason.OUT_OF_RANGE, f"must hold exactly {size} bytes")
+            raise InvalidValue(Reason.OUT_OF_RANGE, f"must have exactly {size} bytes")
         return data
 
     return read
@@ -106,9 +106,9 @@ def _latin1(schema: Mapping[str, Any]) -> Reader:
 
 def _default(schema: Mapping[str, Any]) -> Reader:
     plain = _latin1(schema) if schema["type"] in ("bytes", "fixed") else FROM_JSON[schema["type"]](schema)
-    logical = FROM_AVRO[kind_of(schema)](schema)
+    logical = FROM_AVRO[avro_type_of(schema)](schema)
     return lambda value: logical(plain(value))
 
 
-FROM_DEFAULT: Makers = dict.fromkeys(FROM_AVRO, _default)
-"""Readers of the defaults in a schema: JSON that stands for the plain Avro value, bytes as one character each."""
+FROM_DEFAULT: ReaderFactories = dict.fromkeys(FROM_AVRO, _default)
+"""Readers of a schema's defaults, which are plain Avro values in JSON: a string with one character per byte for bytes."""

@@ -1,4 +1,4 @@
-"""JSON values become what fastavro writes for their Avro type. Nothing is guessed: a value of another type is refused."""
+"""Readers of JSON values: check a value and convert it to fastavro's datum. No value is coerced to another type."""
 
 from __future__ import annotations
 
@@ -10,55 +10,58 @@ from datetime import UTC, date, datetime, time
 from decimal import Decimal
 from typing import Any
 
-from schemas.codec.readers import EXACT, INT, LONG, Makers, Reader, Unfit, decimal_fitting
+from schemas.codec.readers import EXACT, INT, LONG, InvalidValue, Reader, ReaderFactories, decimal_scaler
 from schemas.envelope import parse_time
 from schemas.outcomes import Reason
 
 FLOAT_DIGITS = 15
-"""A JSON number comes through a 64-bit float, which holds any number of this many digits exactly, and not every longer one."""
+"""JSON numbers with a fraction or exponent are parsed as 64-bit floats, which preserve every number of this many digits.
+
+Not every number with more digits is preserved.
+"""
 
 _FLOAT32_END = (2 - 2**-24) * 2.0**127
-"""The first number that rounds to infinity in 32 bits."""
+"""The smallest number that rounds to infinity in 32 bits."""
 
-_LONGEST_DECIMAL = 100
+_MAX_DECIMAL_LENGTH = 100
 _DECIMAL = re.compile(r"-?[0-9]+(\.[0-9]+)?")
 _DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 _CLOCK = re.compile(r"[0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,9})?")
 _UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 
 
-def _real(value: Any) -> float:
+def _double(value: Any) -> float:
     if type(value) is float:
         return value
     if type(value) is int:
         return float(value)
-    raise Unfit(Reason.WRONG_TYPE, "must be a number")
+    raise InvalidValue(Reason.WRONG_TYPE, "must be a number")
 
 
-def _real32(value: Any) -> float:
-    number = _real(value)
+def _float(value: Any) -> float:
+    number = _double(value)
     if -_FLOAT32_END < number < _FLOAT32_END:
         return number
-    raise Unfit(Reason.OUT_OF_RANGE, "must fit into a 32-bit float")
+    raise InvalidValue(Reason.OUT_OF_RANGE, "must fit into a 32-bit float")
 
 
 def _boolean(value: Any) -> bool:
     if value is True or value is False:
         return bool(value)
-    raise Unfit(Reason.WRONG_TYPE, "must be true or false")
+    raise InvalidValue(Reason.WRONG_TYPE, "must be true or false")
 
 
 def _string(value: Any) -> str:
     if type(value) is str:
         return value
-    raise Unfit(Reason.WRONG_TYPE, "must be a string")
+    raise InvalidValue(Reason.WRONG_TYPE, "must be a string")
 
 
 def _base64(value: Any) -> bytes:
     try:
         return b64decode(_string(value), validate=True)
     except (binascii.Error, ValueError):
-        raise Unfit(Reason.WRONG_TYPE, "must be a string in base64 (RFC 4648, with padding)") from None
+        raise InvalidValue(Reason.WRONG_TYPE, "must be a string in base64 (RFC 4648, with padding)") from None
 
 
 def _fixed_base64(schema: Mapping[str, Any]) -> Reader:
@@ -67,19 +70,19 @@ def _fixed_base64(schema: Mapping[str, Any]) -> Reader:
     def read(value: Any) -> bytes:
         data = _base64(value)
         if len(data) != size:
-            raise Unfit(Reason.OUT_OF_RANGE, f"must hold exactly {size} bytes")
+            raise InvalidValue(Reason.OUT_OF_RANGE, f"must have exactly {size} bytes")
         return data
 
     return read
 
 
-def _symbol(schema: Mapping[str, Any]) -> Reader:
+def _enum(schema: Mapping[str, Any]) -> Reader:
     symbols = frozenset(schema["symbols"])
 
     def read(value: Any) -> str:
         if _string(value) in symbols:
             return str(value)
-        raise Unfit(Reason.OUT_OF_RANGE, "must be one of the enum's symbols")
+        raise InvalidValue(Reason.OUT_OF_RANGE, "must be one of the enum's symbols")
 
     return read
 
@@ -87,7 +90,7 @@ def _symbol(schema: Mapping[str, Any]) -> Reader:
 def _text(value: Any, form: re.Pattern[str], rule: str) -> str:
     if type(value) is str and form.fullmatch(value):
         return value
-    raise Unfit(Reason.WRONG_TYPE, rule)
+    raise InvalidValue(Reason.WRONG_TYPE, rule)
 
 
 def _date(value: Any) -> date:
@@ -95,7 +98,7 @@ def _date(value: Any) -> date:
     try:
         return date.fromisoformat(_text(value, _DATE, rule))
     except ValueError:
-        raise Unfit(Reason.WRONG_TYPE, rule) from None
+        raise InvalidValue(Reason.WRONG_TYPE, rule) from None
 
 
 def _time(step: int) -> Reader:
@@ -105,7 +108,7 @@ def _time(step: int) -> Reader:
         try:
             clock = time.fromisoformat(_text(value, _CLOCK, rule)[:15])
         except ValueError:
-            raise Unfit(Reason.WRONG_TYPE, rule) from None
+            raise InvalidValue(Reason.WRONG_TYPE, rule) from None
         return clock.replace(microsecond=clock.microsecond // step * step)
 
     return read
@@ -121,48 +124,49 @@ def _moment(step: int, *, local: bool) -> Reader:
         try:
             moment = parse_time(f"{_string(value)}Z" if local else _string(value))
         except ValueError:
-            raise Unfit(Reason.WRONG_TYPE, rule) from None
+            raise InvalidValue(Reason.WRONG_TYPE, rule) from None
         except OverflowError:
-            raise Unfit(Reason.OUT_OF_RANGE, "must lie in the years 1 to 9999 in UTC") from None
+            raise InvalidValue(Reason.OUT_OF_RANGE, "must be in the years 1 to 9999 in UTC") from None
         return moment.replace(microsecond=moment.microsecond // step * step, tzinfo=None if local else UTC)
 
     return read
 
 
 def _decimal(schema: Mapping[str, Any]) -> Reader:
-    fit = decimal_fitting(schema)
+    to_scale = decimal_scaler(schema)
     rule = f"must be a decimal as a string, such as -12.50, or a number of at most {FLOAT_DIGITS} digits"
 
     def read(value: Any) -> Decimal:
         if type(value) is str:
-            if len(value) > _LONGEST_DECIMAL:
-                raise Unfit(Reason.OUT_OF_RANGE, f"must have at most {_LONGEST_DECIMAL} characters")
-            return fit(Decimal(_text(value, _DECIMAL, rule)))
+            if len(value) > _MAX_DECIMAL_LENGTH:
+                raise InvalidValue(Reason.OUT_OF_RANGE, f"must have at most {_MAX_DECIMAL_LENGTH} characters")
+            return to_scale(Decimal(_text(value, _DECIMAL, rule)))
         if type(value) is int:
-            return fit(Decimal(value))
+            return to_scale(Decimal(value))
         if type(value) is float:
             number = Decimal(repr(value))
             if len(number.normalize(EXACT).as_tuple().digits) <= FLOAT_DIGITS:
-                return fit(number)
-        raise Unfit(Reason.WRONG_TYPE, rule)
+                return to_scale(number)
+        raise InvalidValue(Reason.WRONG_TYPE, rule)
 
     return read
 
 
 def uuid(value: Any) -> str:
+    """Return a UUID in lower case; raise InvalidValue for any other value."""
     return _text(value, _UUID, "must be a UUID such as 11a3c6f1-f12d-5cae-a394-286231c8f7bd").lower()
 
 
-FROM_JSON: Makers = {
+FROM_JSON: ReaderFactories = {
     "int": lambda _: INT,
     "long": lambda _: LONG,
-    "float": lambda _: _real32,
-    "double": lambda _: _real,
+    "float": lambda _: _float,
+    "double": lambda _: _double,
     "boolean": lambda _: _boolean,
     "string": lambda _: _string,
     "bytes": lambda _: _base64,
     "fixed": _fixed_base64,
-    "enum": _symbol,
+    "enum": _enum,
     "date": lambda _: _date,
     "time-millis": lambda _: _time(1000),
     "time-micros": lambda _: _time(1),
@@ -173,4 +177,4 @@ FROM_JSON: Makers = {
     "decimal": _decimal,
     "uuid": lambda _: uuid,
 }
-"""Readers of JSON values. Times are cut, not rounded, to what the type holds."""
+"""Readers of JSON values. Times are truncated, not rounded, to the unit of the type."""

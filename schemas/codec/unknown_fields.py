@@ -1,4 +1,4 @@
-"""Unknown fields: a schema is compiled once into a collector of what a value has and the schema does not know."""
+"""Unknown fields: collectors of the fields of a value that its schema does not have. Each schema is compiled once."""
 
 from __future__ import annotations
 
@@ -8,11 +8,15 @@ from typing import Any
 from schemas.avro_schemas import expand, node, split_union
 
 Collector = Callable[[Any], dict[str, Any]]
-"""Takes a value that fits its schema, gives what the schema does not know in it, nested as in the value; empty if nothing."""
+"""A function from a valid value to its unknown fields, nested as in the value. The result is empty if there are none."""
 
 
 def collector_of(schema: Any, *, aliases: bool) -> Collector:
-    """Compiles a record's schema. aliases: whether a field's aliases are known names as well."""
+    """Compile a collector for a record's schema.
+
+    Args:
+        aliases: Whether the aliases of a field count as known names.
+    """
     return _collector(expand(schema), aliases) or _nothing
 
 
@@ -29,7 +33,7 @@ def _collector(schema: Any, aliases: bool) -> Collector | None:
         return _record_collector(inner, aliases)
     if inner["type"] == "array":
         return _items_collector(
-            _collector(inner["items"], aliases), lambda items: ((str(at), item) for at, item in enumerate(items))
+            _collector(inner["items"], aliases), lambda items: ((str(index), item) for index, item in enumerate(items))
         )
     if inner["type"] == "map":
         return _items_collector(_collector(inner["values"], aliases), lambda value: value.items())
@@ -59,8 +63,8 @@ def _record_collector(schema: Mapping[str, Any], aliases: bool) -> Collector:
         unknown = collect_flat(value)
         for name, collect_field in nested:
             item = value.get(name)
-            if item is not None and (below := collect_field(item)):
-                unknown[name] = below
+            if item is not None and (unknown_below := collect_field(item)):
+                unknown[name] = unknown_below
         return unknown
 
     return collect if nested else collect_flat

@@ -1,1 +1,1 @@
-"""The contracts of event types: load and check."""
+"""Contracts of event types: loading and checks."""

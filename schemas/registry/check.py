@@ -1,6 +1,6 @@
-"""Check the contracts in a folder.
+"""Check the contracts of a folder: valid, fit for BigQuery, and compatible with their earlier versions.
 
-Exit status: 0 if all of them can be used; 1 if some have problems, which are printed on the standard error; 2 if the folder
+Exit status: 0 if all contracts can be used; 1 if some have problems, which are printed to standard error; 2 if the folder
 does not exist.
 """
 
@@ -15,10 +15,15 @@ from schemas.registry.contracts import DEFAULT_FOLDER, ContractError, load_contr
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Print each event type with its versions, and return the exit status."""
+    """Print each event type with its versions, one type per line, and return the exit status."""
     parser = argparse.ArgumentParser(prog="python -m schemas.registry.check", description=__doc__)
     parser.add_argument(
-        "folder", metavar="DIR", nargs="?", type=Path, default=DEFAULT_FOLDER, help="default: the contracts in the package"
+        "folder",
+        metavar="DIR",
+        nargs="?",
+        type=Path,
+        default=DEFAULT_FOLDER,
+        help="folder with <event_type>/v<N>.avsc files (default: the contracts in this package)",
     )
     folder = parser.parse_args(arguments).folder
     try:

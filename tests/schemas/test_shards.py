@@ -11,7 +11,7 @@ counts = st.sampled_from([1, 2, 4, 8, 16, 32, 64, 128, 256])
 
 @given(st.binary(min_size=16, max_size=16), counts, counts)
 def test_the_shards_of_one_hash_meet_whatever_their_counts(digest: bytes, one: int, other: int) -> None:
-    assert Shard.of(digest, one).meets(Shard.of(digest, other))
+    assert Shard.of(digest, one).overlaps(Shard.of(digest, other))
 
 
 @given(counts, counts, st.data())
@@ -19,8 +19,8 @@ def test_shards_meet_exactly_when_some_first_byte_lies_in_both(one: int, other: 
     digests = [bytes([byte]) + bytes(15) for byte in range(256)]
     sharing = {(Shard.of(digest, one), Shard.of(digest, other)) for digest in digests}
     left, right = Shard(data.draw(st.integers(0, one - 1)), one), [Shard(j, other) for j in range(other)]
-    assert [left.meets(shard) for shard in right] == [(left, shard) in sharing for shard in right]
-    assert [shard.meets(left) for shard in right] == [left.meets(shard) for shard in right]
+    assert [left.overlaps(shard) for shard in right] == [(left, shard) in sharing for shard in right]
+    assert [shard.overlaps(left) for shard in right] == [left.overlaps(shard) for shard in right]
 
 
 @given(counts, st.data())

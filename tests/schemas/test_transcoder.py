@@ -31,14 +31,14 @@ WHOLE: dict[str, Any] = {
 }
 
 PLACES = [
-    ({"tracks": [{"length": 1}, {"length": "SECRET"}]}, Reason.WRONG_TYPE, "tracks[1].length: must be a whole number"),
-    ({"tracks": [{"length": 1}, {}]}, Reason.MISSING_FIELD, "tracks[1].length: must be there"),
+    ({"tracks": [{"length": 1}, {"length": "SECRET"}]}, Reason.WRONG_TYPE, "tracks[1].length: must be an integer"),
+    ({"tracks": [{"length": 1}, {}]}, Reason.MISSING_FIELD, "tracks[1].length: must be present"),
     ({"tracks": ["SECRET"]}, Reason.WRONG_TYPE, "tracks[0]: must be an object"),
     ({"labels": {"SECRET": {"text": 1}}}, Reason.WRONG_TYPE, "labels[*].text: must be a string"),
     (
         {"playlist": {"owner": {"id": 2**63}}},
         Reason.OUT_OF_RANGE,
-        f"playlist.owner.id: must lie between {-(2**63)} and {2**63 - 1}",
+        f"playlist.owner.id: must be between {-(2**63)} and {2**63 - 1}",
     ),
 ]
 
@@ -51,7 +51,7 @@ def test_a_refusal_names_the_place_and_the_rule_and_no_value(change: dict[str, A
 
 def test_a_missing_field_is_refused() -> None:
     rejected = refusal(contract_of(field("a", "int")), b"{}")
-    assert (rejected.stage, rejected.reason, rejected.detail) == (Stage.VALIDATE, Reason.MISSING_FIELD, "a: must be there")
+    assert (rejected.stage, rejected.reason, rejected.detail) == (Stage.VALIDATE, Reason.MISSING_FIELD, "a: must be present")
 
 
 NOT_JSON = [

@@ -70,7 +70,7 @@ class DeliveredIndex:
             for manifest in map(self._manifests.__getitem__, window):
                 names = loaded.names.setdefault(manifest.bucket.hour, set())
                 for data_file in manifest.data_files:
-                    if data_file.name not in names and data_file.shard.meets(shard):
+                    if data_file.name not in names and data_file.shard.overlaps(shard):
                         loaded.index.add(manifest.bucket.hour, read_entries(self._store, manifest.bucket.folder, data_file))
                         names.add(data_file.name)
             self._forget_what_is_not_asked_for(loaded, window)

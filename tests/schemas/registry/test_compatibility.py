@@ -35,20 +35,36 @@ INCOMPATIBLE = {
         [field("a", record("renamed", field("x", "int")))],
         "name_mismatch",
     ),
-    "a column of another type": ([A], [field("a", "double")], "field a: FLOAT64 is not the INT64 column a of v1"),
-    "bytes for text": ([field("a", "string")], [field("a", "bytes")], "field a: BYTES is not the STRING column a of v1"),
-    "another unit": ([field("a", MILLIS)], [field("a", MICROS)], "timestamp-micros is not the timestamp-millis column"),
-    "a unit where was none": ([field("a", "long")], [field("a", MICROS)], "timestamp-micros is not the INT64 column"),
+    "a column of another type": (
+        [A],
+        [field("a", "double")],
+        "field a: column a (FLOAT64) conflicts with column a (INT64) of v1",
+    ),
+    "bytes for text": (
+        [field("a", "string")],
+        [field("a", "bytes")],
+        "field a: column a (BYTES) conflicts with column a (STRING) of v1",
+    ),
+    "another unit": (
+        [field("a", MILLIS)],
+        [field("a", MICROS)],
+        "column a (timestamp-micros) conflicts with column a (timestamp-millis)",
+    ),
+    "a unit where was none": (
+        [field("a", "long")],
+        [field("a", MICROS)],
+        "column a (timestamp-micros) conflicts with column a (INT64)",
+    ),
     "another scale": (
         [field("a", {**DECIMAL, "precision": 9, "scale": 2})],
         [field("a", {**DECIMAL, "precision": 9, "scale": 3})],
-        "decimal(9, 3) is not the decimal(9, 2) column",
+        "column a (decimal(9, 3)) conflicts with column a (decimal(9, 2))",
     ),
-    "another case": ([A], [field("A", "int", default=0)], "field A: INT64 is not the INT64 column a of v1"),
+    "another case": ([A], [field("A", "int", default=0)], "field A: column A (INT64) conflicts with column a (INT64) of v1"),
     "a nested column of another type": (
         [field("a", {"type": "array", "items": record("inner", field("x", "int"))})],
         [field("a", {"type": "array", "items": record("inner", field("x", "float"))})],
-        "field a.x: FLOAT64 is not the INT64 column a.x of v1",
+        "field a.x: column a.x (FLOAT64) conflicts with column a.x (INT64) of v1",
     ),
 }
 
@@ -66,7 +82,7 @@ def test_a_version_must_read_all_before_it_and_not_only_the_last(tmp_path: Path)
 
 def test_a_field_that_returns_must_keep_the_type_of_its_column(tmp_path: Path) -> None:
     problem = problem_of_versions(tmp_path, [A], [], [field("a", "double", default=0.5)])
-    assert "field a: FLOAT64 is not the INT64 column a of v1" in problem
+    assert "field a: column a (FLOAT64) conflicts with column a (INT64) of v1" in problem
 
 
 def test_a_version_may_add_drop_widen_and_rename_with_an_alias(tmp_path: Path) -> None:

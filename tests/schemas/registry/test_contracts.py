@@ -56,7 +56,7 @@ def test_an_unknown_version_is_rejected_with_the_known_ones(version: str) -> Non
     with pytest.raises(Rejected) as rejected:
         load_contracts().get("flight_departed", version)
     assert (rejected.value.stage, rejected.value.reason) == (Stage.ENVELOPE, Reason.UNKNOWN_VERSION)
-    assert rejected.value.detail == "attribute schema_version must be a version of flight_departed: 1"
+    assert rejected.value.detail == "attribute schema_version must be one of the versions of flight_departed: 1"
 
 
 def test_contracts_travel_to_another_process_and_keep_their_identities() -> None:
@@ -98,9 +98,9 @@ def test_load_contracts__counts_problems_in_its_message(tmp_path: Path) -> None:
 
 
 def test_an_empty_folder_is_refused(tmp_path: Path) -> None:
-    assert "holds no contracts" in problems_of(tmp_path)[0]
+    assert "has no contracts" in problems_of(tmp_path)[0]
     (tmp_path / "thing").mkdir()
-    assert "holds no version" in problems_of(tmp_path)[0]
+    assert "has no versions" in problems_of(tmp_path)[0]
 
 
 @pytest.mark.parametrize(
@@ -110,13 +110,13 @@ def test_a_stray_file_is_refused_by_its_name(tmp_path: Path, name: str) -> None:
     write_contract(tmp_path, record("thing"), version=7)
     (tmp_path / name).write_text("{}")
     (problem,) = problems_of(tmp_path)
-    assert problem.startswith(f"{tmp_path / name}: does not belong here")
+    assert problem.startswith(f"{tmp_path / name}: is not a contract")
 
 
 def test_a_folder_in_the_place_of_a_version_is_refused(tmp_path: Path) -> None:
     write_contract(tmp_path, record("thing"))
     (tmp_path / "thing" / "v2.avsc").mkdir()
-    assert "does not belong here" in problems_of(tmp_path)[0]
+    assert "is not a contract" in problems_of(tmp_path)[0]
 
 
 def run_check(*arguments: str) -> subprocess.CompletedProcess[str]:

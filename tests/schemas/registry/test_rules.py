@@ -17,13 +17,13 @@ DECIMAL = {"type": "bytes", "logicalType": "decimal"}
 @pytest.mark.parametrize("name", ["Thing", "1thing", "_thing", "a-b", "a" * 101])
 def test_a_name_that_no_event_type_can_have_is_refused(tmp_path: Path, name: str) -> None:
     write_contract(tmp_path, record(name.replace("-", "_").replace("1", "x")), name)
-    assert any("is no name for an event type" in line for line in problems_of(tmp_path))
+    assert any("is not a valid name of an event type" in line for line in problems_of(tmp_path))
 
 
 @pytest.mark.parametrize("name", ["dead_letters", "verdicts"])
 def test_the_names_of_our_own_tables_are_refused(tmp_path: Path, name: str) -> None:
     write_contract(tmp_path, record(name), name)
-    assert "is the name of a table of our own" in problems_of(tmp_path)[0]
+    assert "is the name of a built-in table" in problems_of(tmp_path)[0]
 
 
 def test_a_file_that_is_not_json_is_refused_with_the_place(tmp_path: Path) -> None:
@@ -72,7 +72,7 @@ def test_a_schema_that_is_no_record_is_refused(tmp_path: Path, schema: Any) -> N
 
 def test_a_record_must_have_the_name_of_the_event_type(tmp_path: Path) -> None:
     write_contract(tmp_path, record("Thing"))
-    assert "it must be the event type, thing" in problems_of(tmp_path)[0]
+    assert "must be named like its folder, thing" in problems_of(tmp_path)[0]
 
 
 def test_a_record_may_have_a_namespace(tmp_path: Path) -> None:
@@ -145,19 +145,19 @@ def test_records_nest_15_levels_deep(tmp_path: Path) -> None:
 
 
 NOT_COLUMNS = {
-    "a union of two types": (["int", "string"], "a union can only be of null and one other type"),
-    "a union of null and two types": (["null", "int", "string"], "a union can only be of null and one other type"),
-    "a union of one type": (["int"], "a union can only be of null and one other type"),
-    "null": ("null", "null alone has no column"),
-    "a nullable array": (["null", {"type": "array", "items": "int"}], "is never NULL"),
-    "a nullable map": ([{"type": "map", "values": "int"}, "null"], "is never NULL"),
+    "a union of two types": (["int", "string"], "a union must have null and one other type"),
+    "a union of null and two types": (["null", "int", "string"], "a union must have null and one other type"),
+    "a union of one type": (["int"], "a union must have null and one other type"),
+    "null": ("null", "null alone can't be a column"),
+    "a nullable array": (["null", {"type": "array", "items": "int"}], "can't be NULL"),
+    "a nullable map": ([{"type": "map", "values": "int"}, "null"], "can't be NULL"),
     "an array with nulls": ({"type": "array", "items": ["null", "int"]}, "items can't be null"),
     "an array of arrays": ({"type": "array", "items": {"type": "array", "items": "int"}}, "put a record between"),
     "an array of maps": ({"type": "array", "items": {"type": "map", "values": "int"}}, "put a record between"),
     "a map of arrays": ({"type": "map", "values": {"type": "array", "items": "int"}}, "put a record between"),
     "a map of maps": ({"type": "map", "values": {"type": "map", "values": "int"}}, "put a record between"),
-    "an array of null": ({"type": "array", "items": "null"}, "null alone has no column"),
-    "a map of unions": ({"type": "map", "values": ["int", "string"]}, "a union can only be"),
+    "an array of null": ({"type": "array", "items": "null"}, "null alone can't be a column"),
+    "a map of unions": ({"type": "map", "values": ["int", "string"]}, "a union must have null"),
     "a record without fields": (record("inner"), "a record without fields"),
     "a record within itself": (record("inner", field("next", ["null", "inner"])), "can't be recursive"),
     "a record within the event": (["null", "thing"], "can't be recursive"),
@@ -166,11 +166,11 @@ NOT_COLUMNS = {
     "a duration": ({"type": "fixed", "name": "f", "size": 12, "logicalType": "duration"}, "logical type duration"),
     "a date as text": ({"type": "string", "logicalType": "date"}, "logical type date of string"),
     "a uuid as fixed": ({"type": "fixed", "name": "f", "size": 16, "logicalType": "uuid"}, "logical type uuid of fixed"),
-    "a decimal without precision": (DECIMAL, "needs a precision"),
-    "a decimal of no digits": ({**DECIMAL, "precision": 0}, "needs a precision"),
+    "a decimal without precision": (DECIMAL, "must have a precision"),
+    "a decimal of no digits": ({**DECIMAL, "precision": 0}, "must have a precision"),
     "a scale above the precision": ({**DECIMAL, "precision": 2, "scale": 3}, "scale"),
-    "a decimal of 39 whole digits": ({**DECIMAL, "precision": 39}, "as BIGNUMERIC has"),
-    "a decimal of 39 decimals": ({**DECIMAL, "precision": 39, "scale": 39}, "as BIGNUMERIC has"),
+    "a decimal of 39 whole digits": ({**DECIMAL, "precision": 39}, "like BIGNUMERIC"),
+    "a decimal of 39 decimals": ({**DECIMAL, "precision": 39, "scale": 39}, "like BIGNUMERIC"),
 }
 
 
