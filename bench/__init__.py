@@ -1,1 +1,1 @@
-"""How fast deliver is, beside other ways to do the same. Nothing imports this room."""
+"""Benchmark: throughput of deliver compared with other pipelines. Nothing imports this folder."""

@@ -1,4 +1,4 @@
-"""What is compared: ways to bring the same messages to Avro files."""
+"""Contenders of the benchmark: pipelines that write the same messages to Avro files."""
 
 from __future__ import annotations
 
@@ -41,21 +41,26 @@ from transforms.write.transform import WriteDataFiles
 
 LATENESS = timedelta(days=7)
 HORIZON = timedelta(hours=24)
-OVER = HOUR + timedelta(hours=2)
+
+AFTER_HOUR = HOUR + timedelta(hours=2)
+"""The time at which the contenders run, by their own clock: the hour of the events is over, so its buckets are closed."""
 
 Contender = Callable[[int, Path, str], None]
-"""Brings that many messages into the folder. The last argument is the topic for reports, which must be there."""
+"""A function of a number of messages, the folder to write them to, and the topic for reports, which must exist."""
 
 
 def bare_loop(events: int, folder: Path, _topic: str) -> None:
-    """The least that anyone can do: orjson to one Avro file. No Beam, no types, no hours, no checks."""
+    """Write all events to one Avro file with orjson and fastavro: the least work possible.
+
+    No Beam, no separation by event type or hour, no checks.
+    """
     rows = (_row(orjson.loads(message.data), message) for message in messages(events))
     with (folder / "events.avro").open("wb") as file:
         write_avro(file, _SCHEMA, rows, codec=CODEC)
 
 
 def textbook(events: int, folder: Path, _topic: str) -> None:
-    """The pipeline as Beam's documentation teaches it."""
+    """Run the pipeline that Beam's documentation teaches: parse, hourly windows, `WriteToFiles`."""
     with beam.Pipeline(options=PipelineOptions(["--runner=FnApiRunner"])) as pipeline:
         _ = (
             pipeline
@@ -72,24 +77,24 @@ def textbook(events: int, folder: Path, _topic: str) -> None:
 
 
 def deliver_files(events: int, folder: Path, _topic: str) -> None:
-    """Our graph up to manifests: checked, counted, each event once, and durable."""
+    """Run deliver up to the manifests: events are checked, counted, deduplicated and durable."""
     contracts, store, windows = load_contracts(_contracts(folder)), Directory(folder), HourlyWindows(LATENESS, ends=True)
-    schemas = {kind: row_schema(contracts.newest(kind)) for kind in contracts.types}
+    schemas = {event_type: row_schema(contracts.newest(event_type)) for event_type in contracts.types}
     with beam.Pipeline(options=beam_options(LOCAL, [])) as pipeline:
         decoded = pipeline | _Messages(events) | Decode(contracts, LATENESS, LOCAL_SHARDS, None)
         data_files = decoded[PACKS] | WriteDataFiles(store, schemas, windows, HORIZON, ends=True)
-        _ = {"Data files": data_files} | CommitBuckets(store, Fixed(OVER), windows, HORIZON, None, ends=True)
+        _ = {"Data files": data_files} | CommitBuckets(store, Fixed(AFTER_HOUR), windows, HORIZON, None, ends=True)
 
 
 def deliver_all(events: int, folder: Path, audit_topic: str) -> None:
-    """The graph that ships, whole: manifests, table partitions and reports."""
+    """Run all of deliver: manifests, table partitions and reports."""
     tables, contracts = DuckDBFile(folder / "tables.duckdb"), load_contracts(_contracts(folder))
     for table in tables_of(contracts).values():
         tables.ensure(table)
     plan = Plan(
         source=_Messages(events),
         ends=True,
-        run_started_at=OVER,
+        run_started_at=AFTER_HOUR,
         contracts=contracts,
         store=Directory(folder),
         tables=tables,
@@ -106,7 +111,7 @@ def deliver_all(events: int, folder: Path, audit_topic: str) -> None:
 
 
 def transcode_step(events: int, folder: Path, _topic: str) -> None:
-    """Parses, checks and encodes every payload; nothing else."""
+    """Parse, check and encode every payload; nothing else."""
     contracts = load_contracts(_contracts(folder))
     for message in messages(events):
         contract = contracts.newest(message.attributes[envelope.EVENT_TYPE])
@@ -114,7 +119,7 @@ def transcode_step(events: int, folder: Path, _topic: str) -> None:
 
 
 def decode_step(events: int, folder: Path, _topic: str) -> None:
-    """All that the first step does, without Beam: decode, check, stamp, encode, pack."""
+    """Run deliver's first step without Beam: decode, check, stamp, encode, pack."""
     decoder = Decoder(load_contracts(_contracts(folder)), LATENESS, LOCAL_SHARDS, new_id)
     for message in messages(events):
         decoder.add(message)
@@ -127,15 +132,14 @@ CONTENDERS: Mapping[str, Contender] = {
     "deliver, files": deliver_files,
     "deliver, files and tables": deliver_all,
 }
-"""Each leaves every event in Avro files below its folder."""
+"""Contenders by name. Each must write every event to an Avro file below its folder."""
 
 STEPS: Mapping[str, Contender] = {"payloads alone": transcode_step, "decode, without Beam": decode_step}
-"""Parts of deliver. They leave nothing."""
+"""Parts of deliver by name. They write no events."""
 
 _SCHEMA = parse_schema(
     {"type": "record", "name": "event", "fields": [{"name": envelope.EVENT_ID, "type": "string"}, *fields()]}
 )
-
 
 _GLOBAL = (GlobalWindow(),)
 
@@ -150,7 +154,7 @@ def _row(row: dict[str, Any], message: PubsubMessage) -> dict[str, Any]:
 
 
 class _Messages(beam.PTransform):  # type: ignore[misc]
-    """A bounded source whose messages are in memory. As with Pub/Sub's own, an element's time comes with it."""
+    """A bounded source of messages in memory. As in Beam's Pub/Sub source, each element is created with its timestamp."""
 
     def __init__(self, events: int) -> None:
         super().__init__()
@@ -161,11 +165,12 @@ class _Messages(beam.PTransform):  # type: ignore[misc]
 
 
 def _elements(events: int) -> Iterator[WindowedValue]:
-    return (create(message, moment, _GLOBAL) for message, moment in _with_times(events))
+    return (create(message, timestamp, _GLOBAL) for message, timestamp in _with_timestamps(events))
 
 
 @cache
-def _with_times(events: int) -> tuple[tuple[PubsubMessage, int], ...]:
+def _with_timestamps(events: int) -> tuple[tuple[PubsubMessage, int], ...]:
+    """Return the messages with their publish time in microseconds."""
     return tuple((message, micros(message.publish_time)) for message in messages(events))
 
 

@@ -1,7 +1,8 @@
-"""Measures deliver beside the textbook pipeline and a bare loop: the same messages, one run, in turns.
+"""Measure the throughput of deliver, and compare it with the textbook pipeline and a bare loop.
 
-Each contender has a process of its own, so that none pays for what another left in memory, and nothing is timed that did not
-write every event. The rates also go to bench/latest.json.
+All contenders process the same messages, in turns. Each has its own process, so that no contender is slowed down by the
+memory of another. The command fails if a contender did not write every event. The rates are also written to
+bench/latest.json.
 """
 
 from __future__ import annotations
@@ -44,28 +45,42 @@ LATEST = Path(__file__).parent / "latest.json"
 
 @dataclass
 class Timings:
-    """Seconds of each round for one event, which are those of starting up, and for all; and the most memory ever used."""
+    """Measurements of a contender or step in all rounds."""
 
-    one: list[float] = field(default_factory=list)
-    all: list[float] = field(default_factory=list)
+    one_event: list[float] = field(default_factory=list)
+    """Seconds per round for one event: the start-up time."""
+
+    all_events: list[float] = field(default_factory=list)
+    """Seconds per round for all events, start-up included."""
+
     peak_mb: float = 0.0
+    """Peak memory of the process in MiB, over all rounds."""
 
 
 @dataclass(frozen=True)
-class Measured:
+class Measurement:
+    """Time and memory of one run."""
+
     seconds: float
+
     peak_mb: float
+    """Peak memory of the process in MiB since its start."""
 
 
-def measure(name: str, events: int) -> Measured:
-    """Runs a contender or step in this process, on one core where the system can say so.
+def measure(name: str, events: int) -> Measurement:
+    """Run a contender or step in this process, on one core if the operating system allows it.
 
-    RuntimeError when a contender did not write exactly the events it was given.
+    Args:
+        name: A key of CONTENDERS or STEPS.
+        events: The number of events.
+
+    Raises:
+        RuntimeError: The contender did not write each event exactly once.
     """
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     expected = sorted(message.attributes[EVENT_ID] for message in messages(events))
-    # The input stays: without this the collector would walk through all of it again and again, at each contender's cost.
+    # The messages stay in memory. Without freeze, the garbage collector would traverse them again and again during the run.
     gc.collect()
     gc.freeze()
     with TemporaryDirectory() as folder:
@@ -73,14 +88,14 @@ def measure(name: str, events: int) -> Measured:
         {**CONTENDERS, **STEPS}[name](events, Path(folder), TOPIC)
         seconds = time.perf_counter() - begin
         if name in CONTENDERS and written_ids(Path(folder)) != expected:
-            raise RuntimeError(f"{name} did not write each of {events} events once: its time would mean nothing")
-    # Linux counts in KiB, macOS in bytes.
+            raise RuntimeError(f"can't compare {name}: it did not write each of {events} events exactly once")
+    # The unit of ru_maxrss is KiB on Linux, and bytes on macOS.
     unit = 2**20 if sys.platform == "darwin" else 2**10
-    return Measured(seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit)
+    return Measurement(seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit)
 
 
 def written_ids(folder: Path) -> list[str]:
-    """The ids in all Avro files below the folder, sorted."""
+    """Return the event ids in all Avro files below a folder, sorted."""
     ids = []
     for path in folder.rglob("*.avro"):
         with path.open("rb") as file:
@@ -90,7 +105,7 @@ def written_ids(folder: Path) -> list[str]:
 
 
 def compare(events: int, console: Console) -> dict[str, Timings]:
-    """Every contender and step in turn, as often as there are rounds. The order of the result is that of the table."""
+    """Measure all contenders and steps in turns, ROUNDS times. The result has the order of the rows in the printed table."""
     names = [*CONTENDERS, *STEPS]
     timings = {name: Timings() for name in names}
     with ExitStack() as stack:
@@ -100,57 +115,60 @@ def compare(events: int, console: Console) -> dict[str, Timings]:
         spawn = get_context("spawn")
         processes = {name: stack.enter_context(ProcessPoolExecutor(1, mp_context=spawn)) for name in names}
         report_progress = stack.enter_context(progress("measured", len(names) * (ROUNDS + 1), console))
-        done = 0
+        measured = 0
         for round_number in range(ROUNDS + 1):
             for name, process in processes.items():
-                single = process.submit(measure, name, 1).result()
-                if round_number:  # the one before the first loads modules, and is not counted
-                    whole = process.submit(measure, name, events).result()
-                    timings[name].one.append(single.seconds)
-                    timings[name].all.append(whole.seconds)
-                    timings[name].peak_mb = whole.peak_mb
-                done += 1
-                report_progress(done)
+                one_event = process.submit(measure, name, 1).result()
+                if round_number:  # Round 0 loads modules, and is not counted.
+                    all_events = process.submit(measure, name, events).result()
+                    timings[name].one_event.append(one_event.seconds)
+                    timings[name].all_events.append(all_events.seconds)
+                    timings[name].peak_mb = all_events.peak_mb
+                measured += 1
+                report_progress(measured)
     return timings
 
 
 def summary_table(events: int, timings: Mapping[str, Timings]) -> Table:
-    """The table that is printed."""
+    """Return the table of rates, ratios, start-up times and memory, one row per contender and step."""
     cores = "one core" if hasattr(os, "sched_setaffinity") else f"{os.cpu_count()} cores"
     machine = f"{platform.system()} {platform.machine()}, {cores}, Python {platform.python_version()}"
     table = Table(title=f"{events:,} events, {ROUNDS} rounds; {machine}")
     table.add_column("", no_wrap=True)
     for header in ("events/s, median", "events/s, best", "of textbook", "of bare loop", "start-up", "peak memory"):
         table.add_column(header, justify="right")
-    rate = {name: events / median(timing.all) for name, timing in timings.items()}
+    rate = {name: events / median(timing.all_events) for name, timing in timings.items()}
     for name, timing in timings.items():
         if name == next(iter(STEPS)):
             table.add_section()
         ratios = [f"{rate[name] / rate[other]:.2f}" if name in CONTENDERS else "" for other in ("textbook", "bare loop")]
-        best = f"{events / min(timing.all):,.0f}"
-        table.add_row(name, f"{rate[name]:,.0f}", best, *ratios, f"{median(timing.one):.2f} s", f"{timing.peak_mb:,.0f} MB")
+        best = f"{events / min(timing.all_events):,.0f}"
+        start_up, memory = f"{median(timing.one_event):.2f} s", f"{timing.peak_mb:,.0f} MB"
+        table.add_row(name, f"{rate[name]:,.0f}", best, *ratios, start_up, memory)
     return table
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Measures, shows, keeps. Asserts nothing about time."""
-    flags = argparse.ArgumentParser(prog="python -m bench.deliver", description=__doc__, allow_abbrev=False)
-    flags.add_argument("--events", type=_number, default=EVENTS, help="how many each contender gets (default: %(default)s)")
-    events: int = flags.parse_args(argv).events
+    """Run the benchmark, print the table, and write the rates to bench/latest.json. No rate is required."""
+    parser = argparse.ArgumentParser(prog="python -m bench.deliver", description=__doc__, allow_abbrev=False)
+    parser.add_argument(
+        "--events", type=_positive, default=EVENTS, help="number of events for each contender (default: %(default)s)"
+    )
+    events: int = parser.parse_args(argv).events
     timings = compare(events, Console(stderr=True))
-    # A terminal that is too narrow would cut the numbers.
+    # In a narrower terminal rich would truncate the numbers.
     console = Console(highlight=False, width=max(Console().width, TABLE_WIDTH))
     console.print(summary_table(events, timings))
-    console.print("Start-up is a whole run with one event; the rates include it. What is compared: docs/benchmark.md")
-    rates = {name: round(events / median(timing.all)) for name, timing in timings.items()}
-    kept = {"deliver": rates["deliver, files"], "textbook": rates["textbook"], "bare_loop": rates["bare loop"]}
-    LATEST.write_text(json.dumps(kept) + "\n")
+    console.print("Start-up is a whole run with one event; the rates include it. docs/benchmark.md describes the contenders.")
+    rates = {name: round(events / median(timing.all_events)) for name, timing in timings.items()}
+    latest = {"deliver": rates["deliver, files"], "textbook": rates["textbook"], "bare_loop": rates["bare loop"]}
+    LATEST.write_text(json.dumps(latest) + "\n")
     return 0
 
 
-def _number(text: str) -> int:
+def _positive(text: str) -> int:
     if not text.isdecimal() or int(text) == 0:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 on")
+        raise argparse.ArgumentTypeError(f"{text!r} is not an integer of 1 or more")
     return int(text)
 
 

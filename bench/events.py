@@ -1,4 +1,4 @@
-"""The events that are compared by: 20 types of about 320 bytes of JSON, flat, of the kinds of fields that clients report."""
+"""Events of the benchmark: 20 event types with flat JSON payloads of about 320 bytes, with the fields that clients report."""
 
 from __future__ import annotations
 
@@ -16,12 +16,15 @@ from schemas.envelope import EVENT_ID, EVENT_TYPE
 
 SEED = 1
 HOUR = datetime(2026, 1, 31, 10, tzinfo=UTC)
-"""All events fall into one hour: `WriteToFiles` keeps 20 files open at a time, and does more work for more."""
+"""The hour of all events.
+
+One file per event type makes 20, as many as `WriteToFiles` keeps open. More files would cost it extra work.
+"""
 
 TYPES = tuple(
-    f"{thing}_{happened}"
-    for thing in ("track", "playlist", "search", "page", "advert")
-    for happened in ("opened", "started", "paused", "ended")
+    f"{noun}_{verb}"
+    for noun in ("track", "playlist", "search", "page", "advert")
+    for verb in ("opened", "started", "paused", "ended")
 )
 
 FIELDS: Mapping[str, str] = {
@@ -38,11 +41,11 @@ FIELDS: Mapping[str, str] = {
     "offline": "boolean",
     "sequence": "int",
 }
-"""The same for each type, since the bare loop writes one Avro file, which has one schema."""
+"""Field -> Avro type, the same for all event types: the bare loop writes a single Avro file, which has one schema."""
 
 
 def write_contracts(folder: Path) -> Path:
-    """Writes a contract for each type into the folder, and returns it."""
+    """Write a contract for each event type into a folder, and return the folder."""
     for event_type in TYPES:
         schema = {"type": "record", "name": event_type, "fields": fields()}
         (folder / event_type).mkdir(parents=True)
@@ -51,32 +54,36 @@ def write_contracts(folder: Path) -> Path:
 
 
 def fields() -> list[dict[str, str]]:
-    """The Avro fields of an event."""
-    return [{"name": name, "type": kind} for name, kind in FIELDS.items()]
+    """Return the Avro fields of an event."""
+    return [{"name": name, "type": avro_type} for name, avro_type in FIELDS.items()]
 
 
 @cache
 def messages(events: int) -> Sequence[PubsubMessage]:
-    """So many messages, as Pub/Sub would deliver them: no event twice, spread over the types and the hour."""
-    chance = random.Random(SEED)  # noqa: S311 - the same for each contender
+    """Return the messages of different events as Pub/Sub would deliver them, spread evenly over the types and the hour.
+
+    Args:
+        events: The number of messages.
+    """
+    generator = random.Random(SEED)  # noqa: S311 - Every contender gets the same messages.
     step = timedelta(hours=1) / (events + 1)
-    return tuple(_message(chance, number, HOUR + number * step) for number in range(1, events + 1))
+    return tuple(_message(generator, number, HOUR + number * step) for number in range(1, events + 1))
 
 
-def _message(chance: random.Random, number: int, moment: datetime) -> PubsubMessage:
+def _message(generator: random.Random, number: int, publish_time: datetime) -> PubsubMessage:
     payload = {
-        "user_id": f"{chance.randrange(10**6):032x}",
-        "session_id": f"{chance.getrandbits(128):032x}",
-        "device": chance.choice(("iPhone 15 Pro", "Pixel 9", "Galaxy S24", "Desktop", "Living room speaker")),
-        "platform": chance.choice(("ios", "android", "macos", "windows", "linux")),
-        "app_version": f"8.{chance.randrange(10)}.{chance.randrange(100)}.{chance.randrange(1000)}",
-        "country": chance.choice(("SE", "US", "DE", "BR", "IN", "JP")),
-        "context": f"playlist:{chance.randrange(10**5):022d}",
-        "position_ms": chance.randrange(300_000),
-        "duration_ms": chance.randrange(120_000, 420_000),
-        "volume": round(chance.random(), 3),
-        "offline": chance.random() < 0.1,
-        "sequence": chance.randrange(1000),
+        "user_id": f"{generator.randrange(10**6):032x}",
+        "session_id": f"{generator.getrandbits(128):032x}",
+        "device": generator.choice(("iPhone 15 Pro", "Pixel 9", "Galaxy S24", "Desktop", "Living room speaker")),
+        "platform": generator.choice(("ios", "android", "macos", "windows", "linux")),
+        "app_version": f"8.{generator.randrange(10)}.{generator.randrange(100)}.{generator.randrange(1000)}",
+        "country": generator.choice(("SE", "US", "DE", "BR", "IN", "JP")),
+        "context": f"playlist:{generator.randrange(10**5):022d}",
+        "position_ms": generator.randrange(300_000),
+        "duration_ms": generator.randrange(120_000, 420_000),
+        "volume": round(generator.random(), 3),
+        "offline": generator.random() < 0.1,
+        "sequence": generator.randrange(1000),
     }
-    attributes = {EVENT_TYPE: TYPES[number % len(TYPES)], EVENT_ID: f"{chance.getrandbits(128):032x}"}
-    return PubsubMessage(orjson.dumps(payload), attributes, f"{number:016d}", moment)
+    attributes = {EVENT_TYPE: TYPES[number % len(TYPES)], EVENT_ID: f"{generator.getrandbits(128):032x}"}
+    return PubsubMessage(orjson.dumps(payload), attributes, f"{number:016d}", publish_time)
