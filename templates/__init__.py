@@ -1,1 +1,1 @@
-"""Dataflow flex templates: what a launch form asks for, the image, and the spec that holds them together."""
+"""Dataflow flex templates: parameters of the launch form, the image, and the template spec that combines them."""

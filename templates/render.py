@@ -1,6 +1,6 @@
-"""Renders the spec of the template: what Dataflow reads from Cloud Storage to launch it.
+"""Command line that renders the template spec, the file from which Dataflow launches the template.
 
-Not by `gcloud dataflow flex-template build`: it drops `streaming` and the streaming modes without a word.
+`gcloud dataflow flex-template build` is not used, since it silently drops `streaming` and the streaming modes.
 """
 
 from __future__ import annotations
@@ -24,14 +24,19 @@ IMAGE = "REGION-docker.pkg.dev/PROJECT/event-delivery/deliver:VERSION"
 
 
 class TemplateError(EventDeliveryError):
-    """A metadata file that Dataflow would refuse or misread. The message says where, and what is wrong."""
+    """Dataflow would reject or misread the metadata file. The message names the field and the problem."""
 
 
 def render(metadata: str, image: str) -> dict[str, Any]:
-    """The spec of a template, from the text of its metadata file and the name of its image.
+    """Return the template spec as an object for JSON.
 
-    Raises TemplateError when Dataflow's own message types refuse one of the two (unknown fields, unknown
-    values, wrong types), or when a parameter's regex can't be compiled.
+    Args:
+        metadata: The text of the metadata file.
+        image: The name of the image of launcher and workers.
+
+    Raises:
+        TemplateError: Dataflow's own message types reject the metadata or the image (unknown fields, unknown values, wrong
+            types), or the regex of a parameter is invalid.
     """
     try:
         TemplateMetadata.from_json(metadata)
@@ -39,12 +44,12 @@ def render(metadata: str, image: str) -> dict[str, Any]:
             "image": image,
             "sdkInfo": {"language": "PYTHON"},
             "metadata": json.loads(metadata),
-            # The workers run the launcher's image, so that both have the same code and the same packages.
+            # The workers run the launcher's image, so that both have the same code and packages.
             "defaultEnvironment": {"sdkContainerImage": image, "enableStreamingEngine": True},
         }
         ContainerSpec.from_json(json.dumps(spec))
     except ParseError as error:
-        raise TemplateError(f"Dataflow would refuse it: {error}") from error
+        raise TemplateError(f"Dataflow would reject this file: {error}") from error
     for parameter in spec["metadata"]["parameters"]:
         for regex in parameter.get("regexes", []):
             try:
@@ -55,12 +60,17 @@ def render(metadata: str, image: str) -> dict[str, Any]:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Writes build/templates/deliver.json, and says where it goes from there."""
-    flags = argparse.ArgumentParser(
-        prog="python -m templates.render", description="Renders the spec of the template of deliver."
+    """Write build/templates/deliver.json, and print how to upload it."""
+    parser = argparse.ArgumentParser(
+        prog="python -m templates.render", description=f"Write the Dataflow template spec of deliver to {SPEC}."
     )
-    flags.add_argument("image", nargs="?", default=IMAGE, help="the image that templates/deliver/Dockerfile was built to")
-    image = flags.parse_args(argv).image
+    parser.add_argument(
+        "image",
+        nargs="?",
+        default=IMAGE,
+        help="name of the image built from templates/deliver/Dockerfile (default: the placeholder %(default)s)",
+    )
+    image = parser.parse_args(argv).image
     try:
         spec = render(METADATA.read_text(), image)
     except TemplateError as error:
@@ -68,10 +78,10 @@ def main(argv: Sequence[str]) -> int:
         return 2
     SPEC.parent.mkdir(parents=True, exist_ok=True)
     SPEC.write_text(json.dumps(spec, indent=2) + "\n")
-    print(f"{SPEC}: rendered for the image {image}")
+    print(f"wrote {SPEC} for the image {image}")
     if image == IMAGE:
-        print(f"That name is a placeholder. For your own: python -m templates.render {IMAGE}")
-    print("Upload it: gcloud storage cp build/templates/deliver.json gs://BUCKET/templates/VERSION/deliver.json")
+        print(f"The image is a placeholder. Name your own: python -m templates.render {IMAGE}")
+    print(f"Upload the spec: gcloud storage cp {SPEC} gs://BUCKET/templates/VERSION/deliver.json")
     return 0
 
 

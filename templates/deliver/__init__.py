@@ -1,1 +1,1 @@
-"""The flex template of deliver."""
+"""The flex template of the deliver pipeline."""

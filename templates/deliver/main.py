@@ -1,7 +1,7 @@
-"""What the template's launcher runs: starts deliver on Dataflow and ends.
+"""Program of the template's launcher: starts deliver on Dataflow, and ends without waiting for the job.
 
-It must not wait for the job: the launcher's machine is charged as long as it runs, reports the launch only when this program
-has ended, and gives up on one that takes too long. A streaming job would never let it end.
+A streaming job never ends. The launcher reports the launch only when this program has ended, and gives up if that takes too
+long. Its machine is charged until then.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pipelines.runners import DATAFLOW
 
 
 def main(argv: Sequence[str]) -> int:
-    """Launches deliver with the template's parameters, always on Dataflow. Raises what `deliver.main` does."""
+    """Launch deliver with the template's parameters, always on Dataflow. Raises the exceptions of `deliver.main`."""
     return deliver.main([*argv, f"--runner={DATAFLOW}"])
 
 

@@ -131,7 +131,7 @@ def test_the_spec_passes_googles_own_types_and_says_what_it_should() -> None:
         (changed("tables", isOptional="sometimes"), "isOptional"),
         (changed("tables", regexes=["("]), "parameter tables"),
         (METADATA.replace('"streaming"', '"defaultEnvironment": {}, "streaming"'), "defaultEnvironment"),
-        (METADATA[:-10], "refuse"),
+        (METADATA[:-10], "would reject"),
     ],
 )
 def test_metadata_that_dataflow_would_refuse_or_misread_is_refused(metadata: str, complaint: str) -> None:
