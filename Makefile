@@ -1,18 +1,18 @@
-# Works with GNU make 3.81 and later, on Linux and macOS. `make` alone prints the targets.
+# For GNU make 3.81 and later, on Linux and macOS. `make` without arguments prints the targets.
 
 VENV := .venv
 BIN := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest
 PIP := $(BIN)/python -m pip install --no-deps --require-hashes
-# Named after the content of both files, so that neither a checkout nor a copy that changes their times installs anything.
+# Marks a complete installation. Its name has the checksum of both files: their modification times change with each checkout.
 INSTALLED := $(VENV)/.installed-$(shell cat requirements.txt setup.py | cksum | tr ' ' -)
 
-# Tried in this order; the first is the image's. `make venv PYTHON=/path/to/python` names another.
+# Interpreters in order of preference; the first is the image's version. `make venv PYTHON=/path/to/python` names another.
 PYTHONS := $(PYTHON) python3.12 python3.13 python3.14 python3.11 python3 python
 FITS := import sys, ensurepip, venv; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 15))
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
-# Without it Google's libraries ask a metadata server for credentials, and wait where there is none.
+# Otherwise Google's libraries request credentials from a metadata server, and wait for it outside Google Cloud.
 export NO_GCE_CHECK := true
 
 .DEFAULT_GOAL := help
@@ -21,9 +21,9 @@ export NO_GCE_CHECK := true
 help: ## Print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-venv: $(INSTALLED) ## Make the virtual environment .venv with pinned dependencies (the other targets do it when they need it)
+venv: $(INSTALLED) ## Create the virtual environment .venv with pinned dependencies (the other targets do this if necessary)
 
-demo: $(INSTALLED) ## Publish, deliver and audit events on this machine; show what became of them, and leave it in demo/
+demo: $(INSTALLED) ## Publish, deliver and audit events on this machine; print the results, and keep the files in demo/
 	$(BIN)/python -m local.demo
 
 # Most tests wait, for a broker or a process; those that kill processes keep a core busy. Side by side they take half as long.
@@ -38,7 +38,7 @@ test: $(INSTALLED) ## Run all tests
 test-fast: $(INSTALLED) ## Run the tests that take no longer than a moment
 	$(PYTEST) -m "not slow"
 
-lint: $(INSTALLED) ## Check style, formatting, types and which room imports which
+lint: $(INSTALLED) ## Check style, formatting, types and import rules
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
@@ -47,18 +47,18 @@ lint: $(INSTALLED) ## Check style, formatting, types and which room imports whic
 contracts: $(INSTALLED) ## Check the contracts: valid, fit for BigQuery, compatible with their earlier versions
 	$(BIN)/python -m schemas.registry.check
 
-templates: $(INSTALLED) ## Render the specs of the Dataflow templates into build/templates/
+templates: $(INSTALLED) ## Write the spec of the Dataflow flex template to build/templates/
 	$(BIN)/python -m templates.render
 
-bench: $(INSTALLED) ## Measure how fast deliver is, beside the textbook pipeline and a bare loop
+bench: $(INSTALLED) ## Measure the throughput of deliver, compared with the textbook pipeline and a bare loop
 	$(BIN)/python -m bench.deliver
 
-lock: ## Pin what setup.py asks for in requirements.txt; pins that still fit stay (delete the file to renew all)
-	@test -x $(BIN)/uv || { echo "error: $(BIN)/uv is not there; run 'make venv' first" >&2; exit 1; }
+lock: ## Pin the dependencies of setup.py in requirements.txt; keep valid pins (delete the file to update all)
+	@test -x $(BIN)/uv || { echo "error: $(BIN)/uv does not exist. What to do: run 'make venv'" >&2; exit 1; }
 	$(BIN)/uv pip compile setup.py --extra dev --universal --python-version 3.11 --generate-hashes --no-annotate \
 		--custom-compile-command "make lock" --output-file requirements.txt --quiet
 
-clean: ## Remove everything that was made here: environment, demo, builds, caches
+clean: ## Remove all generated files: environment, demo, builds, caches
 	rm -rf $(VENV) demo build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
@@ -67,7 +67,7 @@ $(BIN)/python:
 		if "$$candidate" -c '$(FITS)' 2>/dev/null; then python=$$candidate; break; fi; \
 	done; \
 	if [ -z "$$python" ]; then \
-		echo "error: found no Python 3.11 to 3.14 with its venv module" >&2; \
+		echo "error: found no Python 3.11 to 3.14 with the module venv" >&2; \
 		echo "(tried: $(PYTHONS))." >&2; \
 		echo "What to do: install one (Debian: python3.12-venv), or name one:" >&2; \
 		echo "make venv PYTHON=/path/to/python3.12" >&2; \
@@ -76,9 +76,9 @@ $(BIN)/python:
 	echo "Creating $(VENV) with $$("$$python" --version): 1.2 GB, 1 to 3 minutes"; \
 	"$$python" -m venv --clear $(VENV)
 
-# An environment is updated in place: pip checks and builds everything before it replaces the first package.
-# - --no-deps, then `pip check`: pip before 23.3 does not apply a pin to the same package with an extra.
-# - google-apitools has no wheel. It is built with the locked setuptools, not with the newest.
+# Updates an existing environment in place: pip checks and builds all packages before it replaces the first one.
+# - `--no-deps` and `pip check`: pip before 23.3 does not apply a pin to the same package with an extra.
+# - google-apitools has no wheel. It is built with the locked setuptools; pip would use the newest.
 $(INSTALLED): | $(BIN)/python
 	@rm -f $(VENV)/.installed*
 	@for package in setuptools google-apitools; do \

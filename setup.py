@@ -1,4 +1,4 @@
-"""The package, and the only list of what it needs. `make lock` pins it all in requirements.txt."""
+"""The package and its dependencies, declared only here. `make lock` pins all of them in requirements.txt."""
 
 from setuptools import find_packages, setup
 
@@ -41,10 +41,10 @@ DEV = [
 setup(
     name="event-delivery",
     version="0.1.0",
-    description="Delivers events from Pub/Sub exactly once to hourly Avro files and table partitions, and proves it",
+    description="Delivers events from Pub/Sub exactly once to hourly Avro files and table partitions, and audits each hour",
     license="Apache-2.0",
     python_requires=">=3.11,<3.15",
-    # templates/ stays out: its files are used from a checkout, to build an image and a template's spec.
+    # Without templates/: its files are used from a checkout, to build the image and the template spec.
     packages=find_packages(include=["schemas*", "storage*", "transforms*", "audit*", "pipelines*", "publisher*", "local*"]),
     package_data={"schemas": ["contracts/**/*.avsc"]},
     install_requires=RUN,
