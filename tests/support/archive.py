@@ -1,7 +1,7 @@
 """Archive files as a Cloud Storage subscription writes them, with metadata.
 
-Schema, names and the place of ordering keys are those of docs.cloud.google.com/pubsub/docs/create-cloudstorage-subscription;
-what it does not tell (the codec, the size of blocks) is any that Avro has.
+Schema, names and the place of ordering keys follow docs.cloud.google.com/pubsub/docs/create-cloudstorage-subscription. That
+page leaves codec and block size open, so any that Avro has may be used.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ SCHEMA: dict[str, Any] = {
 
 
 class Archived(NamedTuple):
-    """A message with what Pub/Sub gave it."""
+    """A message with the fields that Pub/Sub adds."""
 
     data: bytes
     attributes: Mapping[str, str]
@@ -40,7 +40,12 @@ class Archived(NamedTuple):
 
 
 def write_archive(folder: Path, messages: Iterable[Archived], at: datetime | None = None, block_bytes: int = 16_000) -> Path:
-    """Writes one file, named for `at` (now). block_bytes: each block has a little more than this before it is compressed."""
+    """Write one archive file and return its path.
+
+    Args:
+        at: time in the file's name, now by default
+        block_bytes: size that a block slightly exceeds before compression
+    """
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / f"events-{(at or datetime.now(UTC)).isoformat(timespec='seconds')}_{uuid4()}.avro"
     file.write_bytes(archive_bytes(messages, block_bytes))
@@ -48,16 +53,16 @@ def write_archive(folder: Path, messages: Iterable[Archived], at: datetime | Non
 
 
 def archive_bytes(messages: Iterable[Archived], block_bytes: int = 16_000, codec: str = "deflate") -> bytes:
-    """What one file holds."""
+    """Return the bytes of one archive file."""
     records = [
         {
             "subscription_name": "projects/test-project/subscriptions/archive",
-            "message_id": one.message_id,
-            "publish_time": one.publish_time,
-            "attributes": {**one.attributes, **({"ordering_key": one.ordering_key} if one.ordering_key else {})},
-            "data": one.data,
+            "message_id": message.message_id,
+            "publish_time": message.publish_time,
+            "attributes": {**message.attributes, **({"ordering_key": message.ordering_key} if message.ordering_key else {})},
+            "data": message.data,
         }
-        for one in messages
+        for message in messages
     ]
     target = BytesIO()
     fastavro.writer(target, SCHEMA, records, codec=codec, sync_interval=block_bytes)

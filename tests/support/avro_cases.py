@@ -1,5 +1,7 @@
-"""Schemas and their values in three forms, made without the code under test: as JSON, as what an Avro library of
-Apache writes and reads, and as the datum that is promised."""
+"""Schemas with values in three forms, made without the code under test.
+
+The forms are JSON, the value that Apache's Avro library writes and reads, and the datum that we promise.
+"""
 
 from __future__ import annotations
 
@@ -20,22 +22,26 @@ NAMES = ("alpha", "beta", "gamma", "delta")
 
 @dataclass(frozen=True)
 class Value:
-    """json: as a payload holds it; plain: as Apache's library does; datum: as ours."""
+    """One value in three forms."""
 
     json: Any
+    """In a JSON payload."""
     plain: Any
+    """In Apache's library."""
     datum: Any
+    """In our records."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """An Avro type, and a strategy for its values."""
+    """An Avro type with a strategy for its values."""
 
     schema: Any
     values: st.SearchStrategy[Value]
 
 
 def same(values: st.SearchStrategy[Any]) -> st.SearchStrategy[Value]:
+    """Values whose three forms are equal."""
     return values.map(lambda value: Value(value, value, value))
 
 
@@ -44,6 +50,7 @@ def logical(base: str, name: str, values: st.SearchStrategy[Value], **more: Any)
 
 
 def cut(moment: Any) -> Any:
+    """Truncate a time to milliseconds."""
     return moment.replace(microsecond=moment.microsecond // 1000 * 1000)
 
 
@@ -80,18 +87,20 @@ SCALARS: tuple[Case, ...] = (
     logical("int", "date", st.dates().map(lambda day: Value(day.isoformat(), day, day))),
     logical("int", "time-millis", st.times().map(cut).map(lambda clock: Value(clock.isoformat(), clock, clock))),
     logical("long", "time-micros", st.times().map(lambda clock: Value(clock.isoformat(), clock, clock))),
-    logical("long", "timestamp-millis", MOMENTS.map(cut).map(lambda at: Value(json_time(at), at, at))),
-    logical("long", "timestamp-micros", MOMENTS.map(lambda at: Value(json_time(at), at, at))),
+    logical("long", "timestamp-millis", MOMENTS.map(cut).map(lambda moment: Value(json_time(moment), moment, moment))),
+    logical("long", "timestamp-micros", MOMENTS.map(lambda moment: Value(json_time(moment), moment, moment))),
     logical(
         "long",
         "local-timestamp-millis",
-        WALL.map(cut).map(lambda at: Value(at.isoformat(), micros_since_epoch(at) // 1000, at)),
+        WALL.map(cut).map(lambda moment: Value(moment.isoformat(), micros_since_epoch(moment) // 1000, moment)),
     ),
-    logical("long", "local-timestamp-micros", WALL.map(lambda at: Value(at.isoformat(), micros_since_epoch(at), at))),
+    logical(
+        "long", "local-timestamp-micros", WALL.map(lambda moment: Value(moment.isoformat(), micros_since_epoch(moment), moment))
+    ),
     logical("bytes", "decimal", decimals(12, 3), precision=12, scale=3),
     logical("bytes", "decimal", decimals(38, 9), precision=38, scale=9),
     logical("bytes", "decimal", decimals(76, 38), precision=76, scale=38),
-    logical("string", "uuid", st.uuids().map(lambda one: Value(str(one), str(one), one))),
+    logical("string", "uuid", st.uuids().map(lambda uuid: Value(str(uuid), str(uuid), uuid))),
 )
 
 
@@ -112,14 +121,18 @@ def nullable(case: Case, *, first: bool) -> Case:
 
 
 def joined(make: Callable[[Callable[[Value], Any]], Any]) -> Value:
-    """A container in the three forms; `make` builds it, given what takes one form out of a value."""
-    return Value(make(lambda one: one.json), make(lambda one: one.plain), make(lambda one: one.datum))
+    """Build a container in the three forms.
+
+    Args:
+        make: builds the container from a function that selects one form of a value
+    """
+    return Value(make(lambda value: value.json), make(lambda value: value.plain), make(lambda value: value.datum))
 
 
 def array(items: Case) -> Case:
     lists = st.lists(items.values, max_size=3)
     return Case(
-        {"type": "array", "items": items.schema}, lists.map(lambda some: joined(lambda form: [form(one) for one in some]))
+        {"type": "array", "items": items.schema}, lists.map(lambda some: joined(lambda form: [form(item) for item in some]))
     )
 
 
@@ -127,7 +140,7 @@ def mapping(values: Case) -> Case:
     maps = st.dictionaries(TEXT, values.values, max_size=3)
     return Case(
         {"type": "map", "values": values.schema},
-        maps.map(lambda some: joined(lambda form: {key: form(one) for key, one in some.items()})),
+        maps.map(lambda entries: joined(lambda form: {key: form(value) for key, value in entries.items()})),
     )
 
 
@@ -135,7 +148,7 @@ def record_case(name: str, fields: dict[str, Case]) -> Case:
     values = st.fixed_dictionaries({key: case.values for key, case in fields.items()})
     return Case(
         {"type": "record", "name": name, "fields": [{"name": key, "type": case.schema} for key, case in fields.items()]},
-        values.map(lambda some: joined(lambda form: {key: form(one) for key, one in some.items()})),
+        values.map(lambda record: joined(lambda form: {key: form(value) for key, value in record.items()})),
     )
 
 
@@ -158,14 +171,14 @@ def _columns(draw: st.DrawFn, name: str, depth: int) -> Case:
 
 
 def apache_write(schema_text: str, datum: Any) -> bytes:
-    """Avro binary by Apache's library."""
+    """Encode a datum in Avro binary with Apache's library."""
     buffer = BytesIO()
     avro.io.DatumWriter(avro.schema.parse(schema_text)).write(datum, avro.io.BinaryEncoder(buffer))
     return buffer.getvalue()
 
 
 def apache_read(schema_text: str, data: bytes) -> Any:
-    """The datum that Apache's library finds in Avro binary, all of which it must have used."""
+    """Decode Avro binary with Apache's library, and check that it used all bytes."""
     buffer = BytesIO(data)
     datum = avro.io.DatumReader(avro.schema.parse(schema_text)).read(avro.io.BinaryDecoder(buffer))
     assert buffer.tell() == len(data)

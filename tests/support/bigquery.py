@@ -1,8 +1,7 @@
-"""A small, strict BigQuery: the REST API as the client speaks it, in memory, in this process.
+"""A small, strict BigQuery in memory, in this process: the REST API as the Python client uses it.
 
-It does what BigQuery documents and refuses the rest aloud: an unknown path, parameter or field is a 501 or a failed job, and an
-AssertionError when the server stops. Loads are in
-`bigquery_loads`, queries in `bigquery_queries`.
+It implements documented behaviour and refuses everything else: an unknown path, parameter or field gets 501 or fails the job,
+and raises AssertionError when the server stops. Loads are in `bigquery_loads`, queries in `bigquery_queries`.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from tests.support.faults import Faults
 Json = dict[str, Any]
 
 LOCATION = "europe-west4"
-"""Not US, where BigQuery finds a job without being told where it runs."""
+"""Not US: BigQuery finds a job there even if the request does not name the location."""
 
 _TABLE = {"tableReference", "schema", "timePartitioning", "requirePartitionFilter", "labels"}
 _FORMAT = {"formatOptions.useInt64Timestamp", "formatOptions.timestampOutputFormat"}
@@ -41,6 +40,8 @@ _REASONS = {
 
 
 class Refused(Exception):
+    """A request that gets an error response."""
+
     def __init__(self, status: int, reason: str, message: str) -> None:
         super().__init__(message)
         errors = [{"reason": reason, "message": message, "domain": "global"}]
@@ -49,6 +50,8 @@ class Refused(Exception):
 
 @dataclass
 class Table:
+    """A table's resource and the rows of its partitions."""
+
     resource: Json
     partitions: dict[str, list[Json]] = field(default_factory=dict)
     """`YYYYMMDDHH` -> its rows."""
@@ -64,16 +67,20 @@ class Table:
 
 @dataclass
 class Job:
+    """A load or query job."""
+
     resource: Json
     polls: int
-    """How often it is asked for before it has ended."""
+    """Number of polls that find it running."""
     result: tuple[list[Json], list[Json]] | None = None
 
 
 class BigQueryServer(Faults):
     """`with BigQueryServer("project.dataset", read) as server:` serves at `server.url`, for BIGQUERY_EMULATOR_HOST.
 
-    read: gives the bytes of a gs:// URI, or raises KeyError.
+    Args:
+        dataset: `project.dataset`
+        read: returns the bytes of a gs:// URI or raises KeyError
     """
 
     def __init__(self, dataset: str, read: Callable[[str], bytes]) -> None:
@@ -83,7 +90,7 @@ class BigQueryServer(Faults):
         self.requests: list[str] = []
         """Every request so far: `METHOD /path?query`, unquoted."""
         self.delay = 0
-        """How often each job is asked for before it has ended."""
+        """Number of polls that find each new job running."""
         self._tables: dict[str, Table] = {}
         self._jobs: dict[str, Job] = {}
         self._failures = 0
@@ -103,26 +110,26 @@ class BigQueryServer(Faults):
         self._http.server_close()
         self._thread.join()
         if self._unknown and failure is None:
-            raise AssertionError(f"the stand-in was asked for what it does not know: {self._unknown}")
+            raise AssertionError(f"the stand-in got requests that it does not implement: {self._unknown}")
 
     def fail_loads(self, count: int = 1) -> None:
-        """The next `count` load jobs fail with a backendError, without effect."""
+        """Fail the next `count` load jobs with a backendError, without effect."""
         self._failures = count
 
     def rows(self, table: str, partition: str = "") -> list[Json]:
-        """The rows of a table, or of one of its partitions, for tests that spoil or read them."""
+        """Return the live rows of a table, or of one of its partitions, for tests that read or change them."""
         with self._lock:
             return self._tables[table].rows(partition)
 
     def partitions(self, table: str) -> dict[str, list[Json]]:
-        """The live partitions of a table."""
+        """Return the live partitions of a table."""
         return self._tables[table].partitions
 
     def schema(self, table: str) -> list[Json]:
         return self._tables[table].fields
 
     def answer(self, method: str, target: str, headers: Mapping[str, str], body: bytes) -> tuple[int, Json] | None:
-        """Status and body of what a request gets; None where the connection is to be dropped."""
+        """Return (status, body) of the response, or None if the connection is to be dropped."""
         url = urlsplit(target)
         parameters = dict(parse_qsl(url.query, keep_blank_values=True))
         parameters.pop("prettyPrint", None)
@@ -139,7 +146,7 @@ class BigQueryServer(Faults):
                     answer = refused.status, refused.body
                     if refused.status == 501:
                         self._unknown.append(str(refused))
-                except Exception as error:  # noqa: BLE001 (told when the server stops)
+                except Exception as error:  # noqa: BLE001 (raised when the server stops)
                     answer = 501, Refused(501, "notImplemented", repr(error)).body
                     self._unknown.append(f"{line}: {error!r}")
             if fault is not None:
@@ -170,15 +177,15 @@ class BigQueryServer(Faults):
                 _FORMAT | {"location", "maxResults", "timeoutMs", "fields"},
             ),
         )
-        for verb, pattern, act, known in routes:
+        for verb, pattern, handler, known in routes:
             match = re.fullmatch(project + pattern, unquote(path))
             if verb == method and match:
                 if parameters.keys() - known:
                     raise Refused(
-                        501, "notImplemented", f"this server does not know the parameters {parameters.keys() - known}"
+                        501, "notImplemented", f"this server does not implement the parameters {parameters.keys() - known}"
                     )
-                return act(*match.groups())
-        raise Refused(501, "notImplemented", f"this server does not know {method} {path}")
+                return handler(*match.groups())
+        raise Refused(501, "notImplemented", f"this server does not implement {method} {path}")
 
     def _get_dataset(self, dataset: str) -> Json:
         if dataset != self.dataset:
@@ -199,13 +206,13 @@ class BigQueryServer(Faults):
         if name in self._tables:
             raise Refused(409, "duplicate", f"Already Exists: Table {self.project}:{dataset}.{name}")
         fields = normal_schema(body["schema"]["fields"])
-        how = body["timePartitioning"]
-        _only(how, {"type", "field"})
-        by = next((one for one in fields if one["name"] == how["field"]), None)
-        if how["type"] != "HOUR" or by is None or by["type"] != "TIMESTAMP":
-            raise Refused(400, "invalid", f"this server partitions by the hour of a TIMESTAMP column, not by {how}")
-        about = {"id": f"{self.project}:{dataset}.{name}", "location": LOCATION, "etag": self._etag(), "type": "TABLE"}
-        self._tables[name] = Table({**body, **about, "schema": {"fields": fields}})
+        partitioning = body["timePartitioning"]
+        _only(partitioning, {"type", "field"})
+        column = next((candidate for candidate in fields if candidate["name"] == partitioning["field"]), None)
+        if partitioning["type"] != "HOUR" or column is None or column["type"] != "TIMESTAMP":
+            raise Refused(400, "invalid", f"this server partitions by the hour of a TIMESTAMP column, not by {partitioning}")
+        added = {"id": f"{self.project}:{dataset}.{name}", "location": LOCATION, "etag": self._etag(), "type": "TABLE"}
+        self._tables[name] = Table({**body, **added, "schema": {"fields": fields}})
         return self._tables[name].resource
 
     def _patch(self, key: tuple[str, str], etag: str | None, body: Json) -> Json:
@@ -240,13 +247,18 @@ class BigQueryServer(Faults):
             raise Refused(404, "notFound", f"Not found: Dataset {self.project}:{self.dataset} was not found in that location")
         if name in self._jobs:
             raise Refused(409, "duplicate", f"Already Exists: Job {self.project}:{LOCATION}.{name}")
-        where = {"projectId": self.project, "jobId": name, "location": LOCATION}
-        resource = {"id": name, "jobReference": where, "configuration": body["configuration"], "status": {"state": "RUNNING"}}
+        located = {"projectId": self.project, "jobId": name, "location": LOCATION}
+        resource = {
+            "id": name,
+            "jobReference": located,
+            "configuration": body["configuration"],
+            "status": {"state": "RUNNING"},
+        }
         self._jobs[name] = Job(resource, self.delay)
         return self._advance(self._jobs[name])
 
     def _advance(self, job: Job) -> Json:
-        """Ends the job once it has been asked for often enough. Until then nothing of it is to be seen."""
+        """Complete the job once it was polled often enough. Until then it has no visible effect."""
         if job.resource["status"]["state"] == "DONE":
             return job.resource
         if job.polls:
@@ -305,7 +317,7 @@ class BigQueryServer(Faults):
 
 def _only(body: Json, known: set[str]) -> None:
     if body.keys() - known:
-        raise Refused(501, "notImplemented", f"this server does not know the fields {body.keys() - known}")
+        raise Refused(501, "notImplemented", f"this server does not implement the fields {body.keys() - known}")
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -330,4 +342,4 @@ class _Handler(BaseHTTPRequestHandler):
     do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = _serve  # noqa: N815 (http.server's names)
 
     def log_message(self, *args: object) -> None:
-        """Tests have no use for a log of requests."""
+        """Log nothing: tests have no use for a log of requests."""

@@ -1,4 +1,4 @@
-"""Loads from Avro into one partition, as BigQuery documents them, and what a table's rows look like in its answers.
+"""Load jobs from Avro into one partition, and rows in responses, as BigQuery documents them.
 
 https://cloud.google.com/bigquery/docs/loading-data-cloud-storage-avro and, for a job's fields,
 https://cloud.google.com/bigquery/docs/reference/rest/v2/Job#JobConfigurationLoad
@@ -54,18 +54,31 @@ _LOAD: dict[str, Any] = {
 
 
 class JobError(Exception):
+    """A job that fails, with BigQuery's reason."""
+
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(message)
         self.reason = reason
 
 
 def load(configuration: Json, fields: list[Json], by: str, partition: str, read: Callable[[str], bytes]) -> list[Json]:
-    """The rows of a load job's files. Raises JobError for whatever makes the job fail, which then has no effect."""
+    """Return the rows of a load job's files.
+
+    Args:
+        configuration: the job's `load` configuration
+        fields: schema of the table
+        by: the partitioning column
+        partition: `YYYYMMDDHH`
+        read: returns the bytes of a gs:// URI or raises KeyError
+
+    Raises:
+        JobError: the job fails, without any effect
+    """
     for key, value in configuration.items():
         if key not in _LOAD or _LOAD[key] not in (None, value):
-            raise JobError("notImplemented", f"this server does not know {key}={value} in a load")
+            raise JobError("notImplemented", f"this server does not implement {key}={value} in a load")
     if configuration.keys() != _LOAD.keys() or len(partition) != 10:
-        raise JobError("notImplemented", "this server loads into one hour's partition, with every one of its fields given")
+        raise JobError("notImplemented", f"this server loads only into one hour's partition, with all of {sorted(_LOAD)} set")
     if normal_schema(configuration["schema"]["fields"]) != fields:
         raise JobError("invalid", "Provided Schema does not match Table.")
     if len(configuration["sourceUris"]) > 10_000:
@@ -90,14 +103,14 @@ def load(configuration: Json, fields: list[Json], by: str, partition: str, read:
 
 
 def _check_record(schema: Any, fields: list[Json], place: str) -> None:
-    """The columns of a file against those of the table, by name. A column that the file lacks is fine if it may be null."""
-    there = {field["name"]: field["type"] for field in schema["fields"]}
-    named = {field["name"] for field in fields}
-    if there.keys() - named:
-        raise JobError("invalid", f"{place}: no such field: {min(there.keys() - named)}")
+    """Check the columns of a file against those of the table, by name. A nullable column may be missing from the file."""
+    in_file = {field["name"]: field["type"] for field in schema["fields"]}
+    in_table = {field["name"] for field in fields}
+    if in_file.keys() - in_table:
+        raise JobError("invalid", f"{place}: no such field: {min(in_file.keys() - in_table)}")
     for field in fields:
-        if field["name"] in there:
-            _check(there[field["name"]], field, f"{place}.{field['name']}")
+        if field["name"] in in_file:
+            _check(in_file[field["name"]], field, f"{place}.{field['name']}")
         elif field["mode"] == "REQUIRED":
             raise JobError("invalid", f"{place}: Required field {field['name']} is missing")
 
@@ -136,7 +149,7 @@ def _value(value: Any, field: Json) -> Any:
 
 
 def normal_schema(fields: list[Json]) -> list[Json]:
-    """The fields as BigQuery answers them: with a mode, and the old names of the types."""
+    """Return the fields as BigQuery does in responses: with a mode, and with the legacy names of types."""
     return [
         {
             **field,
@@ -149,27 +162,30 @@ def normal_schema(fields: list[Json]) -> list[Json]:
 
 
 def check_schema_change(old: list[Json], new: list[Json]) -> str | None:
-    """Why the API refuses to change `old` to `new`; None when it does not."""
+    """Return the API's reason to refuse a change from `old` to `new`, or None if it is allowed."""
     before, after = ({field["name"]: field for field in fields} for fields in (old, new))
-    if gone := before.keys() - after.keys():
-        return f"Field {min(gone)} is missing in new schema"
+    if removed := before.keys() - after.keys():
+        return f"Field {min(removed)} is missing in new schema"
     for name, field in after.items():
         if name not in before:
             if field["mode"] == "REQUIRED":
                 return f"Cannot add required fields to an existing schema. (field: {name})"
             continue
-        was = before[name]
-        if was["type"] != field["type"]:
-            return f"Field {name} has changed type from {was['type']} to {field['type']}"
-        if was["mode"] != field["mode"] and (was["mode"], field["mode"]) != ("REQUIRED", "NULLABLE"):
-            return f"Field {name} has changed mode from {was['mode']} to {field['mode']}"
-        if problem := check_schema_change(was.get("fields", []), field.get("fields", [])):
+        previous = before[name]
+        if previous["type"] != field["type"]:
+            return f"Field {name} has changed type from {previous['type']} to {field['type']}"
+        if previous["mode"] != field["mode"] and (previous["mode"], field["mode"]) != ("REQUIRED", "NULLABLE"):
+            return f"Field {name} has changed mode from {previous['mode']} to {field['mode']}"
+        if problem := check_schema_change(previous.get("fields", []), field.get("fields", [])):
             return problem
     return None
 
 
 def encode_row(fields: list[Json], row: Json) -> Json:
-    """A row as tabledata.list and getQueryResults write it, timestamps as whole microseconds. It may be older than a column."""
+    """Encode a row as tabledata.list and getQueryResults do, timestamps as integer microseconds.
+
+    The row may be older than a column.
+    """
     return {"f": [{"v": _encoded(field, row.get(field["name"]))} for field in fields]}
 
 

@@ -1,4 +1,4 @@
-"""Queries in BigQuery's SQL, run by Google's own reference implementation of it, over rows of the stand-in."""
+"""Queries in BigQuery's SQL over rows of the stand-in, run by ZetaSQL, Google's reference implementation."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Json = dict[str, Any]
 
 
 class Rows(Protocol):
-    """What a query needs of a table."""
+    """The part of a table that a query needs."""
 
     resource: Json
 
@@ -44,12 +44,15 @@ _KNOWN = {"query", "useLegacySql", "queryParameters", "parameterMode"}
 
 
 def query(configuration: Json, dataset: str, tables: Mapping[str, Rows]) -> tuple[list[Json], list[Json]]:
-    """The schema and rows of a query's result. Raises JobError as BigQuery would refuse it.
+    """Run a query and return the schema and the rows of its result.
 
-    Knows columns of five plain types, and parameters that are timestamps. One table a query.
+    Implements columns of five plain types, parameters of type TIMESTAMP, and one table per query.
+
+    Raises:
+        JobError: as BigQuery would refuse the query
     """
     if configuration.keys() - _KNOWN or configuration["useLegacySql"] is not False:
-        raise JobError("notImplemented", f"this server does not know all of {configuration.keys()} in a query")
+        raise JobError("notImplemented", f"this server does not implement all of {configuration.keys()} in a query")
     sql = configuration["query"]
     name = re.search(rf"`{re.escape(dataset)}\.(\w+)`", sql)
     if not name:
@@ -57,18 +60,18 @@ def query(configuration: Json, dataset: str, tables: Mapping[str, Rows]) -> tupl
     if name[1] not in tables:
         raise JobError("notFound", f"Not found: Table {dataset}.{name[1]}")
     table = tables[name[1]]
-    by = table.resource["timePartitioning"]["field"]
-    if table.resource.get("requirePartitionFilter") and not re.search(_FILTER.format(by=by), sql):
-        problem = f"Cannot query over table '{dataset}.{name[1]}' without a filter over column(s) '{by}'"
+    partition_column = table.resource["timePartitioning"]["field"]
+    if table.resource.get("requirePartitionFilter") and not re.search(_FILTER.format(by=partition_column), sql):
+        problem = f"Cannot query over table '{dataset}.{name[1]}' without a filter over column(s) '{partition_column}'"
         raise JobError("invalidQuery", f"{problem} that can be used for partition elimination")
     for parameter in configuration.get("queryParameters", ()):
         if parameter["parameterType"] != {"type": "TIMESTAMP"}:
-            raise JobError("notImplemented", f"this server does not know parameters of {parameter['parameterType']}")
+            raise JobError("notImplemented", f"this server does not implement parameters of {parameter['parameterType']}")
         sql = re.sub(rf"@{parameter['name']}\b", f"TIMESTAMP '{parameter['parameterValue']['value']}'", sql)
 
     columns = [field for field in table.fields if field["mode"] != "REPEATED" and field["type"] in _KINDS]
-    shown = (f"TIMESTAMP_MICROS({c['name']}) AS {c['name']}" if c["type"] == "TIMESTAMP" else c["name"] for c in columns)
-    sql = sql.replace(name[0], f"(SELECT {', '.join(shown)} FROM stored)")
+    selected = (f"TIMESTAMP_MICROS({c['name']}) AS {c['name']}" if c["type"] == "TIMESTAMP" else c["name"] for c in columns)
+    sql = sql.replace(name[0], f"(SELECT {', '.join(selected)} FROM stored)")
     rows = [[_plain(row.get(column["name"])) for column in columns] for row in table.rows()]
     return _run(sql, [(column["name"], _KINDS[column["type"]]) for column in columns], rows)
 
@@ -79,7 +82,7 @@ def _plain(value: Any) -> Any:
 
 @cache
 def _engine() -> tuple[Any, Any, Any]:
-    """Imported late and once: it takes ten seconds or more."""
+    """Import ZetaSQL late and once: it takes ten seconds or more."""
     import zetasql.api
     from zetasql.types import AnalyzerOptions, LanguageOptions, ZetaSQLBuiltinFunctionOptions
 
@@ -109,18 +112,18 @@ def _run(sql: str, columns: list[tuple[str, str]], rows: list[list[Any]]) -> tup
         )
 
     try:
-        with prepare(sql) as asked:
-            kinds = {column.name: _ANSWERS[column.type.type_kind.name] for column in asked.columns}
-        # A timestamp comes out of the engine as an opaque value, so it is turned into a number inside.
-        plain = ", ".join(f"UNIX_MICROS({name}) AS {name}" if kind == "TIMESTAMP" else name for name, kind in kinds.items())
-        with prepare(f"SELECT {plain} FROM ({sql})") as answered:
-            content = answered.execute().content
-            found = content.table_data.row if content.table_data else []
+        with prepare(sql) as original:
+            kinds = {column.name: _ANSWERS[column.type.type_kind.name] for column in original.columns}
+        # The engine returns a timestamp as an opaque value, so the query converts it to a number.
+        selected = ", ".join(f"UNIX_MICROS({name}) AS {name}" if kind == "TIMESTAMP" else name for name, kind in kinds.items())
+        with prepare(f"SELECT {selected} FROM ({sql})") as converted:
+            content = converted.execute().content
+            rows_found = content.table_data.row if content.table_data else []
     except ZetaSQLError as error:
         raise JobError("invalidQuery", str(error)) from error
     fields = [{"name": name, "type": kind, "mode": "NULLABLE"} for name, kind in kinds.items()]
     return fields, [
-        {name: _read(cell, kind) for cell, (name, kind) in zip(row.cell, kinds.items(), strict=True)} for row in found
+        {name: _read(cell, kind) for cell, (name, kind) in zip(row.cell, kinds.items(), strict=True)} for row in rows_found
     ]
 
 

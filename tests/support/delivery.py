@@ -25,7 +25,7 @@ from tests.support.pubsub import make_subscription, make_topic, publisher, pull_
 
 LONG_AGO = "--allowed_lateness=20000d"
 LAST_HOUR = hour_of(datetime.now(UTC)) - timedelta(hours=1)
-"""The last full hour when the tests began: over, so that its buckets close."""
+"""The last full hour when the tests began. It is over, so its buckets close."""
 
 FLIGHTS = Path(__file__).parents[1] / "data" / "flights.ndjson.gz"
 FLIGHT_TYPES = ("flight_arrived", "flight_cancelled", "flight_departed", "weather_observed")
@@ -39,7 +39,7 @@ SEARCH: Mapping[str, Any] = {
         {"name": "language", "type": ["null", "string"], "default": None},
     ],
 }
-"""A small contract; beside it lies `tap`, which nobody publishes unless a test does."""
+"""A small contract. The `tap` contract lies next to it; no event of it is published unless a test does so."""
 TAP: Mapping[str, Any] = {"type": "record", "name": "tap", "fields": [{"name": "x", "type": "long"}]}
 
 
@@ -68,13 +68,13 @@ class World:
         return self.folder / "verdicts.json"
 
     def publish(self, *messages: tuple[bytes, dict[str, str]]) -> list[str]:
-        """Publishes data with attributes, and returns the message ids."""
+        """Publish data with attributes and return the message ids."""
         with publisher(self.address) as client:
             futures = [client.publish(self.topic, data, **attributes) for data, attributes in messages]
             return [future.result(timeout=60) for future in futures]
 
     def report(self, event_type: str, hour: datetime, ids: Iterable[str], number: int = 1, reporter: str = "test") -> None:
-        """Reports, as a publisher does, that these ids were published."""
+        """Report to the audit topic, as a publisher does, that these ids were published."""
         ids = list(ids)
         name = f"{reporter}/{event_type}/{hour:%Y%m%d%H}/{number}"
         report = PublishedReport(name, reporter, event_type, hour, Tally.of_ids(ids), Tally.of_ids(set(ids)))
@@ -82,7 +82,7 @@ class World:
             client.publish(self.audit_topic, report.to_json(), report="published", report_id=name).result(timeout=60)
 
     def deliver(self, *more: str) -> int:
-        """Runs deliver in this process, as its command line does."""
+        """Run deliver in this process, as its command line does, and return the exit status."""
         try:
             return deliver.main([*self.deliver_flags(), *more])
         finally:
@@ -98,7 +98,7 @@ class World:
         ]
 
     def audit(self, *more: str) -> int:
-        """Runs the audit in this process, as its command line does."""
+        """Run the audit in this process, as its command line does, and return the exit status."""
         stores = [f"--storage={self.storage}", f"--tables={self.tables}", f"--verdicts={self.verdicts}"]
         try:
             return audit.main([f"--subscription={self.audit_subscription}", *stores, *more])
@@ -106,7 +106,7 @@ class World:
             DuckDBFile(self.tables).close()
 
     def rows(self, stream: str) -> list[dict[str, Any]]:
-        """Every row in the files that the stream's manifests list, in the order of their ids."""
+        """Return every row in the files that the stream's manifests list, ordered by id."""
         key = "message_id" if stream == DEAD_LETTERS else "event_id"
         found: list[Any] = []
         for manifest in self.manifests(stream).values():
@@ -117,25 +117,25 @@ class World:
         return sorted(found, key=lambda row: row[key])
 
     def manifests(self, stream: str) -> dict[datetime, dict[str, Any]]:
-        """What each hour's `_RECEIPT.json` says."""
+        """Return each hour's `_RECEIPT.json` as JSON."""
         folder = self.storage / (DEAD_LETTERS if stream == DEAD_LETTERS else f"events/{stream}")
         found = [json.loads(file.read_text()) for file in folder.glob("dt=*/hour=*/_RECEIPT.json")]
         return {_hour(manifest): manifest for manifest in found}
 
     def query(self, sql: str) -> list[tuple[Any, ...]]:
-        """Rows of the DuckDB file."""
+        """Run a query on the DuckDB file and return its rows."""
         with duckdb.connect(self.tables, read_only=True) as db:
             db.execute("SET TimeZone = 'UTC'")
             return db.execute(sql).fetchall()
 
     def left(self) -> int:
-        """How many messages the subscription still has to give."""
+        """Return the number of messages that the subscription would still deliver."""
         with subscriber(self.address) as client:
             return len(pull_now(client, self.subscription))
 
 
 def make_world(folder: Path, address: str, contracts: Mapping[str, Mapping[str, Any]]) -> World:
-    """A world with contracts of their own, each in version 1."""
+    """Create topics and subscriptions, and write these contracts, each as version 1."""
     topic, audit_topic = make_topic(address), make_topic(address)
     for name, schema in contracts.items():
         path = folder / "contracts" / name / "v1.avsc"
@@ -147,35 +147,35 @@ def make_world(folder: Path, address: str, contracts: Mapping[str, Mapping[str, 
 
 @pytest.fixture
 def world(tmp_path: Path, broker_address: str, monkeypatch: pytest.MonkeyPatch) -> World:
-    """A world of searches and taps."""
+    """A world with the event types `search_made` and `tap`."""
     at_once(monkeypatch, broker_address)
     return make_world(tmp_path, broker_address, {"search_made": SEARCH, "tap": TAP})
 
 
 @pytest.fixture
 def flights_world(tmp_path: Path, broker_address: str, monkeypatch: pytest.MonkeyPatch) -> World:
-    """A world of the real events' types."""
+    """A world with the event types of the flights file."""
     at_once(monkeypatch, broker_address)
-    contracts = {kind: json.loads((DEFAULT_FOLDER / kind / "v1.avsc").read_text()) for kind in FLIGHT_TYPES}
+    contracts = {event_type: json.loads((DEFAULT_FOLDER / event_type / "v1.avsc").read_text()) for event_type in FLIGHT_TYPES}
     return make_world(tmp_path, broker_address, contracts)
 
 
 def at_once(monkeypatch: pytest.MonkeyPatch, address: str) -> None:
-    """Points clients to the broker. It is in this process: no need to wait long for a message that does not come."""
+    """Point clients to the broker, and shorten pulls: it runs in this process, so an empty pull need not wait long."""
     monkeypatch.setenv("PUBSUB_EMULATOR_HOST", address)
     monkeypatch.setattr("transforms.pubsub.leases.PULL_SECONDS", 0.3)
     monkeypatch.setattr("transforms.pubsub.leases.SLOW_PULL_SECONDS", 1.0)
 
 
 def search(event_id: str, received_at: datetime | None = None, **attributes: str) -> tuple[bytes, dict[str, str]]:
-    """A good message."""
+    """Build a valid message."""
     stamp = {"received_at": received_at.isoformat()} if received_at else {}
     data = json.dumps({"words": f"words of {event_id}", "results": len(event_id)}).encode()
     return data, {"event_type": "search_made", "event_id": event_id, **stamp, **attributes}
 
 
 def flights() -> list[tuple[bytes, dict[str, str]]]:
-    """The real events as messages, read from the file itself."""
+    """Read the flights file and return its events as messages."""
     with gzip.open(FLIGHTS) as lines:
         events = [json.loads(line) for line in lines]
     names = ("event_type", "event_id", "received_at")
@@ -183,7 +183,7 @@ def flights() -> list[tuple[bytes, dict[str, str]]]:
 
 
 def flights_by_hour() -> Counter[tuple[str, str]]:
-    """How many events the file has of each type in each hour (its text up to the hour). Uses nothing of the project."""
+    """Count the file's events by type and by the text of received_at up to the hour. Uses none of the project's code."""
     with gzip.open(FLIGHTS) as lines:
         return Counter((event["event_type"], event["received_at"][:13]) for event in map(json.loads, lines))
 

@@ -1,4 +1,4 @@
-"""fake-gcs-server, somebody else's Cloud Storage in Go: a second opinion on what ours in `gcs.py` accepts."""
+"""fake-gcs-server, a third party's Cloud Storage in Go: a second opinion on the requests that our `gcs.py` accepts."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ _START_SECONDS = 20.0
 
 
 def find_fake_gcs_server() -> tuple[str, str]:
-    """The binary and an empty reason, or nothing and the reason."""
+    """Return (path of the binary, "") or ("", reason why there is none)."""
     return find_or_build("fake-gcs-server", "github.com/fsouza/fake-gcs-server@v1.56.1")
 
 
 @contextmanager
 def fake_gcs_server(binary: str, bucket: str) -> Iterator[str]:
-    """Runs it in memory with one empty bucket, and gives its URL."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    """Run the server in memory with one empty bucket and yield its URL."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
     url = f"http://127.0.0.1:{port}"
     flags = ["-backend=memory", "-scheme=http", "-host=127.0.0.1", f"-port={port}", f"-external-url={url}", "-log-level=error"]
     process = subprocess.Popen([binary, *flags], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)

@@ -1,4 +1,4 @@
-"""Faults that a stand-in of a service can be told to have, request by request."""
+"""Fault injection for the stand-ins of services, request by request."""
 
 from __future__ import annotations
 
@@ -8,25 +8,34 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 ANY = 1_000_000_000
+"""As a count: every request from now on."""
 
 
 @dataclass
 class Fault:
+    """A fault that a stand-in injects into matching requests."""
+
     left: int
+    """Requests that still meet it."""
     match: str
+    """Part of `METHOD /path?query`."""
     status: int
-    """What is answered instead; 0: nothing, the connection is dropped."""
+    """HTTP status of the response; 0 drops the connection without one."""
     takes_effect: bool
+    """Whether the request is carried out all the same."""
     skip: int = 0
-    """So many requests that match pass before it."""
+    """Matching requests to let pass first."""
 
 
 class Faults:
-    """Told by a test; met by the server, request by request. `match`: a part of `METHOD /path?query`. Safe for threads."""
+    """Faults that a test sets and a stand-in's server applies. Thread-safe.
+
+    In all methods `match` is a part of `METHOD /path?query`; the empty string matches every request.
+    """
 
     def __init__(self) -> None:
         self.met = 0
-        """How many requests have met a fault so far."""
+        """Number of requests that have met a fault so far."""
         self._guard = threading.Lock()
         self._faults: list[Fault] = []
         self._acts: list[tuple[str, Callable[[], object]]] = []
@@ -35,41 +44,41 @@ class Faults:
         self._lot = random.Random(0)
 
     def fail_next(self, count: int, status: int = 503, match: str = "", skip: int = 0) -> None:
-        """After `skip` such requests, the next `count` have no effect and get `status` (0: no answer)."""
+        """Let `skip` matching requests pass, then fail the next `count` without effect. Status 0 drops the connection."""
         self._faults.append(Fault(count, match, status, False, skip))
 
     def lose_answer(self, count: int = 1, match: str = "", status: int = 0, skip: int = 0) -> None:
-        """After `skip` such requests, the next `count` take effect, but get `status` instead of their answer (0: no answer)."""
+        """Let `skip` matching requests pass, then carry out the next `count` but replace their response. Status 0 drops it."""
         self._faults.append(Fault(count, match, status, True, skip))
 
     def before_next(self, act: Callable[[], object], match: str = "") -> None:
-        """The next such request is not looked at before `act` has been called, which may speak to the server."""
+        """Call `act` before the next matching request is handled. `act` may send requests to the server itself."""
         with self._guard:
             self._acts.append((match, act))
 
     def be_flaky(self, share: float, seed: int, *statuses: int) -> None:
-        """From now on this share of all requests, drawn by lot, meet one of the statuses, with or without their effect."""
+        """Make this share of all requests, drawn at random, fail with one of the statuses, with or without effect."""
         with self._guard:
             self._share, self._statuses, self._lot = share, statuses, random.Random(seed)
 
     def mend(self) -> None:
-        """From now on there is no fault."""
+        """Remove all faults and hooks."""
         with self._guard:
             self._faults.clear()
             self._acts.clear()
             self._share = 0.0
 
     def act_before(self, line: str) -> None:
-        """Does what is to be done before this request. To be called without a lock."""
+        """Run the hook that is set for this request, if any. The caller must hold no lock."""
         with self._guard:
-            found = next(((match, act) for match, act in self._acts if match in line), None)
-            if found:
-                self._acts.remove(found)
-        if found:
-            found[1]()
+            hook = next(((match, act) for match, act in self._acts if match in line), None)
+            if hook:
+                self._acts.remove(hook)
+        if hook:
+            hook[1]()
 
     def fault_of(self, line: str) -> Fault | None:
-        """The fault that this request meets."""
+        """Return the fault for this request, if any, and count it."""
         with self._guard:
             fault = next((fault for fault in self._faults if fault.left and fault.match in line), None)
             if fault and fault.skip:

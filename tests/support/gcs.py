@@ -1,4 +1,4 @@
-"""A small, strict Cloud Storage on 127.0.0.1, whose requests can be made to fail."""
+"""A small, strict Cloud Storage on 127.0.0.1 with fault injection."""
 
 from __future__ import annotations
 
@@ -16,7 +16,10 @@ from tests.support.gcs_messages import Answer, Object, Refused
 class GcsServer(Faults):
     """`with GcsServer("my-bucket") as server:` serves at `server.url`, for STORAGE_EMULATOR_HOST.
 
-    `page`: objects in one page of a listing. `rewrite`: bytes that one request of a rewrite copies.
+    Args:
+        buckets: names of the buckets
+        page: objects in one page of a listing
+        rewrite: bytes that one request of a rewrite copies
     """
 
     def __init__(self, *buckets: str, page: int = 3, rewrite: int = 8 * 1024 * 1024) -> None:
@@ -39,42 +42,42 @@ class GcsServer(Faults):
         self._thread.join()
 
     def read(self, bucket: str, name: str) -> bytes:
-        """The bytes of an object; KeyError if it is not there."""
+        """Return the bytes of an object. Raises KeyError if there is no such object."""
         with self._lock:
             return self._api.objects(bucket)[name].data
 
     def list(self, bucket: str, prefix: str = "") -> list[str]:
-        """The names of a bucket's objects, in the order of their code points."""
+        """Return the names of a bucket's objects in the order of their code points."""
         with self._lock:
             return sorted(name for name in self._api.objects(bucket) if name.startswith(prefix))
 
     def generations(self, bucket: str) -> dict[str, int]:
-        """The generation of every object: it changes whenever one is written, even with the same bytes."""
+        """Return the generation of every object. It changes on every write, even with the same bytes."""
         with self._lock:
-            return {name: one.generation for name, one in self._api.objects(bucket).items()}
+            return {name: stored.generation for name, stored in self._api.objects(bucket).items()}
 
     def put(self, bucket: str, name: str, data: bytes) -> Object:
-        """Writes an object, as somebody else does."""
+        """Write an object as another client would."""
         with self._lock:
             return self._api.put(bucket, name, data)
 
     def delete(self, bucket: str, name: str) -> None:
-        """Deletes an object, as a lifecycle rule does."""
+        """Delete an object as a lifecycle rule would."""
         with self._lock:
             del self._api.objects(bucket)[name]
 
     def damage_uploads(self, count: int = 1) -> None:
-        """The next `count` uploads arrive with one bit turned over."""
+        """Flip one bit in each of the next `count` uploads."""
         self._api.damaged_uploads = count
 
     def damage_downloads(self, count: int = 1) -> None:
-        """The next `count` downloads leave with one bit turned over."""
+        """Flip one bit in each of the next `count` downloads."""
         self._api.damaged_downloads = count
 
     def answer(self, method: str, target: str, headers: Message, body: bytes) -> Answer | None:
-        """What a request gets; None where the connection is to be dropped."""
+        """Return the response to a request, or None if the connection is to be dropped."""
         line = unquote(f"{method} {target}")
-        # The client asks for the bucket itself in the background, at moments of its own: no test could count on those.
+        # The client requests the bucket itself in the background, at times of its own: no test could rely on those.
         counted = not re.match(r"GET /storage/v1/b/[^/]+(\?|$)", line)
         if counted:
             self.act_before(line)
@@ -87,7 +90,7 @@ class GcsServer(Faults):
                 return self._api.answer(method, target, headers, body)
             if fault.takes_effect:
                 self._api.answer(method, target, headers, body)
-            return Refused(fault.status, "a fault made by a test").answer if fault.status else None
+            return Refused(fault.status, "a fault injected by a test").answer if fault.status else None
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -112,4 +115,4 @@ class _Handler(BaseHTTPRequestHandler):
     do_GET = do_POST = do_PUT = do_DELETE = do_PATCH = do_HEAD = _serve  # noqa: N815 - The names are those of http.server.
 
     def log_message(self, *_: object) -> None:
-        """Tests have no use for a log of requests."""
+        """Log nothing: tests have no use for a log of requests."""

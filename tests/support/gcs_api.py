@@ -1,7 +1,8 @@
-"""The JSON API of Cloud Storage over objects in memory, as the client of Python speaks it.
+"""The JSON API of Cloud Storage over objects in memory, as the Python client uses it.
 
-It does what Cloud Storage documents and refuses the rest aloud: an unknown path or query parameter is a 501, an unknown
-bucket a 404. It checks generation preconditions on uploads, rewrites, reads and deletes, and checksums before an upload counts.
+It implements documented behaviour and refuses everything else: an unknown path or query parameter gets 501, an unknown bucket
+404. It checks generation preconditions on uploads, rewrites, reads and deletes, and checksums before an upload becomes
+visible.
 """
 
 from __future__ import annotations
@@ -31,13 +32,20 @@ _CONTENT_RANGE = re.compile(r"bytes (?:(\d+)-(\d+)|\*)/(\d+|\*)")
 
 
 class Api:
-    """Not safe for threads. `page`: objects in one page of a listing; `rewrite`: bytes that one request of a rewrite copies."""
+    """The API without HTTP. Not thread-safe.
+
+    Args:
+        url: base URL, for the Location of resumable uploads
+        buckets: names of the buckets
+        page: objects in one page of a listing
+        rewrite: bytes that one request of a rewrite copies
+    """
 
     def __init__(self, url: str, buckets: tuple[str, ...], page: int, rewrite: int) -> None:
         self.damaged_uploads = 0
-        """So many of the next uploads arrive with one bit turned over."""
+        """Number of next uploads that arrive with one bit flipped."""
         self.damaged_downloads = 0
-        """So many of the next downloads leave with one bit turned over."""
+        """Number of next downloads that leave with one bit flipped."""
         self._url, self._page, self._rewrite_size = url, page, rewrite
         self._objects: dict[str, dict[str, Object]] = {bucket: {} for bucket in buckets}
         self._uploads: dict[str, Upload] = {}
@@ -45,7 +53,7 @@ class Api:
         self._generations = itertools.count(1_700_000_000_000_000)
 
     def answer(self, method: str, target: str, headers: Message, body: bytes) -> Answer:
-        """What a request gets."""
+        """Return the response to a request."""
         url = urlsplit(target)
         try:
             query = dict(parse_qsl(url.query, keep_blank_values=True))
@@ -56,33 +64,33 @@ class Api:
             return Refused(400, f"invalid request: {error!r}").answer
 
     def objects(self, bucket: str) -> dict[str, Object]:
-        """The objects of a bucket by name."""
+        """Return the objects of a bucket by name."""
         if bucket not in self._objects:
             raise Refused(404, "The specified bucket does not exist.")
         return self._objects[bucket]
 
     def put(self, bucket: str, name: str, data: bytes, metadata: Mapping[str, str] | None = None) -> Object:
-        """Writes an object, as an upload without conditions does."""
+        """Write an object as an upload without preconditions would."""
         written = Object(bucket, name, data, next(self._generations), metadata or {})
         self.objects(bucket)[name] = written
         return written
 
     def _route(self, method: str, path: str, request: Request) -> Answer:
-        one = r"/storage/v1/b/([^/]+)/o/([^/]+)"
+        object_path = r"/storage/v1/b/([^/]+)/o/([^/]+)"
         routes: tuple[tuple[str, str, Callable[..., Answer]], ...] = (
             ("POST", r"/upload/storage/v1/b/([^/]+)/o", self._upload),
             ("PUT", r"/upload/storage/v1/b/([^/]+)/o", self._continue),
             ("GET", r"/storage/v1/b/([^/]+)", self._describe),
             ("GET", r"/storage/v1/b/([^/]+)/o", self._list),
-            ("GET", rf"(?:/download)?{one}", self._get),
-            ("DELETE", one, self._delete),
-            ("POST", rf"{one}/rewriteTo/b/([^/]+)/o/([^/]+)", self._rewrite),
+            ("GET", rf"(?:/download)?{object_path}", self._get),
+            ("DELETE", object_path, self._delete),
+            ("POST", rf"{object_path}/rewriteTo/b/([^/]+)/o/([^/]+)", self._rewrite),
         )
-        for verb, pattern, act in routes:
+        for verb, pattern, handler in routes:
             match = re.fullmatch(pattern, path)
             if verb == method and match:
-                return act(request, *map(unquote, match.groups()))
-        raise Refused(501, f"this server does not know {method} {path}")
+                return handler(request, *map(unquote, match.groups()))
+        raise Refused(501, f"this server does not implement {method} {path}")
 
     def _describe(self, request: Request, bucket: str) -> Answer:
         only(request.query)
@@ -97,7 +105,7 @@ class Api:
             resource, data = parts(request.headers["Content-Type"], request.body)
             return self._finish(Upload(bucket, resource, query, bytearray(data)))
         if kind != "resumable":
-            raise Refused(501, f"this server does not know uploadType={kind}")
+            raise Refused(501, f"this server does not implement uploadType={kind}")
         upload = Upload(bucket, json.loads(request.body), query)
         self._check(upload)
         key = f"session-{len(self._uploads)}"
@@ -117,7 +125,7 @@ class Api:
         first, last, total = match.groups()
         if first is not None:
             if int(first) != len(upload.data) or int(last) - int(first) + 1 != len(body):
-                raise Refused(400, f"{len(upload.data)} bytes have come, not {first}")
+                raise Refused(400, f"received {len(upload.data)} bytes so far, not {first}")
             upload.data += body
         if total != "*" and len(upload.data) == int(total):
             return self._finish(upload, headers.get("X-Goog-Hash", ""))
@@ -143,7 +151,7 @@ class Api:
     def _check(self, upload: Upload) -> None:
         unknown = upload.resource.keys() - _RESOURCE
         if unknown:
-            raise Refused(501, f"this server does not know the fields {unknown} of an object")
+            raise Refused(501, f"this server does not implement the fields {unknown} of an object")
         name = upload.resource.get("name", "")
         if not 0 < len(name.encode()) <= 1024 or "\n" in name or "\r" in name:
             raise Refused(400, f"Invalid object name: {name!r}")
@@ -171,7 +179,7 @@ class Api:
             return Answer(200, found.data, about)
         match = _RANGE.fullmatch(headers["Range"])
         if not match:
-            raise Refused(501, f"this server does not know the range {headers['Range']}")
+            raise Refused(501, f"this server does not implement the range {headers['Range']}")
         first, last = int(match[1]), min(int(match[2] or len(found.data)), len(found.data) - 1)
         if first > last:
             raise Refused(416, "The requested range cannot be satisfied.")

@@ -1,4 +1,4 @@
-"""What goes to and fro between `gcs_api.py` and the client: requests, objects, uploads, answers and refusals."""
+"""Messages between `gcs_api.py` and the client: requests, objects, uploads, responses and refusals."""
 
 from __future__ import annotations
 
@@ -19,12 +19,16 @@ Json = dict[str, Any]
 
 @dataclass(frozen=True)
 class Answer:
+    """An HTTP response."""
+
     status: int
     body: bytes = b""
     headers: Mapping[str, str] = field(default_factory=dict)
 
 
 class Refused(Exception):
+    """A request that gets an error response."""
+
     def __init__(self, status: int, message: str) -> None:
         super().__init__(message)
         self.answer = Answer(status, json.dumps({"error": {"code": status, "message": message}}).encode(), JSON_HEADERS)
@@ -35,6 +39,8 @@ JSON_HEADERS = {"Content-Type": "application/json; charset=UTF-8"}
 
 @dataclass(frozen=True)
 class Request:
+    """The parts of an HTTP request that the API reads."""
+
     query: Query
     headers: Message
     body: bytes
@@ -42,6 +48,8 @@ class Request:
 
 @dataclass(frozen=True)
 class Object:
+    """An object in a bucket, with its generation."""
+
     bucket: str
     name: str
     data: bytes
@@ -57,6 +65,7 @@ class Object:
         return base64.b64encode(hashlib.md5(self.data).digest()).decode()
 
     def resource(self) -> Json:
+        """Return the object's metadata as the JSON API does."""
         return {
             "kind": "storage#object",
             "bucket": self.bucket,
@@ -72,7 +81,7 @@ class Object:
 
 @dataclass
 class Upload:
-    """A resumable session: conditions are checked again when its last byte has come."""
+    """A resumable upload. Its preconditions are checked again when the last byte arrives."""
 
     bucket: str
     resource: Json
@@ -88,18 +97,20 @@ def json_answer(value: Json) -> Answer:
 
 
 def only(query: Query, *known: str) -> None:
+    """Raise Refused (501) for any parameter that is neither common nor in `known`."""
     unknown = query.keys() - _COMMON - set(known)
     if unknown:
-        raise Refused(501, f"this server does not know the parameters {unknown}")
+        raise Refused(501, f"this server does not implement the parameters {unknown}")
 
 
 def check_generation(query: Query, key: str, found: Object | None) -> None:
+    """Raise Refused (412) if the query has this generation precondition and it does not hold."""
     if key in query and int(query[key]) != (found.generation if found else 0):
         raise Refused(412, "At least one of the pre-conditions you specified did not hold.")
 
 
 def parts(content_type: str, body: bytes) -> tuple[Json, bytes]:
-    """The resource and the bytes of a multipart/related upload."""
+    """Split a multipart/related upload into the resource and the bytes."""
     match = re.fullmatch(r'multipart/related; boundary="?([^";]+)"?', content_type)
     if not match:
         raise Refused(400, f"invalid Content-Type of a multipart upload: {content_type}")

@@ -1,4 +1,4 @@
-"""Programs written in Go that tests speak to: found where they are installed, else built once."""
+"""Find or build the Go programs that tests talk to."""
 
 from __future__ import annotations
 
@@ -14,15 +14,23 @@ _BUILD_SECONDS = 400
 
 @cache
 def find_or_build(name: str, module: str) -> tuple[str, str]:
-    """The binary and an empty reason, or nothing and the reason why it can't be had. Built once, with Go."""
+    """Find a Go program on PATH, in our cache or in GOPATH, or build it once with `go install`.
+
+    Args:
+        name: name of the binary
+        module: Go module and version, as `go install` takes it
+
+    Returns:
+        (path of the binary, "") or, if there is neither the binary nor a way to build it, ("", reason)
+    """
     go = shutil.which("go")
     folders = [os.environ.get("PATH", ""), str(_CACHE)]
     if go:
         gopath = subprocess.run([go, "env", "GOPATH"], capture_output=True, text=True, check=False).stdout.strip()
         folders.append(str(Path(gopath) / "bin"))
-    found = shutil.which(name, path=os.pathsep.join(folders))
-    if found:
-        return found, ""
+    binary = shutil.which(name, path=os.pathsep.join(folders))
+    if binary:
+        return binary, ""
     if not go:
         return "", f"neither {name} nor Go is installed"
     try:

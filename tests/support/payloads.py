@@ -1,4 +1,4 @@
-"""Payloads for tests: decoded one field at a time, refused, and encoded again."""
+"""Decode payloads for tests: one field at a time, with rejections, and read back."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def logical(base: str, name: str) -> dict[str, Any]:
 
 
 def decode(contract: Contract, newest: Contract, data: bytes, content_type: str) -> tuple[dict[str, Any], str | None]:
-    """What fastavro reads from the record that a payload became, and the unknown fields."""
+    """Transcode a payload and return the datum that fastavro reads from the record, and the unknown fields."""
     record, unknown = transcoder(contract, newest, content_type)(data)
     buffer = BytesIO(record)
     datum: Any = schemaless_reader(buffer, newest.schema, None)
@@ -38,24 +38,31 @@ def decode(contract: Contract, newest: Contract, data: bytes, content_type: str)
     return datum, unknown
 
 
-def decode_field(kind: Any, value: Any) -> Any:
-    """What becomes of the field `a`. value: Python's, for JSON, or JSON as text."""
+def decode_field(avro_type: Any, value: Any) -> Any:
+    """Transcode a payload whose only field is `a` and return the field's value.
+
+    Args:
+        avro_type: Avro type of the field
+        value: bytes are JSON text, anything else is encoded as JSON
+    """
     text = value if isinstance(value, bytes) else orjson.dumps(value)
-    contract = contract_of(field("a", kind))
+    contract = contract_of(field("a", avro_type))
     datum, unknown = decode(contract, contract, b'{"a": %s}' % text, JSON)
     assert unknown is None
     return datum["a"]
 
 
 def refusal(contract: Contract, data: bytes, content_type: str = JSON) -> Rejected:
+    """Return the Rejected that the payload raises."""
     with pytest.raises(Rejected) as rejected:
         decode(contract, contract, data, content_type)
     return rejected.value
 
 
-def field_refusal(kind: Any, value: Any) -> Rejected:
+def field_refusal(avro_type: Any, value: Any) -> Rejected:
+    """Return the Rejected that this value of the field `a` raises, after checking its stage and the start of its detail."""
     text = value if isinstance(value, bytes) else orjson.dumps(value)
-    rejected = refusal(contract_of(field("a", kind)), b'{"a": %s}' % text)
+    rejected = refusal(contract_of(field("a", avro_type)), b'{"a": %s}' % text)
     assert rejected.stage is Stage.VALIDATE
     assert rejected.detail.startswith("a: must ")
     return rejected

@@ -1,6 +1,6 @@
-"""Prism, Beam's streaming runner for one machine, for tests of what only a stream does: early, on-time and late panes.
+"""Prism, Beam's streaming runner for one machine, for tests of early, on-time and late panes.
 
-Beam would download it. A program of its own says whether there is a network, so it is found or built here instead.
+Beam would download it itself. Here it is found or built with Go instead: without a network Go fails and the test is skipped.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from tests.support.go_tools import find_or_build
 
 @pytest.fixture(scope="session")
 def prism_binary() -> str:
-    """Where Prism is. Skips where it can't be had."""
+    """Return the path of Prism. Skips the test if Prism can be neither found nor built."""
     binary, reason = find_or_build("prism", f"github.com/apache/beam/sdks/v2/go/cmd/prism@v{version.__version__}")
     if not binary:
         pytest.skip(reason)
@@ -23,7 +23,7 @@ def prism_binary() -> str:
 
 @pytest.fixture(scope="session")
 def prism_options(prism_binary: str) -> PipelineOptions:
-    """Options that run a pipeline on Prism, its Python in this process. Skips where Prism can't be had."""
+    """Options that run a pipeline on Prism with its Python code in this process. Skips the test without Prism."""
     return PipelineOptions(
         ["--runner=PrismRunner", f"--prism_location={prism_binary}", "--environment_type=LOOPBACK", "--streaming"]
     )

@@ -1,4 +1,4 @@
-"""A way to a service that can be cut: a TCP proxy, so that real clients speak their real protocol and meet real outages."""
+"""A TCP proxy that can cut a connection, so that real clients meet real outages over their real protocol."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from tests.support.pubsub import free_port
 
 
 class Proxy:
-    """Stands in front of host:port while its block lasts, under an address of its own."""
+    """A proxy in front of host:port, under an address of its own, while its block lasts."""
 
     def __init__(self, target: str) -> None:
         self.port = free_port()
         self.address = f"127.0.0.1:{self.port}"
         self.lost = 0
-        """How many answers were lost so far."""
+        """Number of responses that were dropped so far."""
         self._target = target.split(":")
         self._guard = threading.Lock()
         self._open: set[socket.socket] = set()
@@ -33,25 +33,28 @@ class Proxy:
         self.cut()
 
     def cut(self) -> None:
-        """Ends all connections, and refuses new ones."""
+        """Close all connections and refuse new ones."""
         if self._listener:
-            # Closing alone would not wake the thread that waits on it.
+            # Closing alone would not wake the thread that blocks in accept().
             self._listener.shutdown(socket.SHUT_RDWR)
             self._listener.close()
             self._listener = None
         with self._guard:
-            for one in self._open:
-                _end(one)
+            for connection in self._open:
+                _end(connection)
             self._open.clear()
 
     def mend(self) -> None:
-        """Takes connections again."""
+        """Accept connections again."""
         self._listener = socket.create_server(("127.0.0.1", self.port))
         threading.Thread(target=self._accept, args=(self._listener,), daemon=True).start()
 
     def lose_answer(self, method: bytes, count: int = 1) -> None:
-        """The next `count` connections on which this method of a service is called for the first time are ended when the call
-        has taken effect, and before its answer has come. (A client names a method in clear text once a connection.)"""
+        """Drop the response of this method on the next `count` connections that call it for the first time.
+
+        The connection is closed after the call has taken effect and before its response arrives. A gRPC client sends a
+        method's name in clear text once per connection, so only first calls are recognized.
+        """
         with self._guard:
             self._to_lose += [method] * count
 
@@ -64,34 +67,34 @@ class Proxy:
                 return
             with self._guard:
                 self._open |= {client, service}
-            deaf = threading.Event()
-            for source, sink, asks in ((client, service, True), (service, client, False)):
-                threading.Thread(target=self._pass_on, args=(source, sink, asks, deaf), daemon=True).start()
+            muted = threading.Event()
+            for source, sink, is_request in ((client, service, True), (service, client, False)):
+                threading.Thread(target=self._pass_on, args=(source, sink, is_request, muted), daemon=True).start()
 
-    def _pass_on(self, source: socket.socket, sink: socket.socket, asks: bool, deaf: threading.Event) -> None:
+    def _pass_on(self, source: socket.socket, sink: socket.socket, is_request: bool, muted: threading.Event) -> None:
         with contextlib.suppress(OSError):
             while data := source.recv(65536):
-                loses = asks and self._loses(data)
-                if loses:
-                    deaf.set()
-                if asks or not deaf.is_set():
+                loses_response = is_request and self._loses(data)
+                if loses_response:
+                    muted.set()
+                if is_request or not muted.is_set():
                     sink.sendall(data)
-                if loses:
-                    time.sleep(0.3)  # for it to take effect
+                if loses_response:
+                    time.sleep(0.3)  # so that the call takes effect
                     break
         _end(source)
         _end(sink)
 
     def _loses(self, data: bytes) -> bool:
         with self._guard:
-            found = next((method for method in self._to_lose if method in data), None)
-            if found:
-                self._to_lose.remove(found)
+            method = next((lost for lost in self._to_lose if lost in data), None)
+            if method:
+                self._to_lose.remove(method)
                 self.lost += 1
-        return bool(found)
+        return bool(method)
 
 
-def _end(one: socket.socket) -> None:
+def _end(connection: socket.socket) -> None:
     with contextlib.suppress(OSError):
-        one.shutdown(socket.SHUT_RDWR)
-    one.close()
+        connection.shutdown(socket.SHUT_RDWR)
+    connection.close()

@@ -1,4 +1,4 @@
-"""Pub/Sub for tests: the project's broker, the official emulator where it is installed, ordinary clients, and short cuts."""
+"""Pub/Sub for tests: the project's broker, the official emulator if installed, ordinary clients, and short cuts."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ SDK_ROOTS = (
 
 
 class FakeClock:
-    """Seconds since 1970 that stand still until they are moved."""
+    """A clock, in seconds since 1970, that stands still until a test advances it."""
 
     def __init__(self, now: float = 1_790_000_000.25) -> None:
         self.now = now
@@ -44,14 +44,14 @@ class FakeClock:
 
 @pytest.fixture(scope="session")
 def broker_address() -> Iterator[str]:
-    """The project's own broker, as host:port."""
+    """Run the project's own broker and yield its host:port."""
     with Broker() as broker:
         yield broker.address
 
 
 @pytest.fixture(scope="session")
 def emulator_address() -> Iterator[str]:
-    """The official emulator, as host:port. Skips where the gcloud SDK's jar or Java is not found."""
+    """Run the official emulator and yield its host:port. Skips the test without Java or the gcloud SDK's jar."""
     jar = emulator_jar()
     java = shutil.which("java")
     if not jar or not java:
@@ -61,10 +61,10 @@ def emulator_address() -> Iterator[str]:
 
 
 def emulator_jar() -> Path | None:
-    """The emulator's jar, beside the gcloud command or where the SDK usually lies."""
+    """Return the emulator's jar, from the folder of the gcloud command or a usual place of the SDK."""
     gcloud = shutil.which("gcloud")
-    beside = [Path(gcloud).resolve().parents[1]] if gcloud else []
-    for root in [*beside, *map(Path, SDK_ROOTS), Path.home() / "google-cloud-sdk"]:
+    own_root = [Path(gcloud).resolve().parents[1]] if gcloud else []
+    for root in [*own_root, *map(Path, SDK_ROOTS), Path.home() / "google-cloud-sdk"]:
         for jar in sorted(root.glob("platform/pubsub-emulator/lib/*.jar")):
             return jar
     return None
@@ -72,7 +72,7 @@ def emulator_jar() -> Path | None:
 
 @contextmanager
 def running_emulator(java: str, jar: Path) -> Iterator[str]:
-    # The jar itself, because a gcloud that is ended leaves its Java running.
+    # Run the jar itself: a gcloud command that is terminated leaves its Java process running.
     address = f"127.0.0.1:{free_port()}"
     host, port = address.split(":")
     process = subprocess.Popen(
@@ -88,19 +88,22 @@ def running_emulator(java: str, jar: Path) -> Iterator[str]:
 
 
 def free_port() -> int:
-    """A port that nobody listens on now."""
+    """Return a TCP port that no process listens on now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 
 def publisher(address: str, batches: pubsub_v1.types.BatchSettings | None = None) -> pubsub_v1.PublisherClient:
-    """The ordinary client for `address`. Neither reads nor changes the environment, and looks for no credentials."""
+    """Return the ordinary client for `address`. Neither reads nor changes the environment; uses no credentials."""
     return pubsub_v1.PublisherClient(batches or (), transport=PublisherGrpcTransport(channel=channel_to(address)))
 
 
 def subscriber(address: str) -> pubsub_v1.SubscriberClient:
-    """The ordinary client for `address`, which takes messages of any size. (One made through the environment takes 4 MiB.)"""
+    """Return the ordinary client for `address`, for messages of any size.
+
+    A client that is made through the environment has a limit of 4 MiB.
+    """
     return pubsub_v1.SubscriberClient(transport=SubscriberGrpcTransport(channel=channel_to(address)))
 
 
@@ -109,7 +112,7 @@ def channel_to(address: str) -> grpc.Channel:
 
 
 def make_topic(address: str) -> str:
-    """Makes a topic of a new name, and returns its full name."""
+    """Create a topic with a unique name and return its full name."""
     topic = f"projects/{PROJECT}/topics/topic-{uuid4().hex}"
     with publisher(address) as client:
         client.create_topic(name=topic)
@@ -117,7 +120,7 @@ def make_topic(address: str) -> str:
 
 
 def make_subscription(address: str, topic: str, ack_deadline_seconds: int = 60) -> str:
-    """Makes a subscription of a new name, and returns its full name."""
+    """Create a subscription with a unique name and return its full name."""
     subscription = f"projects/{PROJECT}/subscriptions/subscription-{uuid4().hex}"
     with subscriber(address) as client:
         client.create_subscription(name=subscription, topic=topic, ack_deadline_seconds=ack_deadline_seconds)
@@ -125,24 +128,24 @@ def make_subscription(address: str, topic: str, ack_deadline_seconds: int = 60) 
 
 
 def publish(address: str, topic: str, *payloads: bytes, **attributes: str) -> list[str]:
-    """Publishes each payload with the attributes, and returns the message ids in the same order."""
+    """Publish each payload with the attributes and return the message ids in the same order."""
     with publisher(address) as client:
         futures = [client.publish(topic, payload, **attributes) for payload in payloads]
         return [future.result(timeout=30) for future in futures]
 
 
 def pull(client: pubsub_v1.SubscriberClient, subscription: str, count: int, seconds: float = 10) -> list[ReceivedMessage]:
-    """Pulls until there are `count` messages, or `seconds` have passed. Acks none."""
+    """Pull until there are `count` messages or `seconds` have passed. Acknowledges none."""
     messages: list[ReceivedMessage] = []
-    until = time.monotonic() + seconds
-    while len(messages) < count and (left := until - time.monotonic()) > 0:
-        # Not above two seconds: the emulator wakes late for a lease that ends.
+    deadline = time.monotonic() + seconds
+    while len(messages) < count and (remaining := deadline - time.monotonic()) > 0:
+        # At most two seconds: the emulator is slow to offer a message whose lease has expired.
         request = {"subscription": subscription, "max_messages": count - len(messages)}
-        messages += client.pull(request, timeout=min(left + 0.5, 2), retry=None).received_messages
+        messages += client.pull(request, timeout=min(remaining + 0.5, 2), retry=None).received_messages
     return messages
 
 
 def pull_now(client: pubsub_v1.SubscriberClient, subscription: str, most: int = 1000) -> list[ReceivedMessage]:
-    """What one pull gives that does not wait."""
+    """Return the messages of one pull that does not wait."""
     request = {"subscription": subscription, "max_messages": most, "return_immediately": True}
     return list(client.pull(request).received_messages)

@@ -1,4 +1,4 @@
-"""A delivery into stores that misbehave: its command as users run it, and whether all that was published is there, once."""
+"""A delivery into unreliable stores: deliver's command line, and a check that every event is delivered exactly once."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ HOURS = (LAST_HOUR - HOUR, LAST_HOUR)
 
 @dataclass
 class Delivery:
-    """Searches that are published, delivered to a pair of stores, and looked for there."""
+    """Searches that are published, delivered to a pair of stores, and looked up there."""
 
     world: World
     store: Store
@@ -40,38 +40,40 @@ class Delivery:
     published: dict[datetime, list[str]] = field(default_factory=lambda: {hour: [] for hour in HOURS})
 
     def publish(self, *ids: str) -> list[str]:
-        """Publishes each in one of two hours by turns, and returns the message ids."""
+        """Publish the ids alternately in two hours and return the message ids."""
         messages = []
-        for number, one in enumerate(ids):
+        for number, event_id in enumerate(ids):
             hour = HOURS[number % 2]
-            self.published[hour].append(one)
-            messages.append(search(one, hour + timedelta(minutes=5)))
+            self.published[hour].append(event_id)
+            messages.append(search(event_id, hour + timedelta(minutes=5)))
         return self.world.publish(*messages)
 
     def flags(self) -> list[str]:
-        ours = [flag for flag in self.world.deliver_flags() if not flag.startswith(("--storage", "--tables"))]
-        return [*ours, *self._stores()]
+        own = [flag for flag in self.world.deliver_flags() if not flag.startswith(("--storage", "--tables"))]
+        return [*own, *self._stores()]
 
     def run(self) -> tuple[int, str]:
-        """Runs deliver as its command line does: exit status, and what the error says (empty without one).
+        """Run deliver as its command line does.
 
-        An error begins with `error: ` and tells no stack trace.
+        Returns:
+            (exit status, error message or ""). The message has no `error: ` prefix, and there is no stack trace.
         """
         self.monkeypatch.setattr(sys, "argv", ["deliver", *self.flags()])
         self.capsys.readouterr()
         status = run_main(deliver.main)
         self._close()
-        told = self.capsys.readouterr().err
-        assert "Traceback" not in told
-        errors = re.split("^error: ", told, flags=re.MULTILINE)[1:]
-        assert len(errors) == (status != 0), told
+        stderr = self.capsys.readouterr().err
+        assert "Traceback" not in stderr
+        errors = re.split("^error: ", stderr, flags=re.MULTILINE)[1:]
+        assert len(errors) == (status != 0), stderr
         return status, errors[0].strip() if status else ""
 
     def check(self, repeated: bool = False) -> None:
-        """Files hold what was published, and so does the table; nothing twice; the counters balance; the audit says so.
+        """Check that files and table hold each published event once, the counters balance, and the verdicts are COMPLETE.
 
-        repeated: some messages may have been delivered again by Pub/Sub, or those of a manifest before they were
-        acknowledged.
+        Args:
+            repeated: Pub/Sub may have redelivered messages, for example those of a committed manifest that were not
+                acknowledged yet
         """
         manifests = self.manifests()
         for hour, ids in self.published.items():
@@ -86,23 +88,23 @@ class Delivery:
             self.world.report("search_made", hour, ids)
             self.world.report("tap", hour, [])
         assert self.world.left() == 0
-        judge = [f"--subscription={self.world.audit_subscription}", f"--verdicts={self.world.verdicts}", *self._stores()]
+        audit_flags = [f"--subscription={self.world.audit_subscription}", f"--verdicts={self.world.verdicts}", *self._stores()]
         try:
-            status = audit.main(judge)
+            status = audit.main(audit_flags)
             assert status == 0, self.world.verdicts.read_text()
         finally:
             self._close()
-        found = json.loads(self.world.verdicts.read_text())
-        assert {(row["event_type"], row["status"]) for row in found} == {("search_made", "COMPLETE"), ("tap", "COMPLETE")}
+        verdicts = json.loads(self.world.verdicts.read_text())
+        assert {(row["event_type"], row["status"]) for row in verdicts} == {("search_made", "COMPLETE"), ("tap", "COMPLETE")}
 
     def manifests(self) -> Mapping[datetime, Any]:
-        """What each hour's manifest says."""
+        """Return each hour's manifest as JSON."""
         names = [name for name in self.store.objects.list("events/search_made/") if name.endswith("/_RECEIPT.json")]
-        found = [json.loads(self.store.objects.read(name)[0]) for name in names]
-        return {datetime.fromisoformat(manifest["hour"]): manifest for manifest in found}
+        manifests = [json.loads(self.store.objects.read(name)[0]) for name in names]
+        return {datetime.fromisoformat(manifest["hour"]): manifest for manifest in manifests}
 
     def ids_in_files(self, manifest: Mapping[str, Any]) -> list[str]:
-        """Of every row in the files that it lists, in order."""
+        """Return the sorted event ids of all rows in the files that the manifest lists."""
         folder = f"events/search_made/dt={manifest['hour'][:10]}/hour={manifest['hour'][11:13]}"
         names = [data_file["name"] for commit in manifest["commits"] for data_file in commit["data_files"]]
         files = [io.BytesIO(self.store.objects.read(f"{folder}/{name}")[0]) for name in names]
@@ -118,20 +120,20 @@ class Delivery:
 
 @pytest.fixture
 def local(world: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Delivery]:
-    """Into a directory and a DuckDB file."""
+    """Yield a delivery into a directory and a DuckDB file."""
     with duckdb_store(world.folder) as store:
         yield Delivery(world, store, monkeypatch, capsys)
 
 
 @dataclass
 class Cloud(Delivery):
-    """Into the stand-ins of Cloud Storage and BigQuery, through their real clients."""
+    """A delivery into the stand-ins of Cloud Storage and BigQuery, through their real clients."""
 
     gcs: GcsServer = field(kw_only=True)
     bigquery: BigQueryServer = field(kw_only=True)
 
     def be_patient(self, seconds: float) -> None:
-        """Short pauses between tries, for so long in all: a test has no two minutes for an outage."""
+        """Set short pauses between attempts, and this many seconds of retrying in all: a test can't wait two minutes."""
         quick: dict[str, float] = {"initial": 0.005, "maximum": 0.05}
         patient = cloud_storage.RETRY.with_delay(**quick).with_timeout(seconds)
         self.monkeypatch.setattr(deliver, "open_store", lambda uri: CloudStorage(uri, retry=patient))
@@ -140,6 +142,7 @@ class Cloud(Delivery):
 
 @pytest.fixture
 def cloud(world: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Cloud]:
+    """Yield a delivery into the stand-ins of Cloud Storage and BigQuery."""
     with bigquery_store(monkeypatch) as (store, bigquery, gcs):
         delivery = Cloud(world, store, monkeypatch, capsys, gcs=gcs, bigquery=bigquery)
         monkeypatch.setattr("transforms.load.load.FIRST_PAUSE", 0.01)

@@ -1,4 +1,4 @@
-"""Streams for tests: deliver --mode=stream in a process of its own, on Prism."""
+"""Run `deliver --mode=stream` for tests, in a process of its own, on Prism."""
 
 from __future__ import annotations
 
@@ -16,51 +16,57 @@ SECONDS = 60
 
 
 class Running:
-    """A stream in a process of its own."""
+    """A running stream in a process of its own."""
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self.process = process
 
     def engine(self) -> int:
-        """Prism's process id."""
+        """Return Prism's process id."""
         children = subprocess.run(["pgrep", "-P", str(self.process.pid)], capture_output=True, text=True, check=True)
         return int(children.stdout)
 
     def end(self, number: signal.Signals = signal.SIGTERM) -> tuple[int, str]:
-        """The exit status after a signal, and what it said."""
+        """Send a signal and return the exit status and the text on standard error."""
         self.process.send_signal(number)
         return self.wait()
 
     def wait(self) -> tuple[int, str]:
-        """The exit status when it ends by itself, and what it said."""
-        _, said = self.process.communicate(timeout=SECONDS)
-        return self.process.returncode, said
+        """Wait until the stream ends by itself. Returns the exit status and the text on standard error."""
+        _, stderr = self.process.communicate(timeout=SECONDS)
+        return self.process.returncode, stderr
 
 
 @contextmanager
 def streaming(world: World, prism: str, *more: str, settings: str = "", address: str = "") -> Iterator[Running]:
-    """Runs while the block lasts. settings: Python that runs before it, such as shorter times; address: a way to Pub/Sub of
-    its own."""
+    """Run a stream while the block lasts.
+
+    Args:
+        more: further flags of deliver
+        settings: Python code that runs before deliver, for example to shorten time-outs
+        address: host:port of Pub/Sub if not the world's, for example a proxy's
+    """
     environment = {**os.environ, "PUBSUB_EMULATOR_HOST": address or world.address, "NO_GCE_CHECK": "true"}
     flags = [*world.deliver_flags(), "--mode=stream", f"--prism_location={prism}", *more]
     start = "import sys; from pipelines import command, deliver; sys.exit(command.run_main(deliver.main))"
     command = [sys.executable, "-c", f"{settings}\n{start}", *flags]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as process:
         try:
-            before = ""
+            output = ""
             assert process.stderr
-            while "taking what comes" not in before and (line := process.stderr.readline()):
-                before += line
-            assert "taking what comes" in before, before
+            while "taking what comes" not in output and (line := process.stderr.readline()):
+                output += line
+            assert "taking what comes" in output, output
             yield Running(process)
         finally:
             process.kill()
 
 
-def eventually(what: Callable[[], bool], seconds: float = SECONDS) -> bool:
-    until = time.monotonic() + seconds
-    while not what():
-        if time.monotonic() > until:
+def eventually(condition: Callable[[], bool], seconds: float = SECONDS) -> bool:
+    """Poll the condition until it holds or the time is up. Returns whether it held."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
             return False
         time.sleep(0.1)
     return True

@@ -1,4 +1,4 @@
-"""Tables to test against: a DuckDB file, BigQuery's stand-in, and a real dataset where the environment names one."""
+"""Table stores to test against: a DuckDB file, BigQuery's stand-in, and a real dataset if the environment names one."""
 
 from __future__ import annotations
 
@@ -33,25 +33,25 @@ FIELDS: list[Field] = [{"name": "event_id", "type": "string"}, {"name": "receive
 COLUMNS = (Column("event_id", "STRING", "REQUIRED"), Column("received_at", "TIMESTAMP", "REQUIRED"))
 
 DATASET, BUCKET = "EVENT_DELIVERY_TEST_DATASET", "EVENT_DELIVERY_TEST_BUCKET"
-"""Environment: bigquery://project.dataset and gs://bucket[/prefix], to run the contract over the real ones as well."""
+"""Environment variables: bigquery://project.dataset and gs://bucket[/prefix] of a real dataset to run the contract against."""
 
 
 @dataclass
 class Store:
-    """One table store, an object store that it can load from, and a way around it to see the rows."""
+    """A table store, an object store that it can load from, and a direct way to read the rows."""
 
     tables: TableStore
     objects: ObjectStore
     rows: Callable[[str, datetime], list[Row]]
-    """Table and hour -> its rows, in the order of their ids."""
+    """(table, hour) -> rows, ordered by event id."""
     prefix: str = "t_"
 
     def table(self, *columns: Column) -> Table:
-        """A table of event ids, the moments they were received at, and `columns`. It is not made yet."""
+        """Describe a table of event id, received_at and `columns`. It is not created yet."""
         return Table(f"{self.prefix}{uuid.uuid4().hex}", COLUMNS + columns, "received_at", "event_id")
 
     def write(self, rows: Sequence[Row], *fields: Field) -> str:
-        """Writes an Avro file and returns its name."""
+        """Write an Avro file of these rows and return its name."""
         return self.write_bytes(avro_file(rows, *fields))
 
     def write_bytes(self, data: bytes) -> str:
@@ -61,12 +61,12 @@ class Store:
 
 
 def row(event_id: str, received_at: datetime, **values: object) -> Row:
-    """A row with an id, a moment, and `values`."""
+    """Build a row with an event id, received_at and `values`."""
     return {"event_id": event_id, "received_at": received_at, **values}
 
 
 def avro_file(rows: Sequence[Row], *fields: Field) -> bytes:
-    """An Avro container of rows with an id, a moment, and `fields`."""
+    """Return the bytes of an Avro file of rows with event id, received_at and `fields`."""
     buffer = io.BytesIO()
     schema = {"type": "record", "name": "row", "fields": [*FIELDS, *fields]}
     fastavro.writer(buffer, fastavro.parse_schema(schema), rows, codec="deflate", strict=True)
@@ -94,7 +94,7 @@ def duckdb_store(folder: Path) -> Iterator[Store]:
 
 @contextmanager
 def bigquery_store(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Store, BigQueryServer, GcsServer]]:
-    """BigQuery's stand-in, which loads from Cloud Storage's."""
+    """Yield BigQuery's stand-in, which loads from Cloud Storage's stand-in."""
     with GcsServer("bucket-of-events") as gcs:
 
         def read(uri: str) -> bytes:
@@ -110,7 +110,10 @@ def bigquery_store(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Store, Big
 
 
 def real_store() -> Store:
-    """The dataset and bucket that the environment names; the test is skipped where it names none. Its tables stay."""
+    """Open the dataset and bucket that the environment names. Its tables are not deleted.
+
+    Skips the test if the environment names none.
+    """
     if DATASET not in os.environ or BUCKET not in os.environ:
         pytest.skip(f"set {DATASET} and {BUCKET} to run this against BigQuery itself")
     return _bigquery_store(os.environ[DATASET], os.environ[BUCKET])

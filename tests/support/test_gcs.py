@@ -1,4 +1,4 @@
-"""The stand-in for Cloud Storage is only worth something if it refuses what Cloud Storage refuses."""
+"""The stand-in for Cloud Storage is only useful if it refuses the requests that Cloud Storage refuses."""
 
 from __future__ import annotations
 
@@ -40,7 +40,8 @@ def test_a_wrong_checksum_is_refused(server: GcsServer) -> None:
     assert server.list("bucket") == ["a"]
 
 
-def test_preconditions_hold_on_uploads_rewrites_reads_and_deletes(server: GcsServer) -> None:
+def test_answer__generation_preconditions(server: GcsServer) -> None:
+    """Uploads, rewrites, reads and deletes fail with 412 when their generation precondition does not hold."""
     generation = server.put("bucket", "a", b"x").generation
     stale, fresh = f"&ifGenerationMatch={generation - 1}", f"&ifGenerationMatch={generation}"
     assert upload(server, '{"name": "a"}', b"y", "&ifGenerationMatch=0") == 412
@@ -58,7 +59,8 @@ def test_preconditions_hold_on_uploads_rewrites_reads_and_deletes(server: GcsSer
     assert server.put("bucket", "b", b"").generation > generation
 
 
-def test_what_it_does_not_know_is_refused_aloud(server: GcsServer) -> None:
+def test_answer__unknown_requests(server: GcsServer) -> None:
+    """Requests and parameters that the stand-in does not implement get 501; invalid ones get 400 or 404."""
     server.put("bucket", "a", b"x")
     assert status(server, "GET", "/storage/v1/b/bucket/o?delimiter=/") == 501
     assert status(server, "GET", "/storage/v1/b/bucket/o/a?ifGenerationNotMatch=1") == 501
@@ -70,7 +72,8 @@ def test_what_it_does_not_know_is_refused_aloud(server: GcsServer) -> None:
     assert status(server, "GET", "/storage/v1/b/nowhere/o") == 404
 
 
-def test_a_session_refuses_bytes_out_of_turn_and_checks_its_condition_at_the_end(server: GcsServer) -> None:
+def test_answer__resumable_session(server: GcsServer) -> None:
+    """A resumable upload refuses bytes out of order, and checks its precondition again when the last byte arrives."""
     url = f"{server.url}/upload/storage/v1/b/bucket/o?uploadType=resumable&ifGenerationMatch=0"
     session = requests.post(url, json={"name": "a"}, timeout=5).headers["Location"]
     chunk = bytes(256 * 1024)
@@ -82,9 +85,9 @@ def test_a_session_refuses_bytes_out_of_turn_and_checks_its_condition_at_the_end
     assert (first.status_code, first.headers["Range"]) == (308, "bytes=0-262143")
     assert put("bytes 0-262143/262145", chunk).status_code == 400
     assert put("bytes */262145").headers["Range"] == "bytes=0-262143"
-    server.put("bucket", "a", b"somebody else")
+    server.put("bucket", "a", b"another client")
     assert put("bytes 262144-262144/262145", b"x").status_code == 412
-    assert server.read("bucket", "a") == b"somebody else"
+    assert server.read("bucket", "a") == b"another client"
 
 
 def test_listings_come_in_pages(server: GcsServer) -> None:
