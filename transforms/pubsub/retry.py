@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import logging
-import random
-import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 from google.api_core import exceptions
-from google.api_core.exceptions import GoogleAPICallError, GoogleAPIError, NotFound
+from google.api_core.exceptions import GoogleAPICallError, GoogleAPIError, NotFound, RetryError
+from google.api_core.retry import Retry, if_exception_type
 from google.cloud import pubsub_v1
 
 from schemas.errors import EventDeliveryError
@@ -18,8 +17,9 @@ REQUEST_SECONDS = 10.0
 AWAY_SECONDS = 60.0
 """How long Pub/Sub may be unreachable in mid-run. After a lease's time the messages are another's in any case."""
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.2, 5.0
+"""Bounds of the random pause before a retry: the bound doubles from the first to the longest."""
 
-PASSING = (
+TRANSIENT = (
     exceptions.Aborted,
     exceptions.Cancelled,
     exceptions.DeadlineExceeded,
@@ -40,35 +40,45 @@ class PubSubError(EventDeliveryError):
     """Pub/Sub can't be used as asked. The message says what, where, and what to do."""
 
 
-def with_retry(
-    call: Callable[[], T], name: str, clock: Callable[[], float] = time.monotonic, sleep: Callable[[float], None] = time.sleep
-) -> T:
-    """What `call`, a request about `name`, returns.
+def with_retry(call: Callable[[], T], name: str) -> T:
+    """Call Pub/Sub, and retry transient errors for AWAY_SECONDS with exponential back-off and jitter.
 
-    While Pub/Sub is unreachable it is retried, after pauses that double and are drawn by lot, for AWAY_SECONDS; then, and where
-    trying again is of no use, PubSubError.
+    Args:
+        call: one request, without retries of its own.
+        name: the topic or subscription that the request is about.
+
+    Raises:
+        PubSubError: the resource does not exist, the error is permanent, or Pub/Sub stays unreachable.
     """
-    until, pause = clock() + AWAY_SECONDS, FIRST_PAUSE_SECONDS
-    while True:
-        try:
-            return call()
-        except NotFound:
-            raise PubSubError(f"{name} does not exist any more. Was it deleted?") from None
-        except GoogleAPIError as error:
-            if not isinstance(error, PASSING):
-                raise PubSubError(f"{name}: Pub/Sub refuses: {message_of(error)}") from None
-            if clock() + pause > until:
-                raise PubSubError(
-                    f"{name}: Pub/Sub has been unreachable for {AWAY_SECONDS:.0f} s: {message_of(error)}. "
-                    "Run it again when it is back."
-                ) from None
-            if pause == FIRST_PAUSE_SECONDS:
-                _log.warning("%s: Pub/Sub does not answer, trying again for %.0f s: %s", name, AWAY_SECONDS, message_of(error))
-        sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 - keeps many runs from coming back at one moment
-        pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+    warned = False
+
+    def warn_once(error: Exception) -> None:
+        nonlocal warned
+        if not warned:
+            _log.warning("%s: Pub/Sub does not answer, trying again for %.0f s: %s", name, AWAY_SECONDS, message_of(error))
+        warned = True
+
+    retry = Retry(
+        if_exception_type(*TRANSIENT),
+        initial=FIRST_PAUSE_SECONDS,
+        maximum=LONGEST_PAUSE_SECONDS,
+        timeout=AWAY_SECONDS,
+        on_error=warn_once,
+    )
+    try:
+        return retry(call)()
+    except NotFound:
+        raise PubSubError(f"{name} does not exist any more. Was it deleted?") from None
+    except RetryError as error:
+        raise PubSubError(
+            f"{name}: Pub/Sub has been unreachable for {AWAY_SECONDS:.0f} s: {message_of(error.cause or error)}. "
+            "Run it again when it is back."
+        ) from None
+    except GoogleAPIError as error:
+        raise PubSubError(f"{name}: Pub/Sub refuses: {message_of(error)}") from None
 
 
-def message_of(error: GoogleAPIError) -> str:
+def message_of(error: Exception) -> str:
     """The error's message, without its type and code."""
     return error.message if isinstance(error, GoogleAPICallError) else str(error)
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import logging
+import re
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 from google.api_core.exceptions import (
+    Aborted,
     DeadlineExceeded,
     GoogleAPICallError,
     InvalidArgument,
@@ -15,6 +19,7 @@ from google.api_core.exceptions import (
     RetryError,
     ServiceUnavailable,
 )
+from google.api_core.retry import retry_base, retry_unary
 from google.cloud import pubsub_v1
 
 from tests.support.pubsub import make_subscription, make_topic, publish, pull, subscriber
@@ -201,44 +206,90 @@ def test_a_pull_that_is_only_slow_does_not_end_a_run(
     assert timeouts[:2] == [0.3, 1.0]
 
 
-def test_requests_are_repeated_after_growing_pauses_until_one_is_answered() -> None:
-    errors = iter([ServiceUnavailable("no"), RetryError("no", None)])
-    slept: list[float] = []
+class FakeTime:
+    """Stands in for the modules `time` and `random` of google.api_core's Retry.
+
+    A sleep moves the clock and takes no time. Each pause is drawn at its upper bound.
+    """
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.pauses: list[float] = []
+        self.lowest: set[float] = set()
+
+    def uniform(self, low: float, high: float) -> float:
+        self.lowest.add(low)
+        return high
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.pauses.append(seconds)
+        self.now += seconds
+
+
+@pytest.fixture
+def fake_time(monkeypatch: pytest.MonkeyPatch) -> FakeTime:
+    fake = FakeTime()
+    monkeypatch.setattr(retry_base, "time", fake)
+    monkeypatch.setattr(retry_unary, "time", fake)
+    monkeypatch.setattr(retry_base, "random", fake)
+    return fake
+
+
+def failing(*errors: Exception) -> Callable[[], int]:
+    """A request that raises each error in turn, then returns 7."""
+    waiting = list(errors)
 
     def call() -> int:
-        for error in errors:
-            raise error
+        if waiting:
+            raise waiting.pop(0)
         return 7
 
-    assert with_retry(call, "it", clock=lambda: 0.0, sleep=slept.append) == 7
-    assert 0.1 <= slept[0] <= 0.2 <= slept[1] <= 0.4
+    return call
 
 
-def test_patience_ends_after_a_minute_and_the_error_says_so() -> None:
-    now = [0.0]
+def test_with_retry__random_pauses_double_up_to_the_longest(fake_time: FakeTime, caplog: pytest.LogCaptureFixture) -> None:
+    errors = [ServiceUnavailable("no route"), RetryError("no", None), DeadlineExceeded("no"), *[Aborted("no")] * 4]
+    with caplog.at_level(logging.WARNING):
+        assert with_retry(failing(*errors), "it") == 7
+    assert fake_time.pauses == [0.2, 0.4, 0.8, 1.6, 3.2, 5.0, 5.0]
+    assert fake_time.lowest == {0.0}, "runs that fail together come back together"
+    assert caplog.messages == ["it: Pub/Sub does not answer, trying again for 60 s: no route"]
 
-    def sleep(seconds: float) -> None:
-        now[0] += seconds
 
+def test_with_retry__gives_up_after_a_minute(fake_time: FakeTime) -> None:
     def call() -> None:
         raise ServiceUnavailable("connection refused")
 
     with pytest.raises(PubSubError, match=r"^it: Pub/Sub has been unreachable for 60 s: connection refused\. Run it again"):
-        with_retry(call, "it", clock=lambda: now[0], sleep=sleep)
-    assert 50 < now[0] <= 60
+        with_retry(call, "it")
+    assert 55 <= fake_time.now <= 60
 
 
-@pytest.mark.parametrize("refusal", [PermissionDenied("not you"), InvalidArgument("not so"), NotFound("not there")])
-def test_what_is_refused_is_not_tried_again(refusal: GoogleAPICallError) -> None:
-    calls = []
+@pytest.mark.parametrize(
+    ("refusal", "message"),
+    [
+        (PermissionDenied("not you"), "it: Pub/Sub refuses: not you"),
+        (InvalidArgument("not so"), "it: Pub/Sub refuses: not so"),
+        (NotFound("not there"), "it does not exist any more. Was it deleted?"),
+    ],
+)
+def test_with_retry__permanent_errors_fail_at_once(
+    refusal: GoogleAPICallError, message: str, fake_time: FakeTime, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING), pytest.raises(PubSubError, match=f"^{re.escape(message)}$"):
+        with_retry(failing(refusal), "it")
+    assert fake_time.pauses == []
+    assert caplog.messages == []
 
-    def call() -> None:
-        calls.append(1)
-        raise refusal
 
-    with pytest.raises(PubSubError, match=r"^it[: ]"):
-        with_retry(call, "it", sleep=lambda _: pytest.fail("slept"))
-    assert len(calls) == 1
+def test_with_retry__other_errors_pass(fake_time: FakeTime) -> None:
+    """A mistake in the program is neither retried nor hidden."""
+    with pytest.raises(ZeroDivisionError):
+        with_retry(failing(ZeroDivisionError()), "it")
+    assert fake_time.pauses == []
 
 
 def test_a_subscription_that_is_not_there_is_told_in_one_line(client: pubsub_v1.SubscriberClient) -> None:
