@@ -36,6 +36,7 @@ from transforms.clocks import Fixed, new_id
 from transforms.commit.transform import CommitBuckets
 from transforms.decode.decoder import Decoder
 from transforms.decode.transform import PACKS, Decode
+from transforms.dedup.delivered_index import DeliveredIndexes
 from transforms.windows import HourlyWindows
 from transforms.write.transform import WriteDataFiles
 
@@ -80,10 +81,11 @@ def deliver_files(events: int, folder: Path, _topic: str) -> None:
     """Run deliver up to the manifests: events are checked, counted, deduplicated and durable."""
     contracts, store, windows = load_contracts(_contracts(folder)), Directory(folder), HourlyWindows(LATENESS, ends=True)
     schemas = {event_type: row_schema(contracts.newest(event_type)) for event_type in contracts.types}
+    delivered = DeliveredIndexes(store, HORIZON)
     with beam.Pipeline(options=beam_options(LOCAL, [])) as pipeline:
         decoded = pipeline | _Messages(events) | Decode(contracts, LATENESS, LOCAL_SHARDS, None)
-        data_files = decoded[PACKS] | WriteDataFiles(store, schemas, windows, HORIZON, ends=True)
-        _ = {"Data files": data_files} | CommitBuckets(store, Fixed(AFTER_HOUR), windows, HORIZON, None, ends=True)
+        data_files = decoded[PACKS] | WriteDataFiles(store, schemas, windows, delivered, ends=True)
+        _ = {"Data files": data_files} | CommitBuckets(store, Fixed(AFTER_HOUR), windows, delivered, None, ends=True)
 
 
 def deliver_all(events: int, folder: Path, audit_topic: str) -> None:

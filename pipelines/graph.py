@@ -23,7 +23,7 @@ from storage.tables.base import TableStore
 from transforms.clocks import Clock, Fixed, utc_now
 from transforms.commit.transform import CommitBuckets
 from transforms.decode.transform import HOURS, PACKS, Decode
-from transforms.dedup.delivered_index import clear_cache
+from transforms.dedup.delivered_index import DeliveredIndexes
 from transforms.load.transform import LoadTables
 from transforms.report import Report
 from transforms.sweep.transform import EachNewHour, SweepHours, SweepPeriodically, UnfinishedHours
@@ -90,20 +90,20 @@ class Plan:
 def build(pipeline: beam.Pipeline, plan: Plan) -> None:
     """The whole way of an event, whatever runs it."""
     contracts, store, lateness = plan.contracts, plan.store, plan.allowed_lateness
-    clear_cache(store)
     pace = plan.pace
     write_windows = HourlyWindows(lateness, plan.ends, pace.write)
     commit_windows = HourlyWindows(lateness, plan.ends, pace.commit)
     load_windows = HourlyWindows(lateness, plan.ends, pace.load) if pace.load else None
     # A run that ends has not seen what came after its start, so it closes nothing that was not over by then.
     closing_clock: Clock = Fixed(plan.run_started_at) if plan.ends else utc_now
+    delivered = DeliveredIndexes(store, plan.horizon)
     tables = tables_of(contracts)
     streams = list(tables)
     row_schemas = {kind: row_schema(contracts.newest(kind)) for kind in contracts.types} | {DEAD_LETTERS: dead_letter_schema()}
 
     decoded = pipeline | "Read" >> plan.source | "Decode" >> Decode(contracts, lateness, plan.shards, plan.leased)
     data_files = decoded[PACKS] | "Write data files" >> WriteDataFiles(
-        store, row_schemas, write_windows, plan.horizon, plan.ends, plan.leased
+        store, row_schemas, write_windows, delivered, plan.ends, plan.leased
     )
 
     committables = {"Data files": data_files}
@@ -112,7 +112,7 @@ def build(pipeline: beam.Pipeline, plan: Plan) -> None:
 
     _ = (
         committables
-        | "Commit buckets" >> CommitBuckets(store, closing_clock, commit_windows, plan.horizon, plan.leased, plan.ends)
+        | "Commit buckets" >> CommitBuckets(store, closing_clock, commit_windows, delivered, plan.leased, plan.ends)
         | "Load tables" >> LoadTables(plan.tables, tables, store, plan.ends, load_windows, plan.leased)
         | "Report counts" >> Report(plan.audit_topic, publisher)
     )

@@ -14,7 +14,7 @@ from pipelines.arguments import add_settings, hours
 from pipelines.command import UserError, run_main
 from schemas.errors import with_list
 from storage.open import open_store
-from transforms.dedup.delivered_index import clear_cache
+from transforms.dedup.delivered_index import DeliveredIndexes
 from transforms.recovery.archive import Wanted, archive_files
 from transforms.recovery.archive_source import Reading
 from transforms.recovery.missing_events import missing
@@ -41,9 +41,8 @@ def main(argv: Sequence[str]) -> int:
     files = archive_files(archive, wanted)
     if not files:
         raise UserError(f"{archive.uri}: there is no file that can hold events of these hours. Is it the archive?")
-    clear_cache(store)
-    reading = Reading(archive, files, wanted)
-    missing_events = {event for batch, _ in reading.batches() for event in missing(store, batch, wanted, flags.dedup_horizon)}
+    delivered, reading = DeliveredIndexes(store, flags.dedup_horizon), Reading(archive, files, wanted)
+    missing_events = {event for batch, _ in reading.batches() for event in missing(store, batch, wanted, delivered)}
     plain = sorted((kind, event_id) for kind, event_id in missing_events if not {"\t", "\n"} & {*kind} and "\n" not in event_id)
     for kind, event_id in plain:
         print(f"{kind}\t{event_id}")

@@ -36,8 +36,17 @@ MEMORY = "256MB"
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 """Moments leave DuckDB as microseconds: for a TIMESTAMPTZ its Python client wants one more package."""
 
-_open_files: dict[str, tuple[duckdb.DuckDBPyConnection, threading.RLock]] = {}
-_opening = threading.Lock()
+
+class _File:
+    """The process's one connection to a DuckDB file, which its threads share. None while the file is closed."""
+
+    def __init__(self) -> None:
+        self.lock = threading.RLock()
+        self.connection: duckdb.DuckDBPyConnection | None = None
+
+
+_files: dict[str, _File] = {}
+"""The DuckDB files of this process, by path: they outlive any one `DuckDBFile`, which steps pickle."""
 
 
 class DuckDBFile:
@@ -56,6 +65,10 @@ class DuckDBFile:
     def uri(self) -> str:
         return self.path
 
+    @property
+    def _file(self) -> _File:
+        return _files.setdefault(self.path, _File())
+
     def check_writable(self, store: ObjectStore) -> None:
         """Raises TableStoreError, saying what to do, when the file can't be written. Any object store will do."""
         with self._transaction():
@@ -63,10 +76,10 @@ class DuckDBFile:
 
     def close(self) -> None:
         """Lets go of the file, so that other processes can open it. The next call opens it again."""
-        with _opening:
-            if held := _open_files.pop(self.path, None):
-                with held[1]:
-                    held[0].close()
+        with self._file.lock:
+            if self._file.connection:
+                self._file.connection.close()
+                self._file.connection = None
 
     def ensure(self, table: Table) -> None:
         """See `Tables.ensure`. A column that is no longer REQUIRED, or no longer in `table`, is relaxed to NULLABLE."""
@@ -131,12 +144,10 @@ class DuckDBFile:
     @contextmanager
     def _held(self) -> Iterator[duckdb.DuckDBPyConnection]:
         """The process's connection to the file, for this thread alone."""
-        with _opening:
-            if self.path not in _open_files:
-                _open_files[self.path] = (self._connect(), threading.RLock())
-            connection, lock = _open_files[self.path]
-        with lock:
-            yield connection
+        file = self._file
+        with file.lock:
+            file.connection = file.connection or self._connect()
+            yield file.connection
 
     @contextmanager
     def _transaction(self) -> Iterator[duckdb.DuckDBPyConnection]:

@@ -19,7 +19,6 @@ from storage.buckets.manifest_store import shown_receipt
 from storage.tables.duckdb_file import DuckDBFile
 from tests.model.oracle import report_of
 from tests.model.process import LATENESS, Message, Process, Stopping
-from transforms.dedup.delivered_index import clear_cache
 
 NINE = datetime(2026, 1, 31, 9, 5, tzinfo=UTC)
 LATER = NINE + LATENESS + 2 * HOUR
@@ -83,7 +82,7 @@ def test_a_bucket_that_was_deleted_and_rebuilt_is_judged_by_what_was_reported_of
         shutil.rmtree(tmp_path / "storage" / bucket.folder)
     [verdict] = judge_hours(store, tables, [hour])
     assert verdict.status != Status.COMPLETE
-    clear_cache(store)
+    process.forget()
     process.run(messages[::-1], LATER)
     assert all(version < before[bucket] for bucket, version in reported().items())
     [verdict] = judge_hours(store, tables, [hour])

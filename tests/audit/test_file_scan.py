@@ -25,7 +25,7 @@ from tests.support.contracts import contract_of, field
 from transforms.clocks import new_id
 from transforms.commit.commit import commit
 from transforms.decode.decoder import Decoder
-from transforms.dedup.delivered_index import DeliveredIndex
+from transforms.dedup.delivered_index import DeliveredIndexes
 from transforms.write.stage import stage_records
 
 HOUR = datetime(2026, 1, 31, 9, tzinfo=UTC)
@@ -47,8 +47,8 @@ def deliver(store: Directory, *messages: tuple[bytes, dict[str, str]]) -> dict[s
         decoder.add(PubsubMessage(data, attributes, f"m{number}", HOUR))
         [packed] = decoder.finish()
         schema = dead_letter_schema() if packed.bucket.stream == DEAD_LETTERS else row_schema(CONTRACT)
-        delivered = DeliveredIndex(store, packed.bucket.stream, timedelta(days=1))
-        committable = stage_records(store, packed.bucket, WHOLE, [packed.data], schema, delivered)
+        delivered = DeliveredIndexes(store, timedelta(days=1))
+        committable = stage_records(store, packed.bucket, WHOLE, [packed.data], schema, delivered.of(packed.bucket.stream))
         [manifest] = commit(store, packed.bucket, combine([committable]), True, lambda: HOUR, lambda: "again", delivered)
         manifests[packed.bucket.stream] = manifest
     return manifests

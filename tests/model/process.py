@@ -23,7 +23,7 @@ from storage.tables.duckdb_file import DuckDBFile
 from transforms.clocks import Fixed, new_id
 from transforms.commit.transform import _Commit
 from transforms.decode.decoder import Decoder, Packed
-from transforms.dedup.delivered_index import clear_cache, delivered_index
+from transforms.dedup.delivered_index import DeliveredIndexes
 from transforms.load.load import load
 from transforms.sweep.transform import hours_between
 from transforms.write.stage import stage_records
@@ -98,9 +98,13 @@ class Process:
         self._schemas = {kind: row_schema(contracts.newest(kind)) for kind in contracts.types} | {
             DEAD_LETTERS: dead_letter_schema()
         }
-        clear_cache(store)
+        self.forget()
         for table in self._by_stream.values():
             tables.ensure(table)
+
+    def forget(self) -> None:
+        """Drop what this process has cached, as a restart does."""
+        self._delivered = DeliveredIndexes(self._store, HORIZON)
 
     def run(
         self,
@@ -128,15 +132,15 @@ class Process:
         hours = [] if sweep_scope is SweepScope.NONE else hours_between(met)
         committables = {Bucket(stream, hour): [CLOSE_CHECK] for hour in hours for stream in self._by_stream}
         for (bucket, shard), some in by_shard.items():
-            delivered = delivered_index(self._store, bucket.stream, HORIZON)
+            index = self._delivered.of(bucket.stream)
             data = [packed.data for packed in some]
-            committable = stage_records(self._store, bucket, shard, data, self._schemas[bucket.stream], delivered)
+            committable = stage_records(self._store, bucket, shard, data, self._schemas[bucket.stream], index)
             committables.setdefault(bucket, []).append(committable)
         return Written(committables, {packed.name: packed.message_ids for packed in packs})
 
     def commit(self, written: Written, now: datetime, *, last: bool = True) -> tuple[list[Manifest], list[str]]:
         """last: as if nothing more were to come for any hour, as a drain and the end of a run say; False: an early pane."""
-        step = _Commit(self._store, Fixed(now), HORIZON, None, ends=True)
+        step = _Commit(self._store, Fixed(now), self._delivered, None, ends=True)
         step.start_bundle()
         given = [
             one.value

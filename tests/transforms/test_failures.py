@@ -18,6 +18,7 @@ from tests.support.pubsub import FakeClock
 from transforms.commit import transform as closing
 from transforms.commit.commit import commit
 from transforms.commit.transform import _Commit
+from transforms.dedup.delivered_index import DeliveredIndexes
 from transforms.failures import PAUSES, WARN_AGAIN_SECONDS, FailureTracker
 from transforms.pubsub.leases import NACK_DELAY_SECONDS, Leases
 
@@ -115,7 +116,7 @@ def test_a_bucket_is_not_closed_before_what_was_put_off_has_come_again(
 ) -> None:
     store, clock = Directory(tmp_path), FakeClock(0)
     leases.failures = FailureTracker(lambda: 60, clock)
-    step = _Commit(store, lambda: BUCKET.end, timedelta(days=1), SUBSCRIPTION, ends=False)
+    step = _Commit(store, lambda: BUCKET.end, DeliveredIndexes(store, timedelta(days=1)), SUBSCRIPTION, ends=False)
 
     def bring(committable: Committable) -> list[Any]:
         return step.process_one((BUCKET.key, (committable.to_json(), True)))
@@ -144,6 +145,7 @@ def test_an_engine_that_tries_again_is_told_of_damage(tmp_path: Path, monkeypatc
         raise Damaged("an index is broken")
 
     monkeypatch.setattr(closing, "commit", refuse)
-    step = _Commit(Directory(tmp_path), lambda: BUCKET.end, timedelta(days=1), None, ends=False)
+    store = Directory(tmp_path)
+    step = _Commit(store, lambda: BUCKET.end, DeliveredIndexes(store, timedelta(days=1)), None, ends=False)
     with pytest.raises(Damaged):
         step.process_one((BUCKET.key, (MESSAGES.to_json(), True)))

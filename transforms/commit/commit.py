@@ -19,7 +19,7 @@ from storage.buckets.manifest import Manifest
 from storage.buckets.manifest_store import finished_receipt, publish_manifest, races
 from storage.objects.base import AlreadyExists, ObjectStore
 from transforms.dedup.conflicts import stage_conflicts
-from transforms.dedup.delivered_index import DeliveredIndex, delivered_index
+from transforms.dedup.delivered_index import DeliveredIndexes
 from transforms.dedup.drop_duplicates import without_repeats
 
 
@@ -30,7 +30,7 @@ def commit(
     close: bool,
     clock: Callable[[], datetime],
     new_id: Callable[[], str],
-    delivered: DeliveredIndex,
+    delivered: DeliveredIndexes,
 ) -> tuple[Manifest, ...]:
     """Adds the committable, closes the bucket if asked for, and returns the newest manifest, whose files are all in place.
 
@@ -43,22 +43,22 @@ def commit(
 
     def refuse(events: Committable | None) -> None:
         if events:
-            dead = delivered_index(store, DEAD_LETTERS, delivered.horizon)
-            [manifest] = commit(store, Bucket(DEAD_LETTERS, bucket.hour), events, False, clock, new_id, dead)
+            [manifest] = commit(store, Bucket(DEAD_LETTERS, bucket.hour), events, False, clock, new_id, delivered)
             manifests[manifest.bucket] = manifest
 
     refused: set[str] = set()
+    index = delivered.of(bucket.stream)
     # In this process one waits for the other, rather than having to begin again.
-    with delivered.turns if committable.data_files else nullcontext():
+    with index.turns if committable.data_files else nullcontext():
         for _ in races(bucket):
-            turn = last_turn(store, bucket.stream) if committable.data_files and delivered.is_ordered else Turn()
+            turn = last_turn(store, bucket.stream) if committable.data_files and index.is_ordered else Turn()
             manifest = finished_receipt(store, bucket)
             if manifest.closed:
                 publish_manifest(store, manifest)
             addition = committable
             if committable.data_files and not manifest.has(committable):
-                find = partial(delivered.find, turn, manifest)
-                addition, events, inner = without_repeats(store, bucket, committable, new_id, find, delivered.horizon)
+                find = partial(index.find, turn, manifest)
+                addition, events, inner = without_repeats(store, bucket, committable, new_id, find, index.horizon)
                 found = [event for event in events if event.message_id not in refused]
                 refuse(stage_conflicts(store, bucket.hour, committable.id, found, new_id))
                 refused |= {event.message_id for event in found}
@@ -66,7 +66,7 @@ def commit(
                 addition = replace(addition, conflicts=_joined(committable.conflicts, own))
             following = manifest.next(addition, clock(), close)
             if following is not manifest:
-                if not _created(store, turn, following, ordered=bool(addition.data_files) and delivered.is_ordered):
+                if not _created(store, turn, following, ordered=bool(addition.data_files) and index.is_ordered):
                     continue
                 publish_manifest(store, following)
             # Not before. Where a crash parts the two, messages may come again in another order: what was refused already, for

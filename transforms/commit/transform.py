@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from datetime import timedelta
 from typing import Any
 
 import apache_beam as beam
@@ -20,7 +19,7 @@ from storage.buckets.manifest_store import DAMAGE
 from storage.objects.base import ObjectStore
 from transforms.clocks import Clock, new_id, utc_now
 from transforms.commit.commit import commit
-from transforms.dedup.delivered_index import delivered_index
+from transforms.dedup.delivered_index import DeliveredIndexes
 from transforms.parallel import ParallelByBucket
 from transforms.pubsub.leases import leases_for
 from transforms.windows import HourlyWindows, in_hour
@@ -41,13 +40,13 @@ class CommitBuckets(beam.PTransform):  # type: ignore[misc]
         store: ObjectStore,
         closing_clock: Clock,
         windows: HourlyWindows,
-        horizon: timedelta,
+        delivered: DeliveredIndexes,
         subscription: str | None,
         ends: bool,
     ) -> None:
         super().__init__()
         self._windows = windows
-        self._fn = _Commit(store, closing_clock, horizon, subscription, ends)
+        self._fn = _Commit(store, closing_clock, delivered, subscription, ends)
 
     def expand(self, committables: Mapping[str, beam.PCollection]) -> beam.PCollection:
         return (
@@ -91,11 +90,11 @@ class _Combine(beam.DoFn):  # type: ignore[misc]
 
 class _Commit(ParallelByBucket):
     def __init__(
-        self, store: ObjectStore, closing_clock: Clock, horizon: timedelta, subscription: str | None, ends: bool
+        self, store: ObjectStore, closing_clock: Clock, delivered: DeliveredIndexes, subscription: str | None, ends: bool
     ) -> None:
         self._store = store
         self._closing_clock = closing_clock
-        self._horizon = horizon
+        self._delivered = delivered
         self._subscription = subscription
         self._ends = ends
 
@@ -110,13 +109,12 @@ class _Commit(ParallelByBucket):
         bucket, (data, is_last) = Bucket.from_key(element[0]), element[1]
         close = is_last and bucket.end <= self._closing_clock()
         committable = Committable.from_json(data)
-        delivered = delivered_index(self._store, bucket.stream, self._horizon)
         leases = None if self._ends else leases_for(self._subscription)
         has_messages = bool(committable.packs)
         # Not closed while something that belongs to it could not be written.
         blocked = committable.failure or (leases and leases.failures.blocks_closing(bucket.folder, has_messages))
         try:
-            manifests = commit(self._store, bucket, committable, close and not blocked, utc_now, new_id, delivered)
+            manifests = commit(self._store, bucket, committable, close and not blocked, utc_now, new_id, self._delivered)
         except DAMAGE as error:
             if self._ends:
                 return [in_hour(f"{bucket.folder}: {error}", bucket.hour)]

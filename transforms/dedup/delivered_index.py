@@ -10,6 +10,9 @@ from __future__ import annotations
 import threading
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from typing import Any
+
+from apache_beam.utils.shared import Shared
 
 from schemas.buckets import DEAD_LETTERS, HOUR, Bucket, bucket_of, stream_folder
 from schemas.shards import Shard
@@ -120,21 +123,27 @@ class DeliveredIndex:
             self._manifests[hour] = finished_receipt(self._store, bucket) if hour in found else Manifest(bucket)
 
 
-def clear_cache(store: ObjectStore) -> None:
-    """A new run begins: what this process knew of this store may have been deleted since."""
-    with _making:
-        for key in [key for key in _delivered if key[0] == store.uri]:
-            del _delivered[key]
+class DeliveredIndexes:
+    """The delivered indexes of one run, by stream. Thread-safe.
+
+    Pickled, it is a reference: to this object within its process, elsewhere to one that all steps of the run share there.
+    """
+
+    def __init__(self, store: ObjectStore, horizon: timedelta) -> None:
+        self._store = store
+        self._horizon = horizon
+        self._by_stream: dict[str, DeliveredIndex] = {}
+        self._shared = Shared()
+        self._shared.acquire(lambda: self)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _shared_indexes, (self._shared, self._store, self._horizon)
+
+    def of(self, stream: str) -> DeliveredIndex:
+        """The index of a stream."""
+        return self._by_stream.setdefault(stream, DeliveredIndex(self._store, stream, self._horizon))
 
 
-_delivered: dict[tuple[str, str, timedelta], DeliveredIndex] = {}
-_making = threading.Lock()
-
-
-def delivered_index(store: ObjectStore, stream: str, horizon: timedelta) -> DeliveredIndex:
-    """The one of this process for a stream."""
-    key = (store.uri, stream, horizon)
-    with _making:
-        if key not in _delivered:
-            _delivered[key] = DeliveredIndex(store, stream, horizon)
-        return _delivered[key]
+def _shared_indexes(shared: Shared, store: ObjectStore, horizon: timedelta) -> DeliveredIndexes:
+    indexes: DeliveredIndexes = shared.acquire(lambda: DeliveredIndexes(store, horizon))
+    return indexes

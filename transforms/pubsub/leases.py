@@ -54,6 +54,8 @@ class Leases:
         """How many messages were acknowledged so far."""
         self.failures = FailureTracker(lambda: NACK_DELAY_SECONDS)
         """The buckets and partitions that a stream has skipped."""
+        self.reader: Any = None
+        """The run's only reader of the subscription, which `PubSubSource` sets."""
         self._held: dict[str, str] = {}
         self._packs: dict[str, list[str]] = {}
         self._lock = threading.Lock()

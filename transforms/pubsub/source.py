@@ -17,8 +17,6 @@ from transforms.pubsub.leases import Leases, batches, batches_until_stopped, lea
 BEHIND = timedelta(minutes=1)
 """How far a stream's watermark stays behind the clock, also while nothing comes. What Pub/Sub takes longer to give is late."""
 
-_readers: dict[str, _Reader] = {}
-
 
 class PubSubSource(UnboundedSource):  # type: ignore[misc]
     """The messages that nobody else has leased, each as a PubsubMessage: those that were published before `until`, or, where
@@ -39,12 +37,10 @@ class PubSubSource(UnboundedSource):  # type: ignore[misc]
         leases = leases_for(self._subscription)
         if leases is None:
             raise RuntimeError(f"{self._subscription}: nobody in this process holds its messages")
-        # Beam forgets a reader that it has not called for a minute, and asks for another: what this one has taken must not be
-        # lost.
-        reader = _readers.get(self._subscription)
-        if reader is None or reader.leases is not leases:
-            reader = _readers[self._subscription] = _Reader(leases, self._until)
-        return reader
+        # Beam drops a reader that it has not called for a minute and asks for another one. The first one returns, since it may
+        # have pulled messages that it has not emitted yet.
+        leases.reader = leases.reader or _Reader(leases, self._until)
+        return leases.reader
 
     def get_checkpoint_mark_coder(self) -> coders.Coder:
         return coders.PickleCoder()
@@ -52,14 +48,14 @@ class PubSubSource(UnboundedSource):  # type: ignore[misc]
 
 class _Reader(UnboundedReader):  # type: ignore[misc]
     def __init__(self, leases: Leases, until: datetime | None) -> None:
-        self.leases = leases
+        self._leases = leases
         self._until = until
         self._batches = self._taken()
         self._batch: list[Any] = []
         self._watermark = MIN_TIMESTAMP
 
     def _taken(self) -> Iterator[list[Any]]:
-        return batches_until_stopped(self.leases) if self._until is None else batches(self.leases, self._until)
+        return batches_until_stopped(self._leases) if self._until is None else batches(self._leases, self._until)
 
     def start(self) -> bool:
         return self.advance()

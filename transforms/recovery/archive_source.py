@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
-import uuid
 from collections import deque
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 
 import apache_beam as beam
 from apache_beam.io.gcp.pubsub import PubsubMessage
+from apache_beam.utils.shared import Shared
 
 from storage.objects.base import ObjectStore
 from transforms.recovery.archive import Wanted, key_of, read_messages
@@ -20,8 +20,6 @@ PROGRESS_EVERY = 100
 """Files between two lines that say how far the reading is."""
 
 _log = logging.getLogger(__name__)
-
-_batches: dict[str, deque[PubsubMessage]] = {}
 
 
 class Reading:
@@ -71,16 +69,17 @@ class ReadBatch(beam.PTransform):  # type: ignore[misc]
 
     def __init__(self, batch: deque[PubsubMessage]) -> None:
         super().__init__()
-        # By name: Beam works with a copy of what it is given.
-        self._name = uuid.uuid4().hex
-        _batches[self._name] = batch
+        # Beam pickles what a step is given. A Shared returns the object itself, as long as somebody refers to it.
+        self._shared = Shared()
+        self._handover = self._shared.acquire(lambda: deque([batch]))
 
     def expand(self, begin: beam.Pipeline) -> beam.PCollection:
-        name = begin | "Batch" >> beam.Create([self._name], reshuffle=False)
-        return name | "Messages" >> beam.FlatMap(_drain).with_output_types(PubsubMessage)
+        start = begin | "Batch" >> beam.Create([b""], reshuffle=False)
+        return start | "Messages" >> beam.FlatMap(_drain, self._shared).with_output_types(PubsubMessage)
 
 
-def _drain(name: str) -> Iterator[PubsubMessage]:
-    batch = _batches.pop(name)
+def _drain(_: bytes, shared: Shared) -> Iterator[PubsubMessage]:
+    """Emit the batch. Raises IndexError the second time, and in another process, rather than emit less than the batch."""
+    batch: deque[PubsubMessage] = shared.acquire(deque).pop()
     while batch:
         yield batch.popleft()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from datetime import timedelta
 from typing import NamedTuple
 
 from apache_beam.io.gcp.pubsub import PubsubMessage
@@ -16,7 +15,7 @@ from storage.buckets.commit_log import Turn, last_turn
 from storage.buckets.id_index import DIGEST_BYTES, index_entry
 from storage.buckets.manifest_store import latest_manifest
 from storage.objects.base import ObjectStore
-from transforms.dedup.delivered_index import delivered_index
+from transforms.dedup.delivered_index import DeliveredIndexes
 from transforms.recovery.archive import Wanted, key_of
 
 _ALL = Shard(0, 1)
@@ -29,7 +28,9 @@ class _Asked(NamedTuple):
     offset: int
 
 
-def missing(store: ObjectStore, messages: Iterable[PubsubMessage], wanted: Wanted, horizon: timedelta) -> set[tuple[str, str]]:
+def missing(
+    store: ObjectStore, messages: Iterable[PubsubMessage], wanted: Wanted, delivered: DeliveredIndexes
+) -> set[tuple[str, str]]:
     """Event types and ids of those messages, wanted ones, that a repair would deliver, or keep as dead letters.
 
     Raises StoreError or ManifestError where a bucket that has to be asked can't be read.
@@ -45,23 +46,24 @@ def missing(store: ObjectStore, messages: Iterable[PubsubMessage], wanted: Wante
     for bucket, asked in by_bucket.items():
         undelivered = asked
         if bucket.stream != DEAD_LETTERS:
-            undelivered = _without(
-                store, bucket, undelivered, [id_hash(key_of(item.message)[1]) for item in undelivered], horizon
-            )
+            event_hashes = [id_hash(key_of(item.message)[1]) for item in undelivered]
+            undelivered = _without(store, bucket, undelivered, event_hashes, delivered)
         message_hashes = [id_hash(item.message.attributes.get(REPLAY_OF) or item.message.message_id) for item in undelivered]
         result |= {
             key_of(item.message)
-            for item in _without(store, Bucket(DEAD_LETTERS, bucket.hour), undelivered, message_hashes, horizon)
+            for item in _without(store, Bucket(DEAD_LETTERS, bucket.hour), undelivered, message_hashes, delivered)
         }
     return result
 
 
-def _without(store: ObjectStore, bucket: Bucket, asked: list[_Asked], hashed: list[bytes], horizon: timedelta) -> list[_Asked]:
+def _without(
+    store: ObjectStore, bucket: Bucket, asked: list[_Asked], hashed: list[bytes], delivered: DeliveredIndexes
+) -> list[_Asked]:
     """The messages whose hashes are not known to the bucket, or the hours around it."""
-    delivered = delivered_index(store, bucket.stream, horizon)
-    turn = last_turn(store, bucket.stream) if delivered.is_ordered else Turn()
+    index = delivered.of(bucket.stream)
+    turn = last_turn(store, bucket.stream) if index.is_ordered else Turn()
     entries = b"".join(
         index_entry(digest, item.offset, bytes(DIGEST_BYTES)) for item, digest in zip(asked, hashed, strict=True)
     )
-    known = delivered.find(turn, latest_manifest(store, bucket), _ALL, entries).delivered
+    known = index.find(turn, latest_manifest(store, bucket), _ALL, entries).delivered
     return [item for item, is_known in zip(asked, known, strict=True) if not is_known]

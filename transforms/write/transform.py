@@ -6,7 +6,6 @@ What crosses a shuffle is bytes under a text key. A step's label is part of its 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from datetime import timedelta
 from typing import Any
 
 import apache_beam as beam
@@ -17,7 +16,7 @@ from storage.buckets.committable import Committable
 from storage.buckets.manifest_store import DAMAGE
 from storage.objects.base import ObjectStore
 from transforms.decode.packs import name_of
-from transforms.dedup.delivered_index import delivered_index
+from transforms.dedup.delivered_index import DeliveredIndexes
 from transforms.pubsub.leases import leases_for
 from transforms.windows import HourlyWindows
 from transforms.write.stage import stage_records
@@ -37,13 +36,13 @@ class WriteDataFiles(beam.PTransform):  # type: ignore[misc]
         store: ObjectStore,
         row_schemas: Mapping[str, dict[str, Any]],
         windows: HourlyWindows,
-        horizon: timedelta,
+        delivered: DeliveredIndexes,
         ends: bool,
         leased: str | None = None,
     ) -> None:
         super().__init__()
         self._windows = windows
-        self._fn = _WriteDataFiles(store, row_schemas, horizon, ends, leased)
+        self._fn = _WriteDataFiles(store, row_schemas, delivered, ends, leased)
 
     def expand(self, packs: beam.PCollection) -> beam.PCollection:
         return (
@@ -59,22 +58,22 @@ class _WriteDataFiles(beam.DoFn):  # type: ignore[misc]
         self,
         store: ObjectStore,
         row_schemas: Mapping[str, dict[str, Any]],
-        horizon: timedelta,
+        delivered: DeliveredIndexes,
         ends: bool,
         leased: str | None,
     ) -> None:
         self._store = store
         self._row_schemas = row_schemas
-        self._horizon = horizon
+        self._delivered = delivered
         self._ends = ends
         self._leased = leased
 
     def process(self, element: tuple[str, Iterable[bytes]]) -> Iterator[tuple[str, bytes]]:
         key, _, shard_text = element[0].rpartition("#")
         bucket, shard = Bucket.from_key(key), Shard.parse(shard_text)
-        delivered = delivered_index(self._store, bucket.stream, self._horizon)
+        schema, index = self._row_schemas[bucket.stream], self._delivered.of(bucket.stream)
         try:
-            committable = stage_records(self._store, bucket, shard, element[1], self._row_schemas[bucket.stream], delivered)
+            committable = stage_records(self._store, bucket, shard, element[1], schema, index)
         except DAMAGE as error:
             if not self._ends:
                 if not (leases := leases_for(self._leased)):

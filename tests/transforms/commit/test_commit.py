@@ -29,7 +29,7 @@ from storage.objects.local import Directory
 from tests.support.contracts import contract_of, field
 from transforms.commit import commit as commits
 from transforms.decode.packs import Pack, label_of
-from transforms.dedup.delivered_index import DeliveredIndex
+from transforms.dedup.delivered_index import DeliveredIndexes
 from transforms.write.stage import write_data_file
 
 HOUR = datetime(2026, 1, 31, 9, tzinfo=UTC)
@@ -75,7 +75,7 @@ def nothing(entries: bytes) -> Lookup:
 
 def commit(store: ObjectStore, bucket: Bucket, committable: Committable, close: bool, clock: Any, new_id: Any) -> Manifest:
     """By a process that remembers nothing."""
-    return commits.commit(store, bucket, committable, close, clock, new_id, DeliveredIndex(store, bucket.stream, DAY))[0]
+    return commits.commit(store, bucket, committable, close, clock, new_id, DeliveredIndexes(store, DAY))[0]
 
 
 def ids_in_files(store: ObjectStore) -> list[str]:

@@ -33,7 +33,7 @@ from storage.objects.local import Directory
 from tests.support.contracts import contract_of, field
 from transforms.commit.commit import commit
 from transforms.decode.packs import Pack, label_of
-from transforms.dedup.delivered_index import DeliveredIndex
+from transforms.dedup.delivered_index import DeliveredIndex, DeliveredIndexes
 from transforms.write import stage as contributing
 from transforms.write.stage import stage_records
 
@@ -66,14 +66,14 @@ class Process:
 
     def __init__(self, store: Directory, new_id: Callable[[], str], horizon: timedelta = DAY) -> None:
         self.store, self.new_id = store, new_id
-        self.delivered = DeliveredIndex(store, "thing", horizon)
+        self.delivered = DeliveredIndexes(store, horizon)
 
     def write(self, hour: datetime, *events: tuple[str, int], blind: bool = True, late: int = 0) -> Committable:
         """A committable of events (id, x) that were received `late` microseconds after the hour began."""
         rows = [self.row(hour + timedelta(microseconds=late), *event) for event in events]
         entries = [index_entry(id_hash(one), late, digest_of(b"%d" % x)) for one, x in events]
         pack = Pack.of(self.new_id(), label_of("thing"), entries, [encoder(SCHEMA)(row) for row in rows])
-        delivered = Blind(self.store, "thing", DAY) if blind else self.delivered
+        delivered = Blind(self.store, "thing", DAY) if blind else self.delivered.of("thing")
         return stage_records(self.store, Bucket("thing", hour), WHOLE, [pack.to_bytes()], SCHEMA, delivered)
 
     def row(self, moment: datetime, event_id: str, x: int) -> dict[str, Any]:
@@ -138,9 +138,12 @@ def test_the_horizon_counts_from_the_first_delivery_to_the_microsecond(store, ne
 def test_an_id_of_two_types_is_two_events(store, new_id) -> None:
     process = Process(store, new_id)
     process.deliver(NOON, ("a", 1))
-    process.delivered = DeliveredIndex(store, "other", DAY)
     own = Manifest(Bucket("other", NOON))
-    assert not process.delivered.find(Turn(), own, WHOLE, index_entry(id_hash("a"), 0, digest_of(b"1"))).delivered.any()
+    assert (
+        not process.delivered.of("other")
+        .find(Turn(), own, WHOLE, index_entry(id_hash("a"), 0, digest_of(b"1")))
+        .delivered.any()
+    )
 
 
 @pytest.mark.parametrize("blind", [True, False], ids=["found at the commit", "found by the writer"])
@@ -380,8 +383,9 @@ def test_memory_is_bounded_by_the_window(store, new_id) -> None:
     process = Process(store, new_id, timedelta(hours=1))
     for hour in range(30):
         process.deliver(NOON + hour * HOUR, (f"e{hour}", 1), blind=False)
-    [loaded] = process.delivered._loaded.values()
+    index = process.delivered.of("thing")
+    [loaded] = index._loaded.values()
     assert len(loaded.names) <= 3 + 9
-    assert len(process.delivered._manifests) <= 3 + 9
+    assert len(index._manifests) <= 3 + 9
     # What was forgotten is learned again when somebody asks.
     assert balance(process.deliver(NOON, ("e0", 1), ("new", 1), blind=False)) == (3, 2, 1)

@@ -20,6 +20,7 @@ from storage.objects.local import Directory
 from transforms.commit import transform as closing
 from transforms.commit.commit import commit
 from transforms.commit.transform import _Commit
+from transforms.dedup.delivered_index import DeliveredIndexes
 from transforms.parallel import AT_ONCE
 
 NOON = datetime(2026, 1, 31, 12, tzinfo=UTC)
@@ -62,7 +63,8 @@ def settled(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
 
 
 def step_for(store: ObjectStore) -> _Commit:
-    return _Commit(store, lambda: NOON + timedelta(days=9), timedelta(days=1), SUBSCRIPTION, ends=True)
+    delivered = DeliveredIndexes(store, timedelta(days=1))
+    return _Commit(store, lambda: NOON + timedelta(days=9), delivered, SUBSCRIPTION, ends=True)
 
 
 def test_a_bucket_that_fails_keeps_no_other_from_being_committed_and_settled(

@@ -92,7 +92,7 @@ def test_the_watermark_follows_the_clock_while_nothing_comes_and_never_passes_a_
 
 
 def reader_again(leases: Leases) -> UnboundedReader:
-    source._readers.clear()
+    leases.reader = None
     return reader_of(leases)
 
 

@@ -12,6 +12,7 @@ from schemas.registry.contracts import Contracts
 from storage.tables.duckdb_file import DuckDBFile
 from tests.model.process import HORIZON, LATENESS, Process, Stopping
 from tests.support.contracts import contract_of, field
+from transforms.dedup.delivered_index import DeliveredIndexes
 from transforms.recovery.archive import Wanted
 from transforms.recovery.missing_events import missing
 
@@ -32,4 +33,4 @@ def test_an_event_that_came_again_after_the_horizon_is_missing_and_one_within_it
     wanted = Wanted(NOON, NOON + 3 * HOUR, LATENESS)
     for minutes, expected in ((HORIZON / timedelta(minutes=1) - 1, set()), (HORIZON / timedelta(minutes=1), {("thing", "a")})):
         again = tap("2", first.publish_time + timedelta(minutes=minutes))
-        assert missing(store, [again], wanted, HORIZON) == expected
+        assert missing(store, [again], wanted, DeliveredIndexes(store, HORIZON)) == expected
