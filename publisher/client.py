@@ -209,7 +209,7 @@ class EventPublisher:
         return answer
 
     def _collect(self, wait: bool) -> None:
-        """Counters the answers that are there, or all of them. Holds the lock, so that no answer is between two places."""
+        """Count the answers that are there, or all of them. Holds the lock, so that no answer is between two places."""
         deadline = time.monotonic() + ANSWER_SECONDS
         waiting: list[_Pending] = []
         acknowledged: list[Acknowledged] = []
