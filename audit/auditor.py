@@ -162,7 +162,7 @@ class _Judging:
         """Skewed events in this hour that no verdict on their own hour can account for."""
         ids = [*seen.ids.items(), *dead_letter_scan.ids.get(kind, {}).items()]
         number = sum(len(hashes) for claimed, hashes in ids if claimed != hour and not self._is_reported(kind, claimed))
-        return (f"{number} events came too late for hours on which no publisher has reported",) if number else ()
+        return (f"{number} skewed events belong to hours on which no publisher has reported",) if number else ()
 
     def _is_reported(self, kind: str, hour: datetime) -> bool:
         if hour < FIRST_HOUR:

@@ -97,5 +97,5 @@ class DuplicateVerifier:
             return
         with self._store.open(name) as source:
             if measure(source) != (data_file.size, data_file.crc32c):
-                raise StoreError(f"{name} can't be trusted: its size or checksum is not the one in the manifest")
+                raise StoreError(f"{name} is not the file that was committed: its size or checksum differs from the manifest")
         self._measured.add(name)

@@ -137,7 +137,7 @@ def _read(
             problems.append(f"{name} can't be read: it is damaged ({type(error).__name__})")
             continue
         if (file.size, file.crc32c) != (data_file.size, data_file.crc32c):
-            problems.append(f"{name} can't be trusted: its size or checksum is not the one in the manifest")
+            problems.append(f"{name} is not the file that was committed: its size or checksum differs from the manifest")
         problems += _index_problems(store, manifest.bucket, data_file, digests)
     unexpected: tuple[str, ...] = ()
     try:
@@ -155,9 +155,9 @@ def _index_problems(store: ObjectStore, bucket: Bucket, data_file: DataFile, dig
         yield f"{name} can't be read: {error}"
         return
     if stored.crc32c != data_file.index_crc32c:
-        yield f"{name} can't be trusted: its checksum is not the one in the manifest"
+        yield f"{name} is not the index that was committed: its checksum differs from the manifest"
     if len(data) % ENTRY_BYTES or hashes(data) != b"".join(sorted(digests)):
-        yield f"{name} does not list the ids that are in {data_file.name}"
+        yield f"{name} does not contain the ids of {data_file.name}"
 
 
 def _unexpected(store: ObjectStore, manifest: Manifest) -> tuple[str, ...]:

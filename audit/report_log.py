@@ -35,7 +35,9 @@ def known_hours(store: ObjectStore) -> list[datetime]:
         try:
             hours.add(datetime.strptime("/".join(name.split("/")[2:4]), "dt=%Y-%m-%d/hour=%H").replace(tzinfo=UTC))
         except ValueError:
-            _log.warning("%s/%s is none of the audit's files; it is left alone, and should be moved away", store.uri, name)
+            _log.warning(
+                "%s/%s is not a file of reports and was ignored. What to do: move it out of this folder", store.uri, name
+            )
     return sorted(hours)
 
 
@@ -50,7 +52,7 @@ def heard(store: ObjectStore, hour: datetime) -> tuple[list[PublishedReport], di
             try:
                 report = parse_report(line)
             except ValueError as error:
-                raise StoreError(f"{name} can't be read: {error}. Restore it from a copy.") from None
+                raise StoreError(f"{name} can't be read as reports: {error}. What to do: restore it from a copy") from None
             if isinstance(report, PublishedReport):
                 published[report.id] = report
                 continue

@@ -111,10 +111,10 @@ def _counters(e: Evidence, outcome: Outcome) -> Tally:
 
 def _findings(e: Evidence) -> Iterator[tuple[Status, str]]:
     yield from ((Status.UNKNOWN, text) for text in _unseen(e))
-    yield from ((Status.SURPLUS, f"{name} lies in the bucket, and no manifest lists it") for name in e.unexpected)
+    yield from ((Status.SURPLUS, f"{name} is in the bucket's folder, but in no manifest") for name in e.unexpected)
 
     if e.unheld:
-        yield Status.MISSING, f"{e.unheld} ids were dropped as delivered in other hours, which do not hold them"
+        yield Status.MISSING, f"{e.unheld} ids were dropped as duplicates of rows in other hours, which do not contain them"
     published, received, delivered = _published(e), _counters(e, Outcome.RECEIVED), _counters(e, Outcome.DELIVERED)
     if _lost(e):
         yield Status.MISSING, f"{published.count} messages were published, {received.count} received"
@@ -125,11 +125,11 @@ def _findings(e: Evidence) -> Iterator[tuple[Status, str]]:
     for place, row_counts in (
         ("files", e.files),
         ("table", e.table),
-        ("dead letters", e.dead_files),
-        ("table of them", e.dead_table),
+        ("dead-letter files", e.dead_files),
+        ("dead-letter table", e.dead_table),
     ):
         if row_counts.rows > row_counts.distinct.count:
-            yield Status.SURPLUS, f"{row_counts.rows} rows in the {place} have only {row_counts.distinct.count} ids"
+            yield Status.SURPLUS, f"{row_counts.rows} rows in the {place} have only {row_counts.distinct.count} distinct ids"
     dead = _counters(e, Outcome.DEAD_LETTER).count
     if e.refused.count != dead:
         side = Status.MISSING if e.refused.count < dead else Status.SURPLUS
@@ -149,11 +149,11 @@ def _unseen(e: Evidence) -> Iterator[str]:
         if not e.refused.count and not e.elsewhere:
             yield "the bucket has no manifest"
     elif not e.delivered.closed:
-        yield "the bucket has not closed"
+        yield "the bucket is not closed"
     # Where all of an hour came too late for it, the hour has no bucket at all, and needs none.
     came_too_late = e.elsewhere > 0 and e.delivered is None and e.dead_letters is None
     if not came_too_late and (e.dead_letters is None or not e.dead_letters.closed):
-        yield "the hour's dead letters have not closed"
+        yield "the dead-letter bucket of the hour is not closed"
     yield from e.unreadable
 
 
@@ -161,7 +161,7 @@ def _differ(what: str, expected: Tally, where: str, found: Tally) -> Iterator[tu
     if found == expected:
         return
     if found.count == expected.count:
-        yield Status.MISSING_AND_SURPLUS, f"{expected.count} {what}, as many {where}, but they are not the same ids"
+        yield Status.MISSING_AND_SURPLUS, f"{expected.count} {what}, as many {where}, but with different ids"
         return
     side = Status.MISSING if found.count < expected.count else Status.SURPLUS
     yield side, f"{expected.count} {what}, {found.count} {where}"
@@ -188,4 +188,4 @@ def _sets_differ(e: Evidence) -> Iterator[tuple[Status, str]]:
         yield from _differ("ids were published", distinct, "arrived", e.arrived)
     elif not _lost(e):
         numbers = f"{distinct.count} ids were reported by {reporters} publishers, {e.arrived.count} arrived"
-        yield Status.UNKNOWN, f"{numbers}: ids that several publishers report can't be told from lost ones yet"
+        yield Status.UNKNOWN, f"{numbers}: the audit can't yet tell ids that several publishers report from lost ones"

@@ -77,11 +77,13 @@ class EventPublisher:
         for name in self._topics:
             check_name(name)
         if topic == audit_topic:
-            raise PublisherError(f"events and reports can't share the topic {topic}. Give the reports a topic of their own.")
+            raise PublisherError(
+                f"events and reports can't share the topic {topic}. What to do: give the reports a topic of their own"
+            )
         try:
             self._client = client or make_client()
         except GoogleAuthError as error:
-            hint = "Set GOOGLE_APPLICATION_CREDENTIALS, or PUBSUB_EMULATOR_HOST for a local broker."
+            hint = "What to do: set GOOGLE_APPLICATION_CREDENTIALS, or PUBSUB_EMULATOR_HOST for a local broker"
             raise PublisherError(f"no credentials for Pub/Sub: {one_line(error)}. {hint}") from None
         self._owns_client = client is None
         self._topic = topic

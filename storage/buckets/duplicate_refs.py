@@ -44,7 +44,8 @@ def read_elsewhere(store: ObjectStore, bucket: Bucket, file: Elsewhere) -> dict[
     data, stored = store.read(name)
     if stored.crc32c != file.crc32c:
         raise StoreError(
-            f"{name} can't be trusted: its checksum is not the one in the manifest. What to do: restore it from a copy"
+            f"{name} is not the file that was committed: its checksum differs from the manifest."
+            " What to do: restore it from a copy"
         )
     try:
         return by_hours(data)

@@ -131,8 +131,8 @@ def lose_a_row(file: Path) -> None:
         (lambda b: files(b, NOON, "part-*.ids")[0].write_bytes(b""), "is not the index"),
         (lambda b: files(b, NOON, "_RECEIPT.json")[0].write_text("{"), "can't be read"),
         (lambda b: files(b, LATER, "elsewhere-*")[0].unlink(), "no object"),
-        (lambda b: files(b, LATER, "elsewhere-*")[0].write_bytes(bytes(24)), "can't be trusted"),
-        (lambda b: files(b, LATER, "elsewhere-*")[0].write_bytes(b"secret"), "can't be trusted"),
+        (lambda b: files(b, LATER, "elsewhere-*")[0].write_bytes(bytes(24)), "is not the file that was committed"),
+        (lambda b: files(b, LATER, "elsewhere-*")[0].write_bytes(b"secret"), "is not the file that was committed"),
     ],
 )
 def test_what_cannot_be_read_or_trusted_in_either_hour_proves_nothing(store, new_id, damage, told: str) -> None:

@@ -25,6 +25,7 @@ from storage.buckets.duplicate_refs import entry, hour_number
 from storage.buckets.id_index import IdIndex, Lookup, split
 from storage.objects.base import StoreError
 from storage.objects.local import Directory
+from storage.tables.duckdb_file import DuckDBFile
 from tests.support.delivery import LAST_HOUR, World, search
 from tests.support.pubsub import publisher
 
@@ -128,20 +129,24 @@ def sql(statement: str) -> Callable[[World], object]:
         (lambda w: (folder(w) / "_RECEIPT.json").write_text("{"), "UNKNOWN", "_RECEIPT.json"),
         (lambda w: change_manifest(w, version="new"), "UNKNOWN", "_RECEIPT.json can't be read"),
         (lambda w: rewrite(data_file(w), lambda rows: rows[1:]), "UNKNOWN", "2 counted as delivered, 1 in the files"),
-        (lambda w: rewrite(data_file(w), lambda rows: rows + rows[:1]), "UNKNOWN", "3 rows in the files have only 2 ids"),
-        (lambda w: rewrite(data_file(w), change_words), "UNKNOWN", "its size or checksum is not the one in the manifest"),
-        (lambda w: index(w).write_bytes(b""), "UNKNOWN", "does not list the ids"),
+        (
+            lambda w: rewrite(data_file(w), lambda rows: rows + rows[:1]),
+            "UNKNOWN",
+            "3 rows in the files have only 2 distinct ids",
+        ),
+        (lambda w: rewrite(data_file(w), change_words), "UNKNOWN", "its size or checksum differs from the manifest"),
+        (lambda w: index(w).write_bytes(b""), "UNKNOWN", "does not contain the ids"),
         (lambda w: index(w).unlink(), "UNKNOWN", ".ids can't be read"),
-        (lambda w: commit_again(w, swap_index), "UNKNOWN", "does not list the ids"),
-        (lambda w: commit_again(w, lambda _: 7), "UNKNOWN", ".ids can't be trusted"),
+        (lambda w: commit_again(w, swap_index), "UNKNOWN", "does not contain the ids"),
+        (lambda w: commit_again(w, lambda _: 7), "UNKNOWN", ".ids is not the index that was committed"),
         (
             lambda w: (folder(w) / "part-x.avro").write_bytes(data_file(w).read_bytes()),
             "SURPLUS",
-            "part-x.avro lies in the bucket",
+            "part-x.avro is in the bucket's folder, but in no manifest",
         ),
         (sql(f"DELETE FROM search_made WHERE {A}"), "MISSING", "2 in the files, 1 in the table"),
         (sql(f"INSERT INTO search_made SELECT * FROM search_made WHERE {A}"), "SURPLUS", "in the table have"),
-        (sql(f"UPDATE search_made SET event_id = 'c' WHERE {A}"), "MISSING_AND_SURPLUS", "not the same ids"),
+        (sql(f"UPDATE search_made SET event_id = 'c' WHERE {A}"), "MISSING_AND_SURPLUS", "but with different ids"),
         (sql("DROP TABLE search_made"), "MISSING", "2 in the files, 0 in the table"),
         (sql("DELETE FROM dead_letters"), "MISSING", "dead letters"),
         (lambda w: w.report("search_made", LAST_HOUR, ["lost"], 2), "MISSING", "5 messages were published, 4 received"),
@@ -196,7 +201,7 @@ def test_a_store_that_stops_listing_makes_unknown_and_does_not_end_the_audit(
 
 @pytest.mark.parametrize(
     ("hours_off", "findings"),
-    [(0, []), (1, ["1 ids were dropped as delivered in other hours, which do not hold them"])],
+    [(0, []), (1, ["1 ids were dropped as duplicates of rows in other hours, which do not contain them"])],
     ids=["of its own hour", "of another hour"],
 )
 def test_a_good_event_that_deliver_drops_as_a_duplicate_is_missing(
@@ -290,6 +295,7 @@ def test_main__writes_no_file_without_verdicts_flag(world: World, monkeypatch: p
     monkeypatch.chdir(folder)
     flags = [f"--subscription={world.audit_subscription}", f"--storage={world.storage}", f"--tables={world.tables}"]
     assert audit.main(flags) == 0
+    DuckDBFile(world.tables).close()
     assert list(folder.iterdir()) == []
     assert not world.verdicts.exists()
     assert world.query("SELECT status FROM verdicts WHERE event_type = 'search_made'") == [("COMPLETE",)]
@@ -358,7 +364,7 @@ def test_an_unexpected_file_in_the_ledger_is_named_and_left_alone(world: World, 
     unexpected.parent.mkdir(parents=True)
     unexpected.write_text("n")
     assert world.audit() == 0
-    assert "audit/reports/notes.txt is none of the audit's files" in caplog.text
+    assert "audit/reports/notes.txt is not a file of reports and was ignored" in caplog.text
     assert unexpected.read_text() == "n"
 
 
@@ -496,7 +502,7 @@ def test_a_skewed_event_that_is_lost_or_that_nobody_published_is_found(world: Wo
     assert world.audit() == 1
     found = by_hour(world)
     assert found["search_made", "early"] == ("MISSING", ["4 ids were published, 3 arrived"])
-    told = "1 events came too late for hours on which no publisher has reported"
+    told = "1 skewed events belong to hours on which no publisher has reported"
     assert found["search_made", "now"] == ("UNKNOWN", [told])
 
 
@@ -586,7 +592,11 @@ def forge(world: World, event_id: str) -> None:
         (lambda w: held_data_file(w).with_suffix(".ids").unlink(), ("UNKNOWN", "UNKNOWN"), "no object"),
         (lambda w: elsewhere_file(w).write_bytes(b""), ("COMPLETE", "UNKNOWN"), "elsewhere-"),
         (lambda w: elsewhere_file(w).unlink(), ("COMPLETE", "UNKNOWN"), "elsewhere-"),
-        (lambda w: forge(w, "lost"), ("COMPLETE", "MISSING"), "1 ids were dropped as delivered in other hours, which do not"),
+        (
+            lambda w: forge(w, "lost"),
+            ("COMPLETE", "MISSING"),
+            "1 ids were dropped as duplicates of rows in other hours, which do not",
+        ),
     ],
 )
 def test_an_id_that_the_other_hour_does_not_hold_is_not_complete(

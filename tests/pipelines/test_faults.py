@@ -151,7 +151,7 @@ def test_loads_that_fail_for_good_are_named_their_files_are_safe_and_the_next_ru
         exit_status, told = cloud.run()
         assert exit_status == 2
         lines = told.splitlines()
-        assert lines[0] == "2 partitions could not be loaded; all others were. Nothing is lost, and the next run tries again:"
+        assert lines[0] == "2 partitions could not be loaded; all others were. No event is lost, and the next run loads them:"
         assert [f"load of search_made, {hour:%Y-%m-%d %H}h" in line for hour, line in zip(HOURS, lines[1:], strict=True)]
         assert cloud.world.left() == 0
     cloud.bigquery.fail_loads(0)

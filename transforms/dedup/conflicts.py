@@ -66,7 +66,7 @@ def conflicting_event_of(row: Mapping[str, Any]) -> ConflictingEvent:
             "attributes": attributes,
             "stage": Stage.DEDUPLICATE.value,
             "reason": Reason.CONFLICTING_PAYLOAD.value,
-            "detail": "the event's id was delivered with another payload; this one was written anew from its row",
+            "detail": "the event's id was delivered with another payload; this payload was rebuilt from its row",
         }
     )
     offset = (received.minute * 60 + received.second) * 1_000_000 + received.microsecond

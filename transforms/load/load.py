@@ -51,7 +51,8 @@ def load(
         if rows != manifest.ids.count:
             raise LoadError(
                 f"{manifest.bucket.folder}: {rows} rows went into {table.name}, but its manifest has {manifest.ids.count}: "
-                "a file there is not the one that was committed. Restore it, then run python -m pipelines.reload for this hour"
+                "a file there is not the one that was committed. "
+                "What to do: restore it, then run python -m pipelines.reload for this hour"
             )
         newest = finished_receipt(store, manifest.bucket)
         if _digest(newest) == _digest(manifest):
@@ -67,7 +68,7 @@ def not_loaded(failures: Sequence[str]) -> TableStoreError:
     """One error for all the partitions that could not be loaded, from what LoadError said of each."""
     lines = sorted(failures)
     number = "1 partition" if len(lines) == 1 else f"{len(lines)} partitions"
-    head = f"{number} could not be loaded; all others were. Nothing is lost, and the next run tries again:"
+    head = f"{number} could not be loaded; all others were. No event is lost, and the next run loads them:"
     return TableStoreError(with_list(head, lines))
 
 

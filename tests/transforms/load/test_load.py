@@ -219,14 +219,14 @@ def test_rows_that_are_not_those_of_the_manifest_are_an_error(tmp_path: Path) ->
             return super().load(job_id, table, hour, store, files) - 1
 
     store = Directory(tmp_path)
-    with pytest.raises(LoadError, match=r"1 rows went into thing, but its manifest has 2.*Restore it.*pipelines\.reload"):
+    with pytest.raises(LoadError, match=r"1 rows went into thing, but its manifest has 2.*restore it.*pipelines\.reload"):
         load(Short(), TABLE, store, manifest_of(store, "a", "b"))
     assert marked(store) == []
 
 
 def test_partitions_that_could_not_be_loaded_are_told_together_the_first_few_by_name() -> None:
     assert str(not_loaded(["b: broken", "a: broken"])).splitlines() == [
-        "2 partitions could not be loaded; all others were. Nothing is lost, and the next run tries again:",
+        "2 partitions could not be loaded; all others were. No event is lost, and the next run loads them:",
         "  a: broken",
         "  b: broken",
     ]
