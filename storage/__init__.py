@@ -1,1 +1,1 @@
-"""Stores, and the bucket format on top of them."""
+"""Object stores, table stores, and the bucket format on top of object stores."""

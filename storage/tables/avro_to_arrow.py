@@ -1,4 +1,4 @@
-"""Avro files as Arrow batches in the shape of a table's columns, matched by name."""
+"""Convert Avro files to Arrow batches with the columns of a table."""
 
 from __future__ import annotations
 
@@ -14,25 +14,33 @@ import pyarrow as pa
 from storage.objects.base import StoreError
 
 ROWS = 10_000
-"""Rows of a batch: what a load holds in memory at a time."""
+"""Rows per batch. A load holds one batch in memory."""
 
 
 class Unloadable(Exception):
-    """The file is no whole Avro file, or does not fit the table. The message names the file and the place, never a value."""
+    """A file is no complete Avro file, or does not fit the table. The message names the file and the field, never a value."""
 
 
 def read_batches(source: BinaryIO, file: str, columns: pa.Schema) -> Iterator[pa.Table]:
-    """The rows of an Avro container as batches with exactly `columns`.
+    """Yield the rows of an Avro file in batches with exactly `columns`, which are matched by name.
 
-    A column that the file lacks is null, or an empty list. A map becomes a list of key and value, an enum or a uuid text,
-    and so does a decimal where the column is text.
-    file: its name, for errors. Raises Unloadable; what `source` raises passes through.
+    A column that the file lacks is null, or an empty list if it is a list. A map becomes a list of key and value, an enum or
+    a uuid becomes text, and so does a decimal whose column is text.
+
+    Args:
+        source: Content of the file.
+        file: Name of the file, for errors.
+        columns: Schema of the batches.
+
+    Raises:
+        Unloadable: The file is not complete, or does not fit `columns`.
+        StoreError, OSError: Reading `source` failed.
     """
-    shape = _struct([(field.name, field.type) for field in columns], "")
+    convert = _struct([(field.name, field.type) for field in columns], "")
     records = _records(source, file)
     while chunk := list(islice(records, ROWS)):
         try:
-            yield pa.Table.from_pylist([shape(record) for record in chunk], schema=columns)
+            yield pa.Table.from_pylist([convert(record) for record in chunk], schema=columns)
         except Unloadable as error:
             raise Unloadable(f"{file}: {error}") from None
         except (pa.ArrowInvalid, pa.ArrowTypeError, TypeError, OverflowError) as error:
@@ -44,17 +52,22 @@ def _records(source: BinaryIO, file: str) -> Iterator[Any]:
         yield from fastavro.reader(source)
     except (StoreError, OSError):
         raise
-    except Exception as error:  # fastavro has no error of its own: a broken file shows as any of a dozen
-        raise Unloadable(f"{file}: not a whole Avro file ({type(error).__name__})") from error
+    except Exception as error:  # fastavro has no error class of its own: a broken file causes any of a dozen errors.
+        raise Unloadable(f"{file}: not a complete Avro file ({type(error).__name__})") from error
 
 
-def _shape(kind: pa.DataType, place: str) -> Callable[[Any], Any]:
-    """What turns fastavro's value into one that Arrow takes for `kind`."""
-    if pa.types.is_struct(kind):
-        return _struct([(field.name, field.type) for field in kind], f"{place}.")
-    if pa.types.is_list(kind):
-        return _list(kind.value_type, place)
-    return _text if pa.types.is_string(kind) else _scalar
+def _converter(arrow_type: pa.DataType, place: str) -> Callable[[Any], Any]:
+    """Return a function that converts a value of fastavro to one that Arrow accepts for `arrow_type`.
+
+    Args:
+        arrow_type: Type of the column or nested field.
+        place: Dotted path of the column or nested field, for errors.
+    """
+    if pa.types.is_struct(arrow_type):
+        return _struct([(field.name, field.type) for field in arrow_type], f"{place}.")
+    if pa.types.is_list(arrow_type):
+        return _list(arrow_type.value_type, place)
+    return _text if pa.types.is_string(arrow_type) else _scalar
 
 
 def _scalar(value: Any) -> Any:
@@ -66,28 +79,28 @@ def _text(value: Any) -> Any:
 
 
 def _list(item_type: pa.DataType, place: str) -> Callable[[Any], Any]:
-    item = _shape(item_type, place)
+    convert_item = _converter(item_type, place)
 
     def convert(value: Any) -> Any:
         if value is None:
             return []
         if isinstance(value, dict):
-            return [item({"key": key, "value": entry}) for key, entry in value.items()]
-        return [item(entry) for entry in value]
+            return [convert_item({"key": key, "value": item}) for key, item in value.items()]
+        return [convert_item(item) for item in value]
 
     return convert
 
 
 def _struct(fields: list[tuple[str, pa.DataType]], prefix: str) -> Callable[[Any], Any]:
-    shapes = {name: _shape(kind, prefix + name) for name, kind in fields}
+    converters = {name: _converter(arrow_type, prefix + name) for name, arrow_type in fields}
 
     def convert(value: Any) -> Any:
         if value is None:
             return None
         if not isinstance(value, dict):
             raise Unloadable(f"{prefix[:-1]} is a record in the table, but not in the file")
-        if unknown := value.keys() - shapes.keys():
+        if unknown := value.keys() - converters.keys():
             raise Unloadable(f"the table has no column {prefix}{min(unknown)}")
-        return {name: shape(value.get(name)) for name, shape in shapes.items()}
+        return {name: convert_field(value.get(name)) for name, convert_field in converters.items()}
 
     return convert

@@ -1,4 +1,7 @@
-"""Tables: where analysts query the hours. One interface, a DuckDB file or BigQuery behind it."""
+"""The interface of table stores, whose tables have one partition per hour and are queried by analysts.
+
+`storage.tables.duckdb_file` implements it on a DuckDB file, `storage.tables.bigquery` on BigQuery.
+"""
 
 from __future__ import annotations
 
@@ -14,21 +17,27 @@ from storage.objects.base import ObjectStore
 
 
 class TableStoreError(EventDeliveryError):
-    """The store refused, or could not be reached after bounded retries. The message says what, where, and what to do."""
+    """A table store refused a call, or could not be reached within a bounded number of retries.
+
+    The message names the table or file, the cause and the remedy.
+    """
 
 
 class LoadError(TableStoreError):
-    """One partition could not be loaded. It says nothing of others, which may well be."""
+    """One partition could not be loaded. Loads of other partitions may succeed all the same."""
 
 
 class LoadJobFailed(LoadError):
-    """A load job ended without effect; its id is used up. The partition is as it was.
-
-    already_failed: the job had failed before this call, which ran nothing; transient: the store was at fault, not the files, so
-    that the same load may soon succeed.
-    """
+    """A load job ended without effect. Its id is used up, and the partition is unchanged."""
 
     def __init__(self, message: str, already_failed: bool = False, transient: bool = False) -> None:
+        """Create the error of a job.
+
+        Args:
+            message: The job, the cause and the remedy.
+            already_failed: The job had failed before this call, which started none.
+            transient: The table store caused the failure, not the files, so the same load may soon succeed.
+        """
         super().__init__(message)
         self.already_failed = already_failed
         self.transient = transient
@@ -36,42 +45,69 @@ class LoadJobFailed(LoadError):
 
 @dataclass(frozen=True)
 class RowCounts:
-    """What an hour of a table, or of a bucket's files, really holds. rows: all of them; distinct: the tally of their
-    distinct ids."""
+    """Rows that were counted in one hour of a table, or in the files of one bucket."""
 
     rows: int = 0
+    """Number of rows, with duplicates."""
     distinct: Tally = Tally()
+    """Tally of the distinct ids."""
 
 
 class TableStore(Protocol):
-    """Tables of hour partitions. Safe for use by many threads of a process; can be pickled.
+    """Tables with one partition per hour. Thread-safe and picklable.
 
-    A DuckDB file has one process at a time; a second one gets a TableStoreError that says so.
+    A DuckDB file can be open in one process at a time. All calls in a second process raise TableStoreError.
     """
 
     @property
     def uri(self) -> str:
-        """The DuckDB file's absolute path, or bigquery://project.dataset."""
+        """Absolute path of the DuckDB file, or bigquery://project.dataset."""
 
     def check_writable(self, store: ObjectStore) -> None:
-        """Raises TableStoreError, saying what to do, when tables can't be written, or not from files in `store`."""
+        """Check that tables can be written, and loaded from files in `store`.
+
+        Raises:
+            TableStoreError: They can't be. The message names the remedy.
+        """
 
     def ensure(self, table: Table) -> None:
-        """Makes the table if it is not there; adds the columns that it lacks, as NULLABLE (or REPEATED). Repeatable.
+        """Create the table if it is missing, and add the columns that it lacks, as NULLABLE or REPEATED. Idempotent.
 
-        Columns that only the table has are kept, and those that are no longer REQUIRED become NULLABLE. Raises TableStoreError
-        when a column's type has changed.
+        No column is dropped. A REQUIRED column that is missing in `table`, or is not REQUIRED there, becomes NULLABLE.
+
+        Raises:
+            TableStoreError: A column exists with another type.
         """
 
     def load(self, job_id: str, table: Table, hour: datetime, store: ObjectStore, files: Sequence[str]) -> int:
-        """Replaces the hour's partition by the rows of Avro files, all or nothing, and returns the number of rows loaded.
+        """Replace the partition of an hour with the rows of Avro files, atomically.
 
-        job_id: letters, digits, - and _; at most 1,024. A job that has succeeded under this id is not run
-        again: its number of rows is returned. One that is still running is waited for. One that has failed
-        raises LoadJobFailed, whether in this call or an earlier one: another try needs another id.
-        Columns are matched by name; a column that a file lacks is NULL. A row whose `partition_by` lies
-        outside the hour fails the load. `files` are names in `store`, one or more.
+        Columns are matched by name, and a column that a file lacks is NULL. The load fails if a row's `partition_by` lies
+        outside the hour.
+
+        Idempotent: a job that succeeded under this id is not run again, and one that still runs is awaited. After a
+        failure the id is used up, and another attempt needs another id.
+
+        Args:
+            job_id: At most 1,024 letters, digits, - and _.
+            table: An existing table.
+            hour: Start of the hour.
+            store: Object store with the files.
+            files: Names of one or more Avro files in `store`.
+
+        Returns:
+            Number of rows loaded, by this call or the earlier job.
+
+        Raises:
+            LoadJobFailed: The job failed, in this call or an earlier one.
+            LoadError: The load could not be started, or another partition used the id.
+            TableStoreError: The table store failed.
+            ValueError: `files` is empty, or `hour` is not the start of an hour.
         """
 
     def row_counts(self, table: Table, first: datetime, last: datetime) -> Mapping[datetime, RowCounts]:
-        """Counted by the engine: each hour from `first` to `last`, both included, that has rows. Empty without a table."""
+        """Count the rows of each hour from `first` to `last`, both included, with a query.
+
+        Returns:
+            Counts of the hours that have rows. Empty if the table does not exist.
+        """

@@ -1,4 +1,4 @@
-"""Tables in BigQuery: hour partitions, each replaced by one load job from files in Cloud Storage."""
+"""A table store in a BigQuery dataset. One load job replaces an hour partition with files in Cloud Storage."""
 
 from __future__ import annotations
 
@@ -24,16 +24,23 @@ from storage.tables.base import LoadError, LoadJobFailed, RowCounts, TableStoreE
 from storage.tables.bigquery_schema import merged, to_field
 
 MAX_FILES = 10_000
-"""Source URIs of one load job. From BigQuery's quotas, https://cloud.google.com/bigquery/quotas#load_jobs."""
+"""Most source URIs of a load job, a quota of BigQuery (https://cloud.google.com/bigquery/quotas#load_jobs)."""
 
 REQUEST_SECONDS = 60.0
-"""How long one request may take; a retry follows."""
+"""Seconds that one request may take before it is retried."""
 
 QUERY_SECONDS = 600.0
-"""How long a query may take in all."""
+"""Seconds that a query may take, with its retries."""
 
-_REASONS = {"rateLimitExceeded", "backendError", "internalError", "badGateway", "jobRateLimitExceeded", "jobBackendError"}
-_BROKEN = (
+_TRANSIENT_REASONS = {
+    "rateLimitExceeded",
+    "backendError",
+    "internalError",
+    "badGateway",
+    "jobRateLimitExceeded",
+    "jobBackendError",
+}
+_TRANSIENT_ERRORS = (
     exceptions.InternalServerError,
     exceptions.BadGateway,
     exceptions.ServiceUnavailable,
@@ -47,24 +54,25 @@ _BROKEN = (
 
 
 def _is_transient(error: BaseException) -> bool:
-    """Whether the same request may succeed later."""
+    """Return whether the same request may succeed later."""
     reasons = {detail.get("reason") for detail in getattr(error, "errors", ())}
-    return isinstance(error, _BROKEN) or bool(reasons & _REASONS)
+    return isinstance(error, _TRANSIENT_ERRORS) or bool(reasons & _TRANSIENT_REASONS)
 
 
 class _Running(Exception):
-    """The job has not ended yet."""
+    """A job has not ended yet."""
 
 
 RETRY = Retry(predicate=_is_transient, initial=0.5, maximum=20.0, multiplier=2.0, timeout=180.0)
-"""Of requests. The sleep is drawn between 0 and a bound that doubles."""
+"""Retry policy of requests. The delay is random, up to a limit that doubles from 0.5 s to 20 s. Gives up after 180 s."""
 
 _FIND_JOB = Retry(
     predicate=lambda error: isinstance(error, exceptions.NotFound) or _is_transient(error), initial=0.5, timeout=60.0
 )
-"""A job whose id is taken may still be unknown to reads for a moment."""
+"""Retry policy for reading a job whose id is taken, because BigQuery may not find such a job for a moment."""
 
 _WAIT = Retry(predicate=if_exception_type(_Running), initial=0.2, maximum=10.0, multiplier=2.0, timeout=3600.0)
+"""Retry policy for polling a running job. Gives up after an hour."""
 
 _LANES = ", ".join(
     f"IFNULL(SUM(CAST(CONCAT('0x', SUBSTR(digest, {1 + 8 * lane}, 8)) AS INT64)), 0) AS lane{lane}" for lane in range(4)
@@ -83,17 +91,26 @@ GROUP BY hour
 
 
 class BigQuery:
-    """Tables in one dataset, as `storage.tables.base.Tables` promises.
+    """Table store in a BigQuery dataset.
 
-    uri: bigquery://project.dataset (TableStoreError otherwise). client: made on first use where none is given, and for the
-    emulator where BIGQUERY_EMULATOR_HOST is set (http://host:port). It stays behind when this is pickled.
-    Requests are repeated on passing faults for 3 minutes, and a load job is waited for up to an hour; then TableStoreError.
+    Requests are retried on transient errors for 3 minutes, and a load job is awaited for up to an hour. After that,
+    TableStoreError is raised.
     """
 
     def __init__(self, uri: str, client: bigquery.Client | None = None) -> None:
+        """Create a table store without accessing the network.
+
+        Args:
+            uri: bigquery://project.dataset.
+            client: Not pickled. If None, it is created on first use: for the emulator if BIGQUERY_EMULATOR_HOST
+                (http://host:port) is set, else with the default credentials.
+
+        Raises:
+            TableStoreError: `uri` has another form.
+        """
         match = re.fullmatch(r"bigquery://([a-z0-9][a-z0-9:.-]+)\.([A-Za-z0-9_]+)", uri)
         if not match:
-            raise TableStoreError(f"{uri!r} names no dataset: give bigquery://project.dataset")
+            raise TableStoreError(f"{uri!r} is no BigQuery dataset. What to do: give bigquery://project.dataset")
         self._uri, self.project, self.dataset = uri, match[1], match[2]
         self._client = client
 
@@ -105,28 +122,33 @@ class BigQuery:
         return self._uri
 
     def check_writable(self, store: ObjectStore) -> None:
-        """Raises TableStoreError, saying what to do, when there is no such dataset, or `store` is not in Cloud Storage."""
+        """Check that the dataset exists, and that `store` is in Cloud Storage.
+
+        Raises:
+            TableStoreError: One of the two is not the case. The message names the remedy.
+        """
         if not store.uri.startswith("gs://"):
             raise TableStoreError(
-                f"BigQuery loads from Cloud Storage only, not from {store.uri}: give an object store gs://bucket"
+                f"{self._uri}: BigQuery can load from Cloud Storage only, not from {store.uri}."
+                " What to do: give an object store gs://bucket or gs://bucket/prefix"
             )
-        with self._translate_errors("look for the dataset"):
+        with self._translate_errors("can't look up the dataset"):
             try:
                 self.client.get_dataset(f"{self.project}.{self.dataset}", retry=RETRY, timeout=REQUEST_SECONDS)
             except exceptions.NotFound as error:
                 raise TableStoreError(
-                    f"{self._uri}: there is no such dataset. Make it where the object store is (here: US) with\n"
-                    f"  bq --location=US mk --dataset {self.project}:{self.dataset}"
+                    f"{self._uri}: the dataset does not exist. What to do: create it in the location of the object store"
+                    f" (here: US): bq --location=US mk --dataset {self.project}:{self.dataset}"
                 ) from error
 
     def ensure(self, table: Table) -> None:
-        """See `Tables.ensure`. What is no longer REQUIRED, or no longer in `table`, is relaxed to NULLABLE.
+        """Create or widen the table as TableStore specifies.
 
-        A new table is partitioned by hour and refuses queries without a filter on `partition_by`. Its partitions don't
-        expire: BigQuery keeps at most 10,000 a table, 416 days of hours, and what goes when is whoever deploys to decide.
+        A new table is partitioned by hour, and refuses queries without a filter on `partition_by`. Its partitions don't
+        expire. BigQuery allows 10,000 per table, 416 days of hours, so the operator has to choose an expiration.
         """
         name = self._name(table)
-        with self._translate_errors(f"make or widen table {table.name}"):
+        with self._translate_errors(f"can't create or widen table {table.name}"):
             for _ in range(5):
                 try:
                     live = self.client.get_table(name, retry=RETRY, timeout=REQUEST_SECONDS)
@@ -135,7 +157,7 @@ class BigQuery:
                         self._create(table)
                         return
                     except exceptions.Conflict:
-                        continue  # made by somebody else, or by an attempt whose answer was lost
+                        continue  # Created concurrently, or by an attempt whose response was lost.
                 _check_partitioning(live, table)
                 schema = merged(table.name, live.schema, table.columns)
                 if schema == list(live.schema):
@@ -145,27 +167,30 @@ class BigQuery:
                     self.client.update_table(live, ["schema"], retry=RETRY, timeout=REQUEST_SECONDS)
                     return
                 except exceptions.PreconditionFailed:
-                    continue  # changed since it was read
-        raise TableStoreError(f"{self._uri}: somebody else keeps changing table {table.name}: try again when nobody does")
+                    continue  # Changed since it was read.
+        raise TableStoreError(
+            f"{self._uri}: can't create or widen table {table.name}: it was changed during each of 5 attempts."
+            " What to do: run the command again when no other program changes the table"
+        )
 
     def load(self, job_id: str, table: Table, hour: datetime, store: ObjectStore, files: Sequence[str]) -> int:
-        """See `Tables.load`. ValueError when there are no files, or `hour` is not the start of one.
-
-        More than MAX_FILES files are LoadError, and no job is started.
-        """
+        """Load files as TableStore specifies. Raise LoadError, without starting a job, for more than MAX_FILES files."""
         if not files:
-            raise ValueError("a load needs one file or more")
+            raise ValueError("a load needs at least one file")
         if hour_of(hour) != hour:
             raise ValueError(f"{hour} is not the start of an hour")
-        what = f"load of {table.name}, {hour:%Y-%m-%d %H}h"
+        failure = f"can't load the hour {hour:%Y-%m-%dT%H} of table {table.name}"
         if len(files) > MAX_FILES:
-            raise LoadError(f"{self._uri}: {what}: {len(files)} files, but a job takes {MAX_FILES} at most: merge some first")
+            raise LoadError(
+                f"{self._uri}: {failure}: it has {len(files)} files, but a load job takes at most {MAX_FILES}."
+                " What to do: merge some of them"
+            )
         client = self.client
-        with self._translate_errors(what):
+        with self._translate_errors(failure):
             live = client.get_table(self._name(table), retry=RETRY, timeout=REQUEST_SECONDS)
             target = bigquery.DatasetReference(self.project, self.dataset).table(f"{table.name}${hour:%Y%m%d%H}")
-            # With the table's own schema every file is read alike. Without it BigQuery takes the schema of the
-            # last file by name, which may lack columns that the others have.
+            # The schema of the table is given so that it applies to every file. Otherwise BigQuery would use the schema
+            # of the last file by name, which may lack columns of the others.
             config = bigquery.LoadJobConfig(
                 schema=live.schema,
                 source_format=bigquery.SourceFormat.AVRO,
@@ -182,91 +207,100 @@ class BigQuery:
             except exceptions.Conflict:
                 existing = client.get_job(job_id, retry=_FIND_JOB, **common)
                 if not isinstance(existing, bigquery.LoadJob) or existing.destination != target:
-                    raise LoadError(f"{self._uri}: {what}: another job has the id {job_id}: give this one its own") from None
+                    raise LoadError(
+                        f"{self._uri}: {failure}: another job has used the id {job_id}."
+                        " What to do: give this load an id of its own"
+                    ) from None
                 job, already_failed = existing, existing.state == "DONE"
             _WAIT(_check_ended)(job)
         if job.error_result:
-            transient = job.error_result.get("reason") in _REASONS
-            raise LoadJobFailed(f"{self._uri}: {what}: job {job_id} failed: {_reasons(job)}", already_failed, transient)
+            transient = job.error_result.get("reason") in _TRANSIENT_REASONS
+            raise LoadJobFailed(f"{self._uri}: {failure}: job {job_id} failed: {_reasons(job)}", already_failed, transient)
         if job.output_rows is None:
-            raise TableStoreError(f"{self._uri}: {what}: job {job_id} ended without a number of rows")
+            raise TableStoreError(f"{self._uri}: {failure}: BigQuery returned no row count for job {job_id}")
         return int(job.output_rows)
 
     def row_counts(self, table: Table, first: datetime, last: datetime) -> Mapping[datetime, RowCounts]:
-        """See `Tables.facts`. One query job, which reads two columns of these hours."""
+        """Count rows as TableStore specifies, with one query job that reads two columns of these hours."""
         query = _ROW_COUNTS.format(lanes=_LANES, when=table.partition_by, id=table.id_column, table=self._name(table))
         bounds = [
             bigquery.ScalarQueryParameter("first", "TIMESTAMP", first),
             bigquery.ScalarQueryParameter("end", "TIMESTAMP", last + HOUR),
         ]
         config = bigquery.QueryJobConfig(query_parameters=bounds)
-        with self._translate_errors(f"count the rows of {table.name}"):
+        with self._translate_errors(f"can't count the rows of table {table.name}"):
             try:
                 live = self.client.get_table(self._name(table), retry=RETRY, timeout=REQUEST_SECONDS)
             except exceptions.NotFound:
                 return {}
-            again: dict[str, Any] = {"retry": RETRY, "job_retry": RETRY}
-            job = self.client.query(query, config, location=live.location, timeout=REQUEST_SECONDS, **again)
-            rows = list(job.result(timeout=QUERY_SECONDS, **again))
+            retries: dict[str, Any] = {"retry": RETRY, "job_retry": RETRY}
+            job = self.client.query(query, config, location=live.location, timeout=REQUEST_SECONDS, **retries)
+            rows = list(job.result(timeout=QUERY_SECONDS, **retries))
         return {
             row.hour.astimezone(UTC): RowCounts(row.row_count, Tally(row.ids, (row.lane0, row.lane1, row.lane2, row.lane3)))
             for row in rows
         }
 
     def _create(self, table: Table) -> None:
-        made = bigquery.Table(self._name(table), [to_field(column) for column in table.columns])
-        made.time_partitioning = bigquery.TimePartitioning(type_=bigquery.TimePartitioningType.HOUR, field=table.partition_by)
-        made.require_partition_filter = True
-        self.client.create_table(made, retry=RETRY, timeout=REQUEST_SECONDS)
+        new = bigquery.Table(self._name(table), [to_field(column) for column in table.columns])
+        new.time_partitioning = bigquery.TimePartitioning(type_=bigquery.TimePartitioningType.HOUR, field=table.partition_by)
+        new.require_partition_filter = True
+        self.client.create_table(new, retry=RETRY, timeout=REQUEST_SECONDS)
 
     def _name(self, table: Table) -> str:
         return f"{self.project}.{self.dataset}.{table.name}"
 
     @property
     def client(self) -> bigquery.Client:
-        """The client; TableStoreError where there are no credentials to make it with."""
+        """The client, created on first use. Raises TableStoreError if there are no credentials."""
         if self._client is None:
-            # The client finds the emulator by itself, but looks for credentials all the same.
+            # The client reads this variable too, but even then it looks for default credentials.
             emulated = "BIGQUERY_EMULATOR_HOST" in os.environ  # noqa: TID251
             try:
                 self._client = bigquery.Client(self.project, AnonymousCredentials() if emulated else None)
             except auth_exceptions.DefaultCredentialsError as error:
-                raise TableStoreError(f"{self._uri}: no credentials: run `gcloud auth application-default login`") from error
+                raise TableStoreError(
+                    f"{self._uri}: no credentials were found. What to do: run gcloud auth application-default login"
+                ) from error
         return self._client
 
     @contextmanager
-    def _translate_errors(self, what: str) -> Iterator[None]:
-        """Turns the client's errors into TableStoreError."""
+    def _translate_errors(self, failure: str) -> Iterator[None]:
+        """Raise errors of the client as TableStoreError, with `failure` in the message."""
         try:
             yield
         except exceptions.Forbidden as error:
             raise TableStoreError(
-                f"{self._uri}: {what}: not allowed: {error.message}. "
-                "It takes roles/bigquery.dataEditor on the dataset and roles/bigquery.jobUser on the project"
+                f"{self._uri}: {failure}: permission denied: {error.message}. What to do: give the account the roles"
+                " roles/bigquery.dataEditor on the dataset and roles/bigquery.jobUser on the project"
             ) from error
         except (exceptions.RetryError, TimeoutError) as error:
-            raise TableStoreError(f"{self._uri}: {what}: gave up waiting: {getattr(error, 'cause', None) or error}") from error
+            cause = getattr(error, "cause", None) or error
+            raise TableStoreError(
+                f"{self._uri}: {failure}: gave up waiting: {cause}."
+                " What to do: check the network and status.cloud.google.com, then run the command again"
+            ) from error
         except (exceptions.GoogleAPICallError, auth_exceptions.GoogleAuthError, requests.exceptions.RequestException) as error:
-            raise TableStoreError(f"{self._uri}: {what}: {error}") from error
+            raise TableStoreError(f"{self._uri}: {failure}: {error}") from error
 
 
 def _check_ended(job: bigquery.LoadJob) -> None:
     if job.state != "DONE":
         job.reload(retry=RETRY, timeout=REQUEST_SECONDS)
     if job.state != "DONE":
-        raise _Running(f"job {job.job_id} is still {job.state}: a call with the same id waits on")
+        raise _Running(f"job {job.job_id} is still {job.state}, and a repeated load waits for it again")
 
 
 def _check_partitioning(live: bigquery.Table, table: Table) -> None:
-    how = live.time_partitioning
-    if how is None or how.type_ != "HOUR" or how.field != table.partition_by:
+    partitioning = live.time_partitioning
+    if partitioning is None or partitioning.type_ != "HOUR" or partitioning.field != table.partition_by:
         raise TableStoreError(
-            f"table {live.full_table_id or table.name} is not partitioned by the hour of {table.partition_by}, "
-            "and a partitioning can't change: rename that table, and this one is made anew"
+            f"table {live.full_table_id or table.name} is not partitioned by the hour of {table.partition_by}, and the"
+            " partitioning of a table can't change. What to do: rename the table and run the command again, which creates it"
         )
 
 
 def _reasons(job: bigquery.LoadJob) -> str:
-    """BigQuery's own words on a load from Avro: they name files and fields, not values."""
+    """Return BigQuery's messages on a load from Avro, which contain files and fields, but no values."""
     errors = job.errors or [job.error_result]
     return "; ".join(f"{error.get('reason')}: {error.get('message', '')[:300]}" for error in errors[:3])

@@ -1,4 +1,4 @@
-"""Columns as BigQuery's schema fields, and the schema of a table that gains some."""
+"""Convert columns to schema fields of BigQuery, and merge new columns into the schema of a table."""
 
 from __future__ import annotations
 
@@ -11,11 +11,16 @@ from schemas.columns import Column
 from storage.tables.base import TableStoreError
 
 _OLD_NAMES = {"INTEGER": "INT64", "FLOAT": "FLOAT64", "BOOLEAN": "BOOL", "RECORD": "STRUCT"}
-"""BigQuery's API answers with these names for types of its SQL."""
+"""Type names in responses of BigQuery's API, and the names of the same types in its SQL."""
 
 
 def to_field(column: Column, added: bool = False) -> SchemaField:
-    """The column as it is in a new table; added: as it comes to a table that is there, which takes no REQUIRED one."""
+    """Return the schema field of a column.
+
+    Args:
+        column: The column.
+        added: Whether it is added to an existing table, which accepts no REQUIRED columns: it becomes NULLABLE then.
+    """
     return SchemaField.from_api_repr(_resource(column, added))
 
 
@@ -30,9 +35,20 @@ def _resource(column: Column, added: bool) -> dict[str, Any]:
 
 
 def merged(table: str, live: Sequence[SchemaField], columns: Sequence[Column]) -> list[SchemaField]:
-    """`live`, relaxed where a column is no longer REQUIRED, and after it the columns that it lacks.
+    """Merge columns into the schema of a table.
 
-    It equals `live` when there is nothing to do. Raises TableStoreError when a type has changed.
+    Columns that are no longer REQUIRED become NULLABLE, and columns that the table lacks are appended.
+
+    Args:
+        table: Name of the table, for errors.
+        live: Schema of the existing table.
+        columns: Columns that it has to have.
+
+    Returns:
+        The new schema. It equals `live` if nothing has to change.
+
+    Raises:
+        TableStoreError: A column exists with another type.
     """
     return _merged(f"table {table}: column ", live, columns)
 
@@ -51,8 +67,8 @@ def _widened(place: str, field: SchemaField, column: Column | None) -> SchemaFie
     live_type = _OLD_NAMES.get(field.field_type, field.field_type)
     if live_type != column.type or (mode == "REPEATED") != (column.mode == "REPEATED"):
         raise TableStoreError(
-            f"{place}{field.name} is {mode} {live_type} there and {column.mode} {column.type} now. A type can't change: "
-            "give the contract's field another name, or load into another table"
+            f"{place}{field.name} is {mode} {live_type} in the table, but {column.mode} {column.type} in the contract, and a"
+            " type can't change. What to do: rename the field in the contract, or load into another table"
         )
     fields = _merged(f"{place}{field.name}.", field.fields, column.fields)
     relaxed = mode == "REQUIRED" and column.mode != "REQUIRED"

@@ -1,4 +1,4 @@
-"""Tables in a DuckDB file: everything analysts query, on one machine, with nothing installed but Python."""
+"""A table store in a DuckDB file, for analysts on one machine. It needs no installation but Python's."""
 
 from __future__ import annotations
 
@@ -28,34 +28,43 @@ CREATE TABLE IF NOT EXISTS load_jobs.jobs (
     job_id VARCHAR PRIMARY KEY, table_name VARCHAR NOT NULL, hour TIMESTAMPTZ NOT NULL, loaded BIGINT, failure VARCHAR
 )
 """
-"""`loaded`: the rows of a job that succeeded; `failure`: why the other kind did not. Written with the rows themselves."""
+"""SQL of the table of load jobs. `loaded` is the number of rows of a successful job, `failure` the error of a failed one.
+
+A successful job is recorded in the transaction that writes its rows.
+"""
 
 MEMORY = "256MB"
-"""What DuckDB may keep in memory: more is on disk. Its own default is most of the machine's, which it would fill in time."""
+"""Limit of DuckDB's memory; more goes to the disk. Its default is most of the machine's memory, which it would fill in time."""
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-"""Moments leave DuckDB as microseconds: for a TIMESTAMPTZ its Python client wants one more package."""
+"""Times are read as microseconds since this one: for a TIMESTAMPTZ, DuckDB's Python client needs another package."""
 
 
 class _File:
-    """The process's one connection to a DuckDB file, which its threads share. None while the file is closed."""
+    """The connection of this process to a DuckDB file, shared by its threads."""
 
     def __init__(self) -> None:
         self.lock = threading.RLock()
+        """To be held while `connection` is used."""
         self.connection: duckdb.DuckDBPyConnection | None = None
+        """None while the file is closed."""
 
 
 _files: dict[str, _File] = {}
-"""The DuckDB files of this process, by path: they outlive any one `DuckDBFile`, which steps pickle."""
+"""DuckDB files of this process, by path. They outlive each `DuckDBFile`, because steps pickle these."""
 
 
 class DuckDBFile:
-    """Tables in one DuckDB file, as `storage.tables.base.Tables` promises.
+    """Table store in a DuckDB file.
 
-    The process that opens the file first keeps it, until it ends or calls `close`; DuckDB lets no other one in meanwhile.
-    All threads of the process share one connection and take turns. A nested REQUIRED field isn't enforced. A decimal is
-    DECIMAL with its own precision and scale; with more than 38 digits, which DuckDB has not, it is text. A load holds one
-    batch of rows in memory. The tables' jobs are in load_jobs.jobs; those of a table that was dropped are forgotten.
+    A process that opens the file keeps it open until it ends or calls `close`. DuckDB lets no other process open the file
+    meanwhile. All threads of the process share one connection, one at a time.
+
+    A REQUIRED field within a record is not enforced. A decimal is a DECIMAL with its precision and scale, or text if it has
+    more than 38 digits, the most that DuckDB supports.
+
+    A load holds one batch of rows in memory. Load jobs are recorded in the table load_jobs.jobs. When a table that was
+    dropped is created again, the records of its jobs are deleted, so that its hours can be loaded again.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -70,25 +79,28 @@ class DuckDBFile:
         return _files.setdefault(self.path, _File())
 
     def check_writable(self, store: ObjectStore) -> None:
-        """Raises TableStoreError, saying what to do, when the file can't be written. Any object store will do."""
+        """Check that the file can be written. `store` is not checked, because files can be loaded from any.
+
+        Raises:
+            TableStoreError: The file can't be written. The message names the remedy.
+        """
         with self._transaction():
-            pass  # opening it writes the table of jobs
+            pass  # Opening the file writes the table of load jobs.
 
     def close(self) -> None:
-        """Lets go of the file, so that other processes can open it. The next call opens it again."""
+        """Close the file, so that other processes can open it. The next call opens it again."""
         with self._file.lock:
             if self._file.connection:
                 self._file.connection.close()
                 self._file.connection = None
 
     def ensure(self, table: Table) -> None:
-        """See `Tables.ensure`. A column that is no longer REQUIRED, or no longer in `table`, is relaxed to NULLABLE."""
         name = quote(table.name)
         with self._transaction() as db:
             if not _exists(db, table.name):
                 columns = ", ".join(column_sql(column) for column in table.columns)
                 db.execute(f"CREATE TABLE {name} ({columns})")
-                # What was loaded into an earlier table of this name is not in this one.
+                # The new table lacks the rows that were loaded into an earlier one of this name.
                 db.execute("DELETE FROM load_jobs.jobs WHERE table_name = ?", [table.name])
                 return
             live = db.sql(f"SELECT * FROM {name}")
@@ -100,12 +112,11 @@ class DuckDBFile:
                     db.execute(f"ALTER TABLE {name} ALTER COLUMN {quote(column)} DROP NOT NULL")
 
     def load(self, job_id: str, table: Table, hour: datetime, store: ObjectStore, files: Sequence[str]) -> int:
-        """See `Tables.load`. ValueError when there are no files, or `hour` is not the start of one."""
         if not files:
-            raise ValueError("a load needs one file or more")
+            raise ValueError("a load needs at least one file")
         if hour_of(hour) != hour:
             raise ValueError(f"{hour} is not the start of an hour")
-        what = f"{self.path}: load of {table.name}, {hour:%Y-%m-%d %H}h"
+        failure = f"{self.path}: can't load the hour {hour:%Y-%m-%dT%H} of table {table.name}"
         with self._held():
             try:
                 with self._transaction() as db:
@@ -117,12 +128,11 @@ class DuckDBFile:
             except Unloadable as error:
                 with self._transaction() as db:
                     db.execute("INSERT INTO load_jobs.jobs VALUES (?, ?, ?, NULL, ?)", [job_id, table.name, hour, str(error)])
-                raise LoadJobFailed(f"{what}: {error}") from error
+                raise LoadJobFailed(f"{failure}: {error}") from error
             except (StoreError, OSError) as error:
-                raise LoadError(f"{what}: can't read a file: {error}") from error
+                raise LoadError(f"{failure}: can't read a file: {error}") from error
 
     def row_counts(self, table: Table, first: datetime, last: datetime) -> Mapping[datetime, RowCounts]:
-        """See `Tables.facts`."""
         when, row_id = quote(table.partition_by), quote(table.id_column)
         lanes = ", ".join(f"coalesce(sum(('0x' || substr(digest, {1 + 8 * lane}, 8))::BIGINT), 0)" for lane in range(4))
         query = f"""
@@ -143,7 +153,7 @@ class DuckDBFile:
 
     @contextmanager
     def _held(self) -> Iterator[duckdb.DuckDBPyConnection]:
-        """The process's connection to the file, for this thread alone."""
+        """Yield the connection of this process to the file, for exclusive use by the calling thread."""
         file = self._file
         with file.lock:
             file.connection = file.connection or self._connect()
@@ -173,10 +183,13 @@ class DuckDBFile:
         except (duckdb.Error, OSError) as error:
             if "Conflicting lock" in str(error):
                 raise TableStoreError(
-                    f"{self.path} is open in another process, and DuckDB lets only one in. "
-                    f"Wait until that one ends, or name another file. DuckDB says: {_first_line(error)}"
+                    f"{self.path} is open in another process, and DuckDB allows one at a time: {_first_line(error)}."
+                    " What to do: wait until the other process ends, or give another file"
                 ) from error
-            raise TableStoreError(f"{self.path} can't be opened for writing as a DuckDB file: {_first_line(error)}") from error
+            raise TableStoreError(
+                f"{self.path} can't be opened for writing as a DuckDB file: {_first_line(error)}."
+                " What to do: give the path of a DuckDB file that this user can write"
+            ) from error
         return connection
 
 
@@ -186,27 +199,35 @@ def _exists(db: duckdb.DuckDBPyConnection, name: str) -> bool:
 
 
 def _rows_of_job(db: duckdb.DuckDBPyConnection, job_id: str, table: Table, hour: datetime) -> int | None:
-    """The rows that the job of this id has loaded, None where there was none. Raises LoadJobFailed where it has failed."""
+    """Return the number of rows that the job loaded, or None if there is no such job.
+
+    Raises:
+        LoadJobFailed: The job failed.
+        LoadError: Another load has used the id.
+    """
     query = "SELECT table_name = ? AND hour = ?, loaded, failure FROM load_jobs.jobs WHERE job_id = ?"
     jobs = db.execute(query, [table.name, hour, job_id]).fetchall()
     if not jobs:
         return None
     [(same, rows, failure)] = jobs
     if not same:
-        raise LoadError(f"another load has had the id {job_id}: give the one of {table.name}, {hour:%Y-%m-%d %H}h its own")
+        raise LoadError(
+            f"can't load the hour {hour:%Y-%m-%dT%H} of table {table.name}: another load has used the id {job_id}."
+            " What to do: give this load an id of its own"
+        )
     if failure is not None:
-        raise LoadJobFailed(f"job {job_id} has failed before: {failure}", already_failed=True)
+        raise LoadJobFailed(f"job {job_id} failed earlier: {failure}", already_failed=True)
     return int(rows)
 
 
 def _replace(db: duckdb.DuckDBPyConnection, table: Table, hour: datetime, store: ObjectStore, files: Sequence[str]) -> int:
     name, when = quote(table.name), quote(table.partition_by)
     if not _exists(db, table.name):
-        raise TableStoreError(f"there is no table {table.name} to load into: `ensure` makes it")
+        raise TableStoreError(f"can't load into table {table.name}: it does not exist. What to do: create it with `ensure`")
     columns = db.sql(f"SELECT * FROM {name} LIMIT 0").to_arrow_table().schema
     db.execute(f"DELETE FROM {name} WHERE {when} >= ? AND {when} < ?", [hour, hour + HOUR])
-    rows = _Rows(store, files, columns, table.partition_by, hour)
-    # One statement for all files: each INSERT of its own would keep some memory until the transaction ends.
+    rows = _FileRows(store, files, columns, table.partition_by, hour)
+    # One statement for all files, because each INSERT keeps some memory until the transaction ends.
     db.register("rows", pa.RecordBatchReader.from_batches(columns, rows.batches()))
     try:
         db.execute(f"INSERT INTO {name} BY NAME SELECT * FROM rows")
@@ -220,8 +241,11 @@ def _replace(db: duckdb.DuckDBPyConnection, table: Table, hour: datetime, store:
     return rows.count
 
 
-class _Rows:
-    """The rows of an hour's files, for DuckDB to fetch. What goes wrong there reaches it as a text only, so it is kept."""
+class _FileRows:
+    """Rows of an hour's files, which DuckDB reads batch by batch.
+
+    DuckDB reports an error of an iterator as text only. Therefore `error` keeps the exception.
+    """
 
     def __init__(self, store: ObjectStore, files: Sequence[str], columns: pa.Schema, when: str, hour: datetime) -> None:
         self._store, self._files, self._columns, self._when, self._hour = store, files, columns, when, hour
@@ -249,10 +273,10 @@ class _Rows:
             raise Unloadable(f"{file}: {error}") from error
 
     def _check(self, batch: pa.Table) -> None:
-        moments = batch.column(self._when)
-        span = pc.min_max(moments).as_py()
-        if moments.null_count or span["min"] < self._hour or span["max"] >= self._hour + HOUR:
-            raise Unloadable(f"{self.file}: a row whose {self._when} is not in the hour {self._hour:%Y-%m-%d %H}")
+        times = batch.column(self._when)
+        span = pc.min_max(times).as_py()
+        if times.null_count or span["min"] < self._hour or span["max"] >= self._hour + HOUR:
+            raise Unloadable(f"{self.file}: the {self._when} of a row is null or outside the hour {self._hour:%Y-%m-%dT%H}")
 
 
 def _first_line(error: Exception) -> str:

@@ -1,4 +1,4 @@
-"""Columns in DuckDB's words, and what a table there lacks of them."""
+"""SQL of DuckDB for columns, and for the columns that a table lacks."""
 
 from __future__ import annotations
 
@@ -22,23 +22,28 @@ _TYPES = {
 }
 
 _MAX_DIGITS = 38
-"""Of a DECIMAL. No type of DuckDB's counts with more, so such numbers are kept whole as text."""
+"""Most digits of a DECIMAL. Numbers with more are stored as text, because DuckDB has no exact type for them."""
 
 
 def quote(name: str) -> str:
-    """The name as an identifier in SQL."""
+    """Quote a name as an SQL identifier."""
     return '"' + name.replace('"', '""') + '"'
 
 
 def column_sql(column: Column) -> str:
-    """The column as CREATE TABLE takes it. NOT NULL is kept at the top only: DuckDB has none inside a STRUCT."""
+    """Return the definition of a column for CREATE TABLE. Nested fields are nullable: DuckDB has no NOT NULL in a STRUCT."""
     return f"{_column(column)}{' NOT NULL' if column.mode == 'REQUIRED' else ''}"
 
 
 def missing_sql(table: Table, live: Mapping[str, Any]) -> Iterator[str]:
-    """What ADD COLUMN takes, for each column and nested field that `live` (name -> DuckDB's type) lacks.
+    """Yield the definition for ADD COLUMN of each column and nested field that the table lacks. All are nullable.
 
-    Added ones can be null. Raises TableStoreError when a type has changed.
+    Args:
+        table: The table as it has to be.
+        live: DuckDB type of each existing column, by name.
+
+    Raises:
+        TableStoreError: A column exists with another type.
     """
     for column in table.columns:
         if column.name in live:
@@ -49,14 +54,14 @@ def missing_sql(table: Table, live: Mapping[str, Any]) -> Iterator[str]:
 
 def _missing(table: str, column: Column, path: str, live: Any) -> Iterator[str]:
     repeated = live.id == "list"
-    kind = live.children[0][1] if repeated else live
-    if repeated != (column.mode == "REPEATED") or (kind.id == "struct") != (column.type == "STRUCT"):
+    item_type = live.children[0][1] if repeated else live
+    if repeated != (column.mode == "REPEATED") or (item_type.id == "struct") != (column.type == "STRUCT"):
         raise _changed(table, path, live, column)
     if column.type != "STRUCT":
-        if str(kind) != _scalar_type(column):
+        if str(item_type) != _scalar_type(column):
             raise _changed(table, path, live, column)
         return
-    fields = dict(kind.children)
+    fields = dict(item_type.children)
     inside = f"{path}.element" if repeated else path
     for field in column.fields:
         if field.name in fields:
@@ -67,8 +72,8 @@ def _missing(table: str, column: Column, path: str, live: Any) -> Iterator[str]:
 
 def _changed(table: str, path: str, live: Any, column: Column) -> TableStoreError:
     return TableStoreError(
-        f"table {table}: column {path} is {live} there and {_type(column)} now. A type can't change: "
-        "give the contract's field another name, or load into another table"
+        f"table {table}: column {path} is {live} in the table, but {_type(column)} in the contract, and a type can't change."
+        " What to do: rename the field in the contract, or load into another table"
     )
 
 
@@ -78,10 +83,10 @@ def _column(column: Column) -> str:
 
 def _type(column: Column) -> str:
     if column.type == "STRUCT":
-        kind = f"STRUCT({', '.join(_column(field) for field in column.fields)})"
+        item_type = f"STRUCT({', '.join(_column(field) for field in column.fields)})"
     else:
-        kind = _scalar_type(column)
-    return f"{kind}[]" if column.mode == "REPEATED" else kind
+        item_type = _scalar_type(column)
+    return f"{item_type}[]" if column.mode == "REPEATED" else item_type
 
 
 def _scalar_type(column: Column) -> str:

@@ -35,7 +35,7 @@ def test_a_file_that_another_process_has_open_is_an_error_that_says_so(store: St
         assert other.stdout is not None
         assert other.stdin is not None
         other.stdout.readline()
-        with pytest.raises(TableStoreError, match=r"open in another process.*Wait until"):
+        with pytest.raises(TableStoreError, match=r"open in another process.*What to do: wait until"):
             DuckDBFile(path).check_writable(store.objects)
         other.stdin.close()
 
