@@ -1,3 +1,5 @@
+"""The benchmark: its events, contenders, and checks."""
+
 from __future__ import annotations
 
 import json
@@ -34,14 +36,15 @@ def broker(monkeypatch: pytest.MonkeyPatch, topic: str):
         yield
 
 
-def given_ids() -> list[str]:
+def expected_ids() -> list[str]:
     return sorted(message.attributes["event_id"] for message in messages(EVENTS))
 
 
-def test_the_messages_are_as_many_as_asked_for_of_twenty_types_and_some_320_bytes_each_event_once():
+def test_messages__have_the_advertised_shape():
+    """The messages have the given number, 20 event types, about 320 bytes each, and different events."""
     attributes = [message.attributes for message in messages(EVENTS)]
-    assert len(attributes) == EVENTS == len(set(given_ids()))
-    assert {one["event_type"] for one in attributes} == set(TYPES)
+    assert len(attributes) == EVENTS == len(set(expected_ids()))
+    assert {attribute["event_type"] for attribute in attributes} == set(TYPES)
     assert len(TYPES) == 20
     assert 300 < sum(len(message.data) for message in messages(EVENTS)) / EVENTS < 340
     assert len({message.publish_time.replace(minute=0, second=0, microsecond=0) for message in messages(EVENTS)}) == 1
@@ -49,7 +52,7 @@ def test_the_messages_are_as_many_as_asked_for_of_twenty_types_and_some_320_byte
 
 @pytest.mark.slow
 @pytest.mark.parametrize("contender", CONTENDERS.values(), ids=CONTENDERS)
-def test_each_contender_writes_every_event_once(contender: Contender, tmp_path: Path, topic: str):
+def test_contenders__write_every_event_once(contender: Contender, tmp_path: Path, topic: str):
     contender(EVENTS, tmp_path, topic)
     found = []
     for path in tmp_path.rglob("*.avro"):
@@ -57,22 +60,23 @@ def test_each_contender_writes_every_event_once(contender: Contender, tmp_path: 
         with path.open("rb") as file:
             rows: Any = fastavro.reader(file)
             found += [row["event_id"] for row in rows]
-    assert sorted(found) == given_ids()
+    assert sorted(found) == expected_ids()
 
 
 @pytest.mark.slow
-def test_the_whole_of_deliver_brings_every_event_into_a_table_too(tmp_path: Path, topic: str):
+def test_deliver_all__loads_every_event_into_a_table(tmp_path: Path, topic: str):
+    """Every event is also a row of its event type's table."""
     CONTENDERS["deliver, files and tables"](EVENTS, tmp_path, topic)
     with duckdb.connect(tmp_path / "tables.duckdb", read_only=True) as db:
-        kinds = [name for (name,) in db.execute("SELECT table_name FROM duckdb_tables() WHERE schema_name = 'main'").fetchall()]
+        names = [name for (name,) in db.execute("SELECT table_name FROM duckdb_tables() WHERE schema_name = 'main'").fetchall()]
         found = [
-            row for kind in kinds if kind != "dead_letters" for row in db.execute(f"SELECT event_id FROM {kind}").fetchall()
+            row for name in names if name != "dead_letters" for row in db.execute(f"SELECT event_id FROM {name}").fetchall()
         ]
-    assert sorted(event_id for (event_id,) in found) == given_ids()
+    assert sorted(event_id for (event_id,) in found) == expected_ids()
 
 
 @pytest.mark.parametrize("step", [transcode_step, decode_step])
-def test_the_steps_refuse_none_of_the_events(step: Contender, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_steps__reject_no_event(step: Contender, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     refusals = []
     monkeypatch.setattr("transforms.decode.decoder.Decoder._refuse", lambda *arguments: refusals.append(arguments))
     step(EVENTS, tmp_path, "")
@@ -80,11 +84,13 @@ def test_the_steps_refuse_none_of_the_events(step: Contender, tmp_path: Path, mo
 
 
 @pytest.mark.parametrize("wrong", [lambda ids: ids[1:], lambda ids: [*ids, ids[0]], lambda ids: [*ids[1:], "other"]])
-def test_a_contender_that_loses_doubles_or_changes_an_event_is_not_timed(wrong, monkeypatch: pytest.MonkeyPatch):
+def test_measure__fails_if_the_written_events_differ(wrong, monkeypatch: pytest.MonkeyPatch):
+    """A contender that loses, duplicates or changes an event has no timings."""
+
     def write(events: int, folder: Path, _: str) -> None:
         schema = {"type": "record", "name": "row", "fields": [{"name": "event_id", "type": "string"}]}
         with (folder / "rows.avro").open("wb") as file:
-            fastavro.writer(file, schema, [{"event_id": one} for one in wrong(given_ids())])
+            fastavro.writer(file, schema, [{"event_id": event_id} for event_id in wrong(expected_ids())])
 
     monkeypatch.setattr(deliver, "CONTENDERS", {"careless": write})
     with pytest.raises(RuntimeError, match="careless: it did not write each of 300 events exactly once"):
@@ -92,7 +98,7 @@ def test_a_contender_that_loses_doubles_or_changes_an_event_is_not_timed(wrong, 
 
 
 @pytest.mark.slow
-def test_the_command_shows_every_contender_and_keeps_the_rates(tmp_path: Path):
+def test_main__prints_all_contenders_and_saves_the_rates(tmp_path: Path):
     command = "import sys; from pathlib import Path; from bench import deliver; deliver.LATEST = Path(sys.argv[1]); "
     command += "deliver.ROUNDS = 1; sys.exit(deliver.main(['--events', '50']))"
     latest = tmp_path / "latest.json"
@@ -103,7 +109,7 @@ def test_the_command_shows_every_contender_and_keeps_the_rates(tmp_path: Path):
 
 
 @pytest.mark.parametrize("number", ["0", "-1", "many", "1.5"])
-def test_a_number_of_events_that_is_none_is_refused(number: str, capsys: pytest.CaptureFixture[str]):
+def test_main__rejects_an_invalid_number_of_events(number: str, capsys: pytest.CaptureFixture[str]):
     with pytest.raises(SystemExit) as stop:
         deliver.main([f"--events={number}"])
     assert stop.value.code == 2

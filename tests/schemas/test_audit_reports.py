@@ -1,4 +1,4 @@
-"""Reports on the audit topic say the same after a journey as JSON, and anything else is refused as no report."""
+"""Reports survive JSON unchanged, and other data are rejected."""
 
 from __future__ import annotations
 
@@ -25,23 +25,24 @@ DEAD = DeliveredReport(
 
 
 @pytest.mark.parametrize("report", [PUBLISHED, DELIVERED, DEAD])
-def test_a_report_is_read_back_whole(report: PublishedReport | DeliveredReport) -> None:
+def test_parse_report__inverts_to_json(report: PublishedReport | DeliveredReport) -> None:
     assert parse_report(report.to_json()) == report
 
 
-def test_a_report_is_the_same_bytes_each_time() -> None:
-    again = DeliveredReport(
+def test_to_json__is_the_same_for_equal_reports() -> None:
+    """The order in which counters were added does not change the bytes."""
+    same = DeliveredReport(
         Bucket("flight_departed", HOUR),
         "lineage",
         3,
         True,
-        {kind: dict(reversed(one.items())) for kind, one in COUNTERS.items()},
+        {event_type: dict(reversed(tallies.items())) for event_type, tallies in COUNTERS.items()},
         1,
     )
-    assert again.to_json() == DELIVERED.to_json()
+    assert same.to_json() == DELIVERED.to_json()
 
 
-def test_the_id_of_what_was_delivered_names_bucket_and_version() -> None:
+def test_id__names_bucket_lineage_and_version() -> None:
     assert DELIVERED.id == "flight_departed/2013070104/lineage/v3"
     assert json.loads(DELIVERED.to_json())["id"] == DELIVERED.id
 
@@ -104,7 +105,7 @@ def changed(report: PublishedReport | DeliveredReport, **values: Any) -> bytes:
         changed(DELIVERED, reasons={"a": {"\ud800": 1}}),
     ],
 )
-def test_what_is_no_report_is_refused(data: bytes) -> None:
+def test_parse_report__rejects_other_data(data: bytes) -> None:
     with pytest.raises(ValueError, match=r".+"):
         parse_report(data)
 
@@ -119,18 +120,19 @@ def test_what_is_no_report_is_refused(data: bytes) -> None:
         b'"secret"',
     ],
 )
-def test_a_refusal_quotes_nothing_of_what_it_refuses(data: bytes) -> None:
+def test_parse_report__quotes_no_rejected_data(data: bytes) -> None:
     with pytest.raises(ValueError, match="not a report") as error:
         parse_report(data)
     assert "secret" not in str(error.value)
 
 
-@pytest.mark.parametrize("kind", ["", "Podcast rated!", "../up", "ü"])
-def test_a_publisher_may_claim_any_type_since_clients_do(kind: str) -> None:
-    assert parse_report(changed(PUBLISHED, event_type=kind)) == replace(PUBLISHED, event_type=kind)
+@pytest.mark.parametrize("event_type", ["", "Podcast rated!", "../up", "ü"])
+def test_parse_report__accepts_any_published_event_type(event_type: str) -> None:
+    """A publisher counts events as its clients name them, even if no contract exists."""
+    assert parse_report(changed(PUBLISHED, event_type=event_type)) == replace(PUBLISHED, event_type=event_type)
 
 
-def test_counters_add_up_outcome_by_outcome() -> None:
+def test_add_counters__sums_each_outcome() -> None:
     other = {
         "flight_departed": {Outcome.DELIVERED: Tally.of_ids(["c"])},
         "flight_arrived": {Outcome.RECEIVED: Tally.of_ids(["d"])},

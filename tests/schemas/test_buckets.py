@@ -1,4 +1,4 @@
-"""Names of buckets: one for each type and hour, readable both ways."""
+"""Names of buckets: unique for each stream and hour, and parsed back."""
 
 from __future__ import annotations
 
@@ -11,30 +11,30 @@ from hypothesis import strategies as st
 from schemas.buckets import DEAD_LETTERS, Bucket, bucket_of, hour_of, stream_folder
 
 HOUR = datetime(2013, 7, 1, 4, tzinfo=UTC)
-# Years below 1000 are not padded in names; the allowed lateness keeps such stamps away.
+# Names do not pad years before 1000. No bucket has such an hour: a stamp older than the allowed lateness does not decide it.
 MOMENTS = st.datetimes(min_value=datetime(1000, 1, 1), max_value=datetime(9999, 12, 30), timezones=st.just(UTC))  # noqa: DTZ001
 STREAMS = st.from_regex(r"[a-z][a-z0-9_]{0,99}", fullmatch=True)
 
 
 @given(MOMENTS, st.integers(-14 * 60, 14 * 60))
-def test_the_hour_of_a_moment_is_the_utc_hour_that_holds_it(moment: datetime, offset: int) -> None:
+def test_hour_of__is_the_utc_hour_that_contains_the_moment(moment: datetime, offset: int) -> None:
     hour = hour_of(moment.astimezone(timezone(timedelta(minutes=offset))))
     assert hour <= moment < hour + timedelta(hours=1)
     assert (hour.utcoffset(), hour.minute, hour.second, hour.microsecond) == (timedelta(0), 0, 0, 0)
 
 
-def test_a_moment_without_a_zone_has_no_hour() -> None:
+def test_hour_of__rejects_a_moment_without_time_zone() -> None:
     with pytest.raises(ValueError, match="no time zone"):
         hour_of(datetime(2013, 7, 1))  # noqa: DTZ001
 
 
 @pytest.mark.parametrize("wrong", [HOUR + timedelta(seconds=1), HOUR + timedelta(microseconds=1)])
-def test_a_bucket_begins_at_the_start_of_an_hour(wrong: datetime) -> None:
+def test_bucket__must_begin_at_the_start_of_an_hour(wrong: datetime) -> None:
     with pytest.raises(ValueError, match="not the start of an hour"):
         Bucket("flight_departed", wrong)
 
 
-def test_the_names_of_an_event_types_bucket() -> None:
+def test_bucket__names_of_an_event_type() -> None:
     bucket = Bucket("flight_departed", HOUR)
     assert bucket.key == "flight_departed/2013070104"
     assert bucket.folder == "events/flight_departed/dt=2013-07-01/hour=04"
@@ -44,13 +44,13 @@ def test_the_names_of_an_event_types_bucket() -> None:
     assert bucket.end == datetime(2013, 7, 1, 5, tzinfo=UTC)
 
 
-def test_dead_letters_lie_beside_the_events() -> None:
+def test_bucket__names_of_dead_letters() -> None:
     assert Bucket(DEAD_LETTERS, HOUR).folder == "dead_letters/dt=2013-07-01/hour=04"
     assert stream_folder(DEAD_LETTERS) == "dead_letters"
 
 
 @given(STREAMS, MOMENTS.map(hour_of))
-def test_keys_and_names_are_read_back(stream: str, hour: datetime) -> None:
+def test_from_key__and_bucket_of_invert_the_names(stream: str, hour: datetime) -> None:
     bucket = Bucket(stream, hour)
     assert Bucket.from_key(bucket.key) == bucket
     assert bucket_of(bucket.manifest_name) == bucket
@@ -58,7 +58,7 @@ def test_keys_and_names_are_read_back(stream: str, hour: datetime) -> None:
 
 
 @pytest.mark.parametrize("key", ["", "flight_departed", "/2013070104", "flight_departed/", "flight_departed/2013070124", "a/b"])
-def test_what_is_no_key_is_refused(key: str) -> None:
+def test_from_key__rejects_other_texts(key: str) -> None:
     with pytest.raises(ValueError, match=r".+"):
         Bucket.from_key(key)
 
@@ -75,11 +75,11 @@ def test_what_is_no_key_is_refused(key: str) -> None:
         "other/flight_departed/dt=2013-07-01/hour=04/_RECEIPT.json",
     ],
 )
-def test_an_object_outside_every_bucket_is_in_none(name: str) -> None:
+def test_bucket_of__an_object_outside_every_bucket(name: str) -> None:
     assert bucket_of(name) is None
 
 
-def test_buckets_are_ordered_by_stream_and_hour() -> None:
+def test_bucket__is_ordered_by_stream_and_hour() -> None:
     later = HOUR + timedelta(hours=1)
     buckets = [Bucket("b", HOUR), Bucket("a", later), Bucket("a", HOUR)]
     assert sorted(buckets) == [Bucket("a", HOUR), Bucket("a", later), Bucket("b", HOUR)]

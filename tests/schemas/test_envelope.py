@@ -1,4 +1,4 @@
-"""When an event was received: from data that never change, so that each delivery comes to the same hour."""
+"""The time of receipt depends only on data that never change, so that every redelivery goes to the same hour."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def refusal(text: str) -> Rejected:
 
 
 @given(MOMENTS)
-def test_times_are_read_back(moment: datetime) -> None:
+def test_parse_time__inverts_format_time(moment: datetime) -> None:
     assert parse_time(format_time(moment)) == moment
 
 
@@ -44,7 +44,8 @@ def test_times_are_read_back(moment: datetime) -> None:
         ("2026-01-31T09:30:00.123456789Z", PUBLISHED.replace(microsecond=123456)),
     ],
 )
-def test_a_time_is_read_with_its_offset_and_cut_to_microseconds(text: str, expected: datetime) -> None:
+def test_parse_time__converts_to_utc_and_truncates(text: str, expected: datetime) -> None:
+    """A time is converted to UTC and truncated to microseconds."""
     assert parse_time(text) == expected
     assert parse_time(text).utcoffset() == timedelta(0)
 
@@ -67,33 +68,34 @@ NO_TIMES = [
 
 
 @pytest.mark.parametrize("text", [*NO_TIMES, "0001-01-01T00:00:00+01:00", "9999-12-31T23:59:59-01:00"])
-def test_an_unreadable_stamp_is_rejected(text: str) -> None:
+def test_stamp__rejects_an_unreadable_attribute(text: str) -> None:
     rejected = refusal(text)
     assert (rejected.stage, rejected.reason) == (Stage.ENVELOPE, Reason.UNREADABLE_RECEIVED_AT)
 
 
 @pytest.mark.parametrize("text", NO_TIMES)
-def test_what_is_no_time_is_refused(text: str) -> None:
+def test_parse_time__rejects_other_texts(text: str) -> None:
     with pytest.raises(ValueError, match=r".+"):
         parse_time(text)
 
 
-def test_without_a_stamp_the_publish_time_counts() -> None:
+def test_stamp__is_the_publish_time_without_an_attribute() -> None:
     assert stamp({}, PUBLISHED, LATENESS) == Stamp(PUBLISHED)
 
 
-def test_the_edges_stamp_counts_where_there_is_one() -> None:
+def test_stamp__is_the_attribute_of_an_edge_server() -> None:
     assert stamp_of("2026-01-31T08:15:00Z") == Stamp(datetime(2026, 1, 31, 8, 15, tzinfo=UTC))
 
 
-def test_an_edges_clock_may_run_ahead_by_the_clock_skew_and_no_more() -> None:
+def test_stamp__rejects_more_than_the_maximum_clock_skew() -> None:
+    """The clock of an edge server may be ahead by exactly the maximum."""
     edge = PUBLISHED + MAX_CLOCK_SKEW
     assert stamp_of(format_time(edge)) == Stamp(edge)
     rejected = refusal(format_time(edge + timedelta(microseconds=1)))
     assert (rejected.stage, rejected.reason) == (Stage.ENVELOPE, Reason.FUTURE_RECEIVED_AT)
 
 
-def test_lateness_is_counted_from_the_end_of_the_hour() -> None:
+def test_stamp__measures_lateness_from_the_end_of_the_hour() -> None:
     published = datetime(2026, 1, 31, 9, tzinfo=UTC)
     edge = {"received_at": "2026-01-31T06:00:00Z"}
     assert stamp(edge, published, LATENESS) == Stamp(datetime(2026, 1, 31, 6, tzinfo=UTC))
@@ -102,7 +104,7 @@ def test_lateness_is_counted_from_the_end_of_the_hour() -> None:
 
 
 @given(MOMENTS, st.timedeltas(timedelta(0), timedelta(days=1000)))
-def test_an_event_always_comes_to_an_hour_that_is_open(published: datetime, lateness: timedelta) -> None:
+def test_stamp__is_always_in_an_open_hour(published: datetime, lateness: timedelta) -> None:
     text = "2026-01-31T06:12:34Z"
     try:
         got = stamp({"received_at": text}, published, lateness)

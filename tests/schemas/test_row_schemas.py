@@ -1,4 +1,4 @@
-"""Rows in their files: the envelope first, the event's own fields after it, readable by Apache's Avro library."""
+"""Rows in data files: the fields of the envelope, then those of the event, readable by Apache's Avro library."""
 
 from __future__ import annotations
 
@@ -42,42 +42,45 @@ def every_contract() -> list[Contract]:
     return [contract for event_type in contracts.types for contract in contracts.versions(event_type)]
 
 
-def test_the_envelope_comes_first_then_the_events_own_fields_in_their_order() -> None:
+def test_row_schema__has_the_envelope_first() -> None:
+    """The event's own fields follow in their order."""
     schema = row_schema(contract_of(*OWN))
-    names = [one["name"] for one in ENVELOPE_FIELDS]
-    assert [one["name"] for one in schema["fields"]] == [*names, "a", "b", "c"]
+    names = [column["name"] for column in ENVELOPE_FIELDS]
+    assert [column["name"] for column in schema["fields"]] == [*names, "a", "b", "c"]
     assert schema["name"] == "thing"
     assert schema["fields"][: len(names)] == list(ENVELOPE_FIELDS)
 
 
-def test_descriptions_and_defaults_come_along() -> None:
-    fields = {one["name"]: one for one in row_schema(contract_of(*OWN))["fields"]}
+def test_row_schema__keeps_descriptions_and_defaults() -> None:
+    fields = {column["name"]: column for column in row_schema(contract_of(*OWN))["fields"]}
     assert fields["a"]["doc"] == "Text."
     assert fields["b"]["default"] is None
 
 
-@pytest.mark.parametrize("contract", every_contract(), ids=lambda one: f"{one.event_type}-v{one.version}")
-def test_the_row_schema_of_every_packaged_contract_is_valid_avro_in_json(contract: Contract) -> None:
+@pytest.mark.parametrize("contract", every_contract(), ids=lambda contract: f"{contract.event_type}-v{contract.version}")
+def test_row_schema__is_valid_avro(contract: Contract) -> None:
+    """The schema of every packaged contract can be written as JSON and parsed by Apache's library."""
     parsed = avro.schema.parse(json.dumps(row_schema(contract)))
     assert isinstance(parsed, avro.schema.RecordSchema)
     assert parsed.name == contract.event_type
 
 
-def test_a_namespace_and_its_types_stay_what_they_are() -> None:
+def test_row_schema__keeps_the_namespaces_of_types() -> None:
     contract = contract_of(
         field("a", {**record("inner", field("x", "int")), "namespace": "com.example"}), field("b", "com.example.inner")
     )
     avro.schema.parse(json.dumps(row_schema(contract)))
 
 
-def test_a_contracts_own_namespace_stays_on_its_rows(tmp_path: Path) -> None:
+def test_row_schema__keeps_the_namespace_of_the_contract(tmp_path: Path) -> None:
     write_contract(tmp_path, {**record("thing", *OWN), "namespace": "com.example"})
     parsed = avro.schema.parse(json.dumps(row_schema(load_contracts(tmp_path).newest("thing"))))
     assert isinstance(parsed, avro.schema.RecordSchema)
     assert parsed.fullname == "com.example.thing"
 
 
-def test_apaches_library_reads_a_row_whole() -> None:
+def test_encoder__writes_rows_that_apache_reads() -> None:
+    """Apache's Avro library reads every field of a row."""
     contract = contract_of(*OWN)
     row = {**ENVELOPE, "a": 5, "b": {"x": "y"}, "c": None}
     assert apache_read(json.dumps(row_schema(contract)), encoder(row_schema(contract))(row)) == row
@@ -88,7 +91,7 @@ texts = st.text(max_size=200)
 
 
 @given(texts, st.integers(1, 2**31 - 1), numbers, st.none() | numbers, texts, st.none() | texts, st.none() | numbers)
-def test_an_envelope_written_by_hand_is_the_one_that_fastavro_writes(
+def test_envelope_encoder__writes_the_bytes_of_fastavro(
     event_id: str, version: int, received: int, sent: int | None, message_id: str, unknown: str | None, skewed: int | None
 ) -> None:
     envelope = {**ENVELOPE, "event_id": event_id, "schema_version": version, "received_at": received, "sent_at": sent}
@@ -98,11 +101,12 @@ def test_an_envelope_written_by_hand_is_the_one_that_fastavro_writes(
 
 
 @pytest.mark.parametrize("size", [0, 63, 64, 8191, 8192, 3_000_000])
-def test_a_text_of_any_size_is_the_one_that_fastavro_writes(size: int) -> None:
+def test_text__writes_the_bytes_of_fastavro(size: int) -> None:
     assert text("x" * size) == encoder({"type": "record", "name": "r", "fields": [field("a", "string")]})({"a": "x" * size})
 
 
-def test_rows_encoded_one_after_another_do_not_mix() -> None:
+def test_encoder__keeps_rows_apart() -> None:
+    """A row does not contain bytes of the previous one."""
     contract = contract_of(*OWN)
     encode = encoder(row_schema(contract))
     long, short = ({**ENVELOPE, "event_id": text, "a": 5, "b": None, "c": None} for text in ("x" * 1000, "y"))
@@ -111,12 +115,12 @@ def test_rows_encoded_one_after_another_do_not_mix() -> None:
     assert encode(long) == first
 
 
-def test_a_row_that_does_not_fit_is_not_written() -> None:
+def test_encoder__rejects_a_row_that_does_not_fit() -> None:
     with pytest.raises((TypeError, ValueError, KeyError)):
         encoder(row_schema(contract_of(*OWN)))({**ENVELOPE, "a": "text", "b": None, "c": None})
 
 
-def test_a_dead_letter_keeps_the_message_whole() -> None:
+def test_dead_letter_schema__keeps_the_whole_message() -> None:
     row = {
         "message_id": "7",
         "event_id": "one",
@@ -130,8 +134,8 @@ def test_a_dead_letter_keeps_the_message_whole() -> None:
         "detail": "there is no attribute event_type",
     }
     assert apache_read(json.dumps(dead_letter_schema()), encoder(dead_letter_schema())(row)) == row
-    assert [one["name"] for one in dead_letter_schema()["fields"]] == list(row)
+    assert [column["name"] for column in dead_letter_schema()["fields"]] == list(row)
 
 
-def test_every_column_of_our_own_is_described() -> None:
-    assert all(one.get("doc") for one in [*ENVELOPE_FIELDS, *dead_letter_schema()["fields"]])
+def test_schemas__describe_every_column() -> None:
+    assert all(column.get("doc") for column in [*ENVELOPE_FIELDS, *dead_letter_schema()["fields"]])

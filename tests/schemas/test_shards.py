@@ -1,3 +1,5 @@
+"""Shards: ranges of id hashes."""
+
 from __future__ import annotations
 
 import pytest
@@ -10,26 +12,27 @@ counts = st.sampled_from([1, 2, 4, 8, 16, 32, 64, 128, 256])
 
 
 @given(st.binary(min_size=16, max_size=16), counts, counts)
-def test_the_shards_of_one_hash_meet_whatever_their_counts(digest: bytes, one: int, other: int) -> None:
-    assert Shard.of(digest, one).overlaps(Shard.of(digest, other))
+def test_overlaps__shards_of_the_same_hash(digest: bytes, first: int, second: int) -> None:
+    """The counts of the shards do not matter."""
+    assert Shard.of(digest, first).overlaps(Shard.of(digest, second))
 
 
 @given(counts, counts, st.data())
-def test_shards_meet_exactly_when_some_first_byte_lies_in_both(one: int, other: int, data: st.DataObject) -> None:
+def test_overlaps__only_if_a_first_byte_is_in_both(first: int, second: int, data: st.DataObject) -> None:
     digests = [bytes([byte]) + bytes(15) for byte in range(256)]
-    sharing = {(Shard.of(digest, one), Shard.of(digest, other)) for digest in digests}
-    left, right = Shard(data.draw(st.integers(0, one - 1)), one), [Shard(j, other) for j in range(other)]
+    sharing = {(Shard.of(digest, first), Shard.of(digest, second)) for digest in digests}
+    left, right = Shard(data.draw(st.integers(0, first - 1)), first), [Shard(index, second) for index in range(second)]
     assert [left.overlaps(shard) for shard in right] == [(left, shard) in sharing for shard in right]
     assert [shard.overlaps(left) for shard in right] == [left.overlaps(shard) for shard in right]
 
 
 @given(counts, st.data())
-def test_a_shard_survives_its_text(count: int, data: st.DataObject) -> None:
+def test_parse__inverts_str(count: int, data: st.DataObject) -> None:
     shard = Shard(data.draw(st.integers(0, count - 1)), count)
     assert Shard.parse(str(shard)) == shard
 
 
 @pytest.mark.parametrize(("index", "count"), [(0, 0), (0, 3), (0, 512), (4, 4), (-1, 4)])
-def test_a_shard_that_can_not_be_is_refused(index: int, count: int) -> None:
+def test_shard__rejects_invalid_numbers(index: int, count: int) -> None:
     with pytest.raises(ValueError, match="shard"):
         Shard(index, count)

@@ -1,4 +1,4 @@
-"""Tables follow from contracts: a column for every type, and the modes that let a table live through many versions."""
+"""Tables of contracts: the column of each Avro type, and modes that allow later versions."""
 
 from __future__ import annotations
 
@@ -55,13 +55,14 @@ TYPES: list[tuple[Any, str]] = [
 
 
 @pytest.mark.parametrize(("kind", "expected"), TYPES)
-def test_a_type_has_its_column_alone_nullable_and_repeated(kind: Any, expected: str) -> None:
+def test_columns_of__an_avro_type(kind: Any, expected: str) -> None:
+    """A type has the same column type alone, nullable and in an array."""
     assert column_of(kind) == Column("a", expected, "NULLABLE")
     assert column_of(["null", kind]) == Column("a", expected, "NULLABLE")
     assert column_of({"type": "array", "items": kind}) == Column("a", expected, "REPEATED")
 
 
-def test_a_record_is_a_struct() -> None:
+def test_columns_of__a_record_is_a_struct() -> None:
     inner = record("inner", field("x", "int", doc="Text."), field("y", {"type": "array", "items": "string"}))
     fields = (Column("x", "INT64", "NULLABLE", description="Text."), Column("y", "STRING", "REPEATED"))
     assert column_of(inner) == Column("a", "STRUCT", "NULLABLE", fields)
@@ -70,25 +71,28 @@ def test_a_record_is_a_struct() -> None:
 
 
 @pytest.mark.parametrize("values", ["int", ["null", "int"]])
-def test_a_map_is_a_repeated_struct_of_key_and_value(values: Any) -> None:
+def test_columns_of__a_map_is_a_repeated_struct(values: Any) -> None:
+    """The struct has a key and a value."""
     fields = (Column("key", "STRING", "REQUIRED"), Column("value", "INT64", "NULLABLE"))
     assert column_of({"type": "map", "values": values}) == Column("a", "STRUCT", "REPEATED", fields)
 
 
-def test_a_map_of_records_holds_structs() -> None:
+def test_columns_of__a_map_of_records_contains_structs() -> None:
     value = Column("value", "STRUCT", "NULLABLE", (Column("x", "INT64", "NULLABLE"),))
     assert column_of({"type": "map", "values": record("inner", field("x", "int"))}).fields[1] == value
 
 
-def test_a_decimal_keeps_its_digits() -> None:
+def test_columns_of__a_decimal_has_its_digits() -> None:
     amounts = [decimal(5, 2), ["null", decimal(5, 2)], {"type": "array", "items": decimal(5, 2)}]
     columns = columns_of(record("thing", *(field(f"a{number}", kind) for number, kind in enumerate(amounts))))
     assert [column.digits for column in columns] == [(5, 2)] * 3
     (column,) = columns_of(record("thing", field("a", {"type": "map", "values": logical("bytes", "decimal", precision=7)})))
-    assert [one.digits for one in (column, *column.fields)] == [None, None, (7, 0)]
+    assert [nested.digits for nested in (column, *column.fields)] == [None, None, (7, 0)]
 
 
-def test_a_table_has_the_columns_of_all_versions_the_newest_first() -> None:
+def test_table_of__has_the_columns_of_all_versions() -> None:
+    """The columns of the newest version come first."""
+
     def point(*names: str) -> dict[str, Any]:
         return record("point", *(field(name, "int") for name in names))
 
@@ -98,20 +102,21 @@ def test_a_table_has_the_columns_of_all_versions_the_newest_first() -> None:
         contract_of(field("new", "int"), field("p", point("y")), field("kept", "long", doc="Newest.")),
     ]
     own = table_of(versions).columns[len(table_of([contract_of()]).columns) :]
-    assert [(one.name, one.mode) for one in own] == [(name, "NULLABLE") for name in ("new", "p", "kept", "gone")]
-    assert [one.name for one in own[1].fields] == ["y", "x", "z"]
+    assert [(column.name, column.mode) for column in own] == [(name, "NULLABLE") for name in ("new", "p", "kept", "gone")]
+    assert [column.name for column in own[1].fields] == ["y", "x", "z"]
     assert own[2].description == "Newest."
 
 
-def test_a_type_used_by_its_name_has_the_same_columns() -> None:
+def test_columns_of__a_type_used_by_its_name() -> None:
     first, second = columns_of(record("thing", field("a", record("inner", field("x", "int"))), field("b", ["null", "inner"])))
     assert second.fields == first.fields == (Column("x", "INT64", "NULLABLE"),)
 
 
-def test_an_event_types_table_demands_only_what_the_envelope_always_has() -> None:
+def test_table_of__requires_only_envelope_columns() -> None:
+    """Only the columns of the envelope that are never null are REQUIRED."""
     table = table_of([contract_of(field("a", "int", doc="Text."), field("b", ["null", "string"]))])
     assert (table.name, table.partition_by, table.id_column) == ("thing", "received_at", "event_id")
-    assert [(one.name, one.type, one.mode) for one in table.columns] == [
+    assert [(column.name, column.type, column.mode) for column in table.columns] == [
         ("event_id", "STRING", "REQUIRED"),
         ("event_type", "STRING", "REQUIRED"),
         ("schema_version", "INT64", "REQUIRED"),
@@ -124,18 +129,19 @@ def test_an_event_types_table_demands_only_what_the_envelope_always_has() -> Non
         ("b", "STRING", "NULLABLE"),
     ]
     assert table.columns[8].description == "Text."
-    assert all(one.description for one in table.columns[:8])
+    assert all(column.description for column in table.columns[:8])
 
 
-def test_the_name_of_a_required_column_demands_nothing_below_the_top() -> None:
+def test_columns_of__nested_columns_are_not_required() -> None:
+    """A nested column is NULLABLE even if it has the name of a REQUIRED one."""
     table = table_of([contract_of(field("a", record("inner", field("event_id", "string"))))])
     assert table.columns[-1].fields == (Column("event_id", "STRING", "NULLABLE"),)
 
 
-def test_the_table_of_dead_letters() -> None:
+def test_dead_letters_table__columns() -> None:
     table = dead_letters_table()
     assert (table.name, table.partition_by, table.id_column) == ("dead_letters", "received_at", "message_id")
-    assert [(one.name, one.type, one.mode) for one in table.columns] == [
+    assert [(column.name, column.type, column.mode) for column in table.columns] == [
         ("message_id", "STRING", "REQUIRED"),
         ("event_id", "STRING", "REQUIRED"),
         ("event_type", "STRING", "NULLABLE"),
@@ -149,10 +155,11 @@ def test_the_table_of_dead_letters() -> None:
     ]
 
 
-def test_every_packaged_contract_has_a_table_whose_key_columns_are_there() -> None:
+def test_table_of__packaged_contracts_have_key_columns() -> None:
+    """Each table has its partitioning column and its id column."""
     contracts = load_contracts()
     for event_type in contracts.types:
         table = table_of(contracts.versions(event_type))
-        columns = {one.name: one for one in table.columns}
+        columns = {column.name: column for column in table.columns}
         assert (columns[table.partition_by].type, columns[table.partition_by].mode) == ("TIMESTAMP", "REQUIRED")
         assert columns[table.id_column].type == "STRING"

@@ -1,4 +1,4 @@
-"""Payloads as a whole: their form, their places, their size, and what the contract does not know of them."""
+"""Whole payloads: format, paths in details, size, and unknown fields."""
 
 from __future__ import annotations
 
@@ -44,12 +44,13 @@ PLACES = [
 
 
 @pytest.mark.parametrize(("change", "reason", "detail"), PLACES)
-def test_a_refusal_names_the_place_and_the_rule_and_no_value(change: dict[str, Any], reason: Reason, detail: str) -> None:
+def test_transcoder__names_the_field_and_the_rule(change: dict[str, Any], reason: Reason, detail: str) -> None:
+    """The detail contains no value of the payload."""
     rejected = refusal(NESTED, orjson.dumps({**WHOLE, **change}))
     assert (rejected.stage, rejected.reason, rejected.detail) == (Stage.VALIDATE, reason, detail)
 
 
-def test_a_missing_field_is_refused() -> None:
+def test_transcoder__rejects_a_missing_field() -> None:
     rejected = refusal(contract_of(field("a", "int")), b"{}")
     assert (rejected.stage, rejected.reason, rejected.detail) == (Stage.VALIDATE, Reason.MISSING_FIELD, "a: must be present")
 
@@ -77,12 +78,13 @@ NOT_JSON += [
 
 
 @pytest.mark.parametrize("data", NOT_JSON)
-def test_what_is_not_a_json_object_is_refused(data: bytes) -> None:
+def test_transcoder__rejects_data_that_are_no_json_object(data: bytes) -> None:
     rejected = refusal(contract_of(field("a", "double", default=0)), data)
     assert (rejected.stage, rejected.reason) == (Stage.DECODE, Reason.NOT_JSON)
 
 
-def test_invalid_utf8_is_refused_with_its_place() -> None:
+def test_transcoder__rejects_invalid_utf8() -> None:
+    """The detail names the position of the first invalid byte."""
     rejected = refusal(contract_of(field("a", "string")), b'{"a": "SECRET \xff"}')
     assert (rejected.stage, rejected.reason, rejected.detail) == (
         Stage.DECODE,
@@ -92,12 +94,13 @@ def test_invalid_utf8_is_refused_with_its_place() -> None:
 
 
 @pytest.mark.parametrize("content_type", [JSON, AVRO])
-def test_an_empty_payload_is_refused(content_type: str) -> None:
+def test_transcoder__rejects_an_empty_payload(content_type: str) -> None:
     rejected = refusal(contract_of(), b"", content_type)
     assert (rejected.stage, rejected.reason) == (Stage.DECODE, Reason.EMPTY_PAYLOAD)
 
 
-def test_a_payload_above_the_limit_is_refused_and_one_at_it_is_not() -> None:
+def test_transcoder__rejects_a_payload_above_the_limit() -> None:
+    """A payload of exactly the limit is accepted."""
     contract = contract_of(field("a", "string"))
     text = b'{"a": "%s"}' % (b"x" * (MAX_PAYLOAD_BYTES - 9))
     assert len(text) == MAX_PAYLOAD_BYTES
@@ -107,29 +110,31 @@ def test_a_payload_above_the_limit_is_refused_and_one_at_it_is_not() -> None:
 
 
 @pytest.mark.parametrize("content_type", ["application/json; charset=utf-8", "Application/JSON", " application/json ;x=y"])
-def test_json_is_known_by_its_content_type_in_any_case_and_with_parameters(content_type: str) -> None:
+def test_transcoder__content_types_of_json(content_type: str) -> None:
+    """Case and parameters are ignored."""
     contract = contract_of(field("a", "int"))
     assert decode(contract, contract, b'{"a": 1}', content_type) == ({"a": 1}, None)
 
 
 @pytest.mark.parametrize("content_type", ["application/avro", "avro/binary", "AVRO/binary; x=y"])
-def test_avro_is_known_by_its_content_type(content_type: str) -> None:
+def test_transcoder__content_types_of_avro(content_type: str) -> None:
     contract = contract_of(field("a", "int"))
     assert decode(contract, contract, b"\x02", content_type) == ({"a": 1}, None)
 
 
 @pytest.mark.parametrize("content_type", ["", "json", "text/plain", "application/jsonx", "application/json, text/plain"])
-def test_another_content_type_is_refused(content_type: str) -> None:
+def test_transcoder__rejects_other_content_types(content_type: str) -> None:
     rejected = refusal(contract_of(field("a", "int")), b'{"a": 1}', content_type)
     assert (rejected.stage, rejected.reason) == (Stage.ENVELOPE, Reason.UNKNOWN_CONTENT_TYPE)
 
 
-def test_of_a_name_given_twice_the_last_counts() -> None:
+def test_transcoder__uses_the_last_of_two_equal_names() -> None:
     contract = contract_of(field("a", "int"))
     assert decode(contract, contract, b'{"a": 1, "a": 2}', JSON) == ({"a": 2}, None)
 
 
-def test_what_the_contract_does_not_know_is_kept_nested_as_in_the_payload() -> None:
+def test_transcoder__keeps_unknown_fields() -> None:
+    """Unknown fields are nested as in the payload."""
     payload = {
         "tracks": [{"length": 1}, {"length": 2, "isrc": "QZ"}],
         "labels": {"k": {"text": "x", "more": [1, {"deep": None}]}, "l": {"text": "y"}},
@@ -151,12 +156,12 @@ def test_what_the_contract_does_not_know_is_kept_nested_as_in_the_payload() -> N
     }
 
 
-def test_a_payload_that_the_contract_knows_wholly_has_no_unknown_fields() -> None:
+def test_transcoder__has_no_unknown_fields_for_known_ones() -> None:
     assert decode(NESTED, NESTED, orjson.dumps({**WHOLE, "playlist": None}), JSON)[1] is None
     assert decode(NESTED, NESTED, orjson.dumps(WHOLE), JSON)[1] is None
 
 
-def test_every_real_event_fits_its_contract_and_is_unchanged() -> None:
+def test_transcoder__leaves_real_events_unchanged() -> None:
     contracts = load_contracts()
     with gzip.open(FLIGHTS) as lines:
         events = [json.loads(line) for line in lines]

@@ -1,4 +1,4 @@
-"""Agreement with Apache's Avro library on any schema and value that a contract allows, and on no others."""
+"""Agreement with Apache's Avro library, for all schemas and values that a contract allows, and no others."""
 
 from __future__ import annotations
 
@@ -15,12 +15,14 @@ from schemas.transcoder import transcoder
 from tests.support.avro_cases import apache_read, apache_write, records
 from tests.support.payloads import contract_for, decode
 
-pytestmark = pytest.mark.filterwarnings("ignore::avro.errors.IgnoredLogicalType")  # Apache's library knows no local times
+# Apache's library does not support local times.
+pytestmark = pytest.mark.filterwarnings("ignore::avro.errors.IgnoredLogicalType")
 
 
 @settings(max_examples=80, deadline=None)
 @given(st.data())
-def test_what_comes_as_json_is_what_apaches_library_reads_from_our_rows(draw: st.DataObject) -> None:
+def test_transcoder__writes_records_that_apache_reads(draw: st.DataObject) -> None:
+    """Apache's library reads the values of a JSON payload from the record."""
     case = draw.draw(records())
     value = draw.draw(case.values)
     contract = contract_for(case)
@@ -31,7 +33,7 @@ def test_what_comes_as_json_is_what_apaches_library_reads_from_our_rows(draw: st
 
 @settings(max_examples=60, deadline=None)
 @given(st.data())
-def test_what_apaches_library_writes_is_what_we_read(draw: st.DataObject) -> None:
+def test_transcoder__reads_payloads_that_apache_writes(draw: st.DataObject) -> None:
     case = draw.draw(records())
     value = draw.draw(case.values)
     contract = contract_for(case)
@@ -41,13 +43,14 @@ def test_what_apaches_library_writes_is_what_we_read(draw: st.DataObject) -> Non
 
 @settings(max_examples=80, deadline=None)
 @given(st.data())
-def test_spoiled_payloads_are_refused_or_fit_the_schema_and_raise_nothing_else(draw: st.DataObject) -> None:
+def test_transcoder__raises_only_rejected(draw: st.DataObject) -> None:
+    """A corrupted payload is rejected or still fits the schema; no other exception is raised."""
     case = draw.draw(records())
     value = draw.draw(case.values)
     contract = contract_for(case)
     content_type = draw.draw(st.sampled_from([JSON, AVRO]))
     whole = json.dumps(value.json).encode() if content_type == JSON else apache_write(json.dumps(case.schema), value.plain)
-    at = draw.draw(st.integers(0, len(whole)))
-    data = whole[:at] + draw.draw(st.binary(max_size=3)) + whole[at + draw.draw(st.integers(0, 3)) :]
+    position = draw.draw(st.integers(0, len(whole)))
+    data = whole[:position] + draw.draw(st.binary(max_size=3)) + whole[position + draw.draw(st.integers(0, 3)) :]
     with suppress(Rejected):
         decode(contract, contract, data, content_type)

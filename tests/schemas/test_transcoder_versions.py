@@ -1,4 +1,4 @@
-"""Fields that a payload lacks, and payloads of older versions, become datums of the newest contract."""
+"""Payloads without some fields, and payloads of older versions, as datums of the newest contract."""
 
 from __future__ import annotations
 
@@ -47,19 +47,21 @@ DEFAULTS: list[tuple[dict[str, Any], Any]] = [
 
 
 @pytest.mark.parametrize(("with_default", "expected"), DEFAULTS)
-def test_an_absent_field_takes_its_default_or_null(with_default: dict[str, Any], expected: Any) -> None:
+def test_transcoder__absent_field_takes_its_default(with_default: dict[str, Any], expected: Any) -> None:
+    """Without a default it takes null, if null is allowed."""
     contract = contract_of(with_default)
     assert decode(contract, contract, b"{}", JSON) == ({"a": expected}, None)
 
 
-@pytest.mark.parametrize(("with_default", "expected"), [one for one in DEFAULTS if "default" in one[0]])
-def test_a_field_that_is_new_since_an_older_version_takes_its_default(with_default: dict[str, Any], expected: Any) -> None:
+@pytest.mark.parametrize(("with_default", "expected"), [case for case in DEFAULTS if "default" in case[0]])
+def test_transcoder__new_field_takes_its_default(with_default: dict[str, Any], expected: Any) -> None:
+    """A payload of an older version lacks the field."""
     old, newest = contract_of(field("b", "int")), contract_of(field("b", "int"), with_default, version=2)
     datum, unknown = decode(old, newest, b'{"b": 1}', JSON)
     assert (datum, unknown) == ({"a": expected, "b": 1}, None)
 
 
-def test_null_is_no_absent_field() -> None:
+def test_transcoder__null_is_no_absent_field() -> None:
     assert field_refusal("int", None).reason is Reason.WRONG_TYPE
     assert refusal(contract_of(field("a", "int", default=7)), b'{"a": null}').reason is Reason.WRONG_TYPE
 
@@ -83,7 +85,8 @@ NEWEST = contract_of(
 RESOLVED = {"added": [], "kept": 1, "new_name": "n", "list": [{"x": 2}]}
 
 
-def test_an_older_version_is_read_by_its_own_schema_and_what_was_dropped_since_is_kept_aside() -> None:
+def test_transcoder__resolves_an_older_version() -> None:
+    """The payload is read with its own schema. Fields that were dropped since are kept as unknown fields."""
     dropped = {"dropped": "2013-07-01T00:00:00Z", "gone_bytes": "AP8="}
     payload = {"kept": 1, "old_name": "n", **dropped, "list": [{"x": 2, "y": 3}], "u": 4}
     datum, unknown = decode(OLD, NEWEST, json.dumps(payload).encode(), JSON)
@@ -92,7 +95,7 @@ def test_an_older_version_is_read_by_its_own_schema_and_what_was_dropped_since_i
     assert json.loads(unknown) == {**dropped, "u": 4, "list": {"0": {"y": 3}}}
 
 
-def test_an_older_version_in_avro_is_resolved_alike() -> None:
+def test_transcoder__resolves_an_older_version_in_avro() -> None:
     plain = {
         "kept": 1,
         "old_name": "n",
@@ -106,6 +109,7 @@ def test_an_older_version_in_avro_is_resolved_alike() -> None:
     assert json.loads(unknown) == {"dropped": "2013-07-01T00:00:00+00:00", "gone_bytes": "AP8=", "list": {"0": {"y": 3}}}
 
 
-def test_an_older_version_is_not_given_fields_that_only_the_newest_knows() -> None:
+def test_transcoder__ignores_newer_fields_in_an_older_version() -> None:
+    """A field that only the newest version has takes its default."""
     old, newest = contract_of(field("a", "int")), contract_of(field("a", "int"), field("b", "int", default=0), version=2)
     assert decode(old, newest, b'{"a": 1, "b": 5}', JSON)[0] == {"a": 1, "b": 0}

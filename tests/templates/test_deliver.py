@@ -1,4 +1,4 @@
-"""The flex template of deliver: metadata, image and spec agree with the flags, with each other and with Google's own types."""
+"""The flex template of deliver: metadata, image and spec match the flags, each other, and Google's own types."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ ROOT = Path(__file__).parents[2]
 DOCKERFILE = ROOT / "templates" / "deliver" / "Dockerfile"
 METADATA = render.METADATA.read_text()
 PARAMETERS: dict[str, dict[str, Any]] = {parameter["name"]: parameter for parameter in json.loads(METADATA)["parameters"]}
-LAUNCHERS = {"help", "runner", "mode", "flush_every"}
-"""Flags that no launch form asks for: the launcher sets the runner, and the others are for one machine."""
+NO_PARAMETERS = {"help", "runner", "mode", "flush_every"}
+"""Flags without a parameter: the launcher sets the runner, and the others are for one machine."""
 
 EXAMPLES = {
     "subscription": (
@@ -46,11 +46,11 @@ EXAMPLES = {
     "allowed_lateness": (["90s", "15m", "36h", "7d"], ["", "7", "d", "7 d", "1d12h", "-1d", "7w"]),
     "dedup_horizon": (["90m", "24h", "7d"], ["", "24", "h", "1 d", "-1d"]),
 }
-"""What the form accepts and refuses, for each parameter. Narrower than the flags: no local paths."""
+"""Values that the form accepts and rejects, for each parameter. It accepts less than the flags: no local paths."""
 
 
 def flags() -> dict[str, argparse.Action]:
-    return {action.dest: action for action in deliver.parser()._actions if action.dest not in LAUNCHERS}
+    return {action.dest: action for action in deliver.parser()._actions if action.dest not in NO_PARAMETERS}
 
 
 def matches(name: str, text: str) -> bool:
@@ -58,29 +58,30 @@ def matches(name: str, text: str) -> bool:
 
 
 def changed(name: str, **fields: object) -> str:
-    """The metadata with fields of one parameter replaced."""
+    """Return the metadata with some fields of a parameter replaced."""
     metadata = json.loads(METADATA)
     next(parameter for parameter in metadata["parameters"] if parameter["name"] == name).update(fields)
     return json.dumps(metadata)
 
 
-def test_the_form_asks_for_exactly_the_flags_of_deliver() -> None:
+def test_metadata__has_the_flags_of_deliver() -> None:
     assert list(PARAMETERS) == list(flags())
 
 
-def test_the_form_requires_exactly_the_flags_that_deliver_requires() -> None:
+def test_metadata__requires_the_required_flags_of_deliver() -> None:
     required = {name for name, parameter in PARAMETERS.items() if not parameter.get("isOptional", False)}
     assert required == {name for name, flag in flags().items() if flag.required}
 
 
-def test_every_parameter_and_every_flag_has_a_label_or_a_help_and_every_parameter_an_example() -> None:
+def test_metadata__describes_every_parameter() -> None:
+    """Each flag has a help text. Each parameter has a label, and a valid example."""
     assert [name for name, flag in flags().items() if not flag.help] == []
     assert [name for name, parameter in PARAMETERS.items() if not parameter["label"].strip()] == []
     shown = {name: re.search(r"Example: (\S+)$", parameter["helpText"]) for name, parameter in PARAMETERS.items()}
     assert [name for name, example in shown.items() if not (example and matches(name, example[1]))] == []
 
 
-def test_a_default_that_the_form_shows_is_the_default_of_the_flag() -> None:
+def test_metadata__has_the_defaults_of_the_flags() -> None:
     shown = {name: parameter["defaultValue"] for name, parameter in PARAMETERS.items() if "defaultValue" in parameter}
     assert shown.keys() == {"allowed_lateness", "dedup_horizon"}
     assert duration(shown["allowed_lateness"]) == flags()["allowed_lateness"].default == timedelta(days=7)
@@ -88,14 +89,14 @@ def test_a_default_that_the_form_shows_is_the_default_of_the_flag() -> None:
 
 
 @pytest.mark.parametrize("name", PARAMETERS)
-def test_the_form_accepts_good_values_and_refuses_bad_ones(name: str) -> None:
+def test_metadata__regexes_of_parameters(name: str) -> None:
     good, bad = EXAMPLES[name]
     assert [value for value in good if not matches(name, value)] == []
     assert [value for value in bad if matches(name, value)] == []
 
 
 @pytest.mark.parametrize("name", ["subscription", "audit_topic", "allowed_lateness"])
-def test_the_form_and_the_flag_accept_the_same_values(name: str) -> None:
+def test_metadata__accepts_the_values_of_the_flags(name: str) -> None:
     read = flags()[name].type
     assert callable(read)
     good, bad = EXAMPLES[name]
@@ -106,14 +107,15 @@ def test_the_form_and_the_flag_accept_the_same_values(name: str) -> None:
             read(value)
 
 
-def test_what_the_form_accepts_names_stores() -> None:
+def test_metadata__accepts_names_of_stores() -> None:
+    """Every accepted example opens an object store or a table store."""
     for value in EXAMPLES["storage"][0]:
         assert open_store(value).uri == value.rstrip("/")
     for value in EXAMPLES["tables"][0]:
         assert open_tables(value).uri == value
 
 
-def test_the_spec_passes_googles_own_types_and_says_what_it_should() -> None:
+def test_render__passes_the_message_types_of_dataflow() -> None:
     spec = ContainerSpec.from_json(json.dumps(render.render(METADATA, "europe-docker.pkg.dev/p/r/deliver:1")))
     assert spec.image == spec.default_environment.sdk_container_image == "europe-docker.pkg.dev/p/r/deliver:1"
     assert spec.sdk_info.language == SDKInfo.Language.PYTHON
@@ -124,7 +126,7 @@ def test_the_spec_passes_googles_own_types_and_says_what_it_should() -> None:
 
 
 @pytest.mark.parametrize(
-    ("metadata", "complaint"),
+    ("metadata", "problem"),
     [
         (changed("tables", helptext="a field that is not there"), "helptext"),
         (changed("tables", paramType="BIGQUERY"), "BIGQUERY"),
@@ -134,12 +136,13 @@ def test_the_spec_passes_googles_own_types_and_says_what_it_should() -> None:
         (METADATA[:-10], "would reject"),
     ],
 )
-def test_metadata_that_dataflow_would_refuse_or_misread_is_refused(metadata: str, complaint: str) -> None:
-    with pytest.raises(render.TemplateError, match=complaint):
+def test_render__rejects_metadata_that_dataflow_rejects(metadata: str, problem: str) -> None:
+    """Metadata that Dataflow would misread are rejected too."""
+    with pytest.raises(render.TemplateError, match=problem):
         render.render(metadata, render.IMAGE)
 
 
-def test_the_command_writes_the_spec_for_the_image_that_it_is_given(
+def test_main__writes_the_spec_for_the_given_image(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -148,19 +151,20 @@ def test_the_command_writes_the_spec_for_the_image_that_it_is_given(
     assert str(render.SPEC) in capsys.readouterr().out
 
 
-def test_the_launcher_always_runs_on_dataflow(monkeypatch: pytest.MonkeyPatch) -> None:
-    given: list[list[str]] = []
+def test_launcher__always_runs_on_dataflow(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[list[str]] = []
 
     def deliver_main(argv: Sequence[str]) -> int:
-        given.append(list(argv))
+        calls.append(list(argv))
         return 0
 
     monkeypatch.setattr(deliver, "main", deliver_main)
     assert launcher.main(["--tables=bigquery://p.d", "--region=europe-west4"]) == 0
-    assert given == [["--tables=bigquery://p.d", "--region=europe-west4", "--runner=DataflowRunner"]]
+    assert calls == [["--tables=bigquery://p.d", "--region=europe-west4", "--runner=DataflowRunner"]]
 
 
-def test_the_image_has_the_beam_of_the_lock_and_one_python_everywhere() -> None:
+def test_dockerfile__has_the_versions_of_the_lock() -> None:
+    """Beam has the locked version, and all stages have the same Python, the first choice of the Makefile."""
     dockerfile = DOCKERFILE.read_text()
     beam = re.search(r"^apache-beam==(\S+)", (ROOT / "requirements.txt").read_text(), re.MULTILINE)
     assert beam
@@ -173,17 +177,18 @@ def test_the_image_has_the_beam_of_the_lock_and_one_python_everywhere() -> None:
     assert f"PYTHONS := $(PYTHON) python{python} " in (ROOT / "Makefile").read_text()
 
 
-def test_the_image_runs_the_launchers_file_and_installs_nothing_at_launch() -> None:
+def test_dockerfile__installs_nothing_at_launch() -> None:
+    """The image's only setting is the launcher's program."""
     settings = [line for line in DOCKERFILE.read_text().splitlines() if line.startswith("ENV ")]
     assert settings == ["ENV FLEX_TEMPLATE_PYTHON_PY_FILE=/template/main.py"]
 
 
-def test_every_file_that_the_image_copies_is_there() -> None:
+def test_dockerfile__copies_existing_files() -> None:
     copied = re.findall(r"^COPY (?!--from)(.+) \S+$", DOCKERFILE.read_text(), re.MULTILINE)
     assert [name for names in copied for name in names.split() if not (ROOT / name).exists()] == []
 
 
-def test_the_dockerfile_passes_hadolint() -> None:
+def test_dockerfile__passes_hadolint() -> None:
     hadolint = Path(sys.executable).parent / "hadolint"
     linted = subprocess.run([hadolint, "--no-color", DOCKERFILE], check=False, capture_output=True, text=True)
     assert (linted.returncode, linted.stdout) == (0, "")

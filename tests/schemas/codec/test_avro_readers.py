@@ -1,4 +1,4 @@
-"""Payloads in Avro: what is cut, foreign or out of range is refused."""
+"""Avro payloads that are rejected: truncated, written with another schema, or out of range."""
 
 from __future__ import annotations
 
@@ -34,7 +34,8 @@ from tests.support.payloads import (
         ("int", b"\x80"),
     ],
 )
-def test_cut_or_foreign_avro_and_trailing_bytes_are_refused(kind: Any, data: bytes) -> None:
+def test_transcoder__rejects_broken_avro(kind: Any, data: bytes) -> None:
+    """Truncated data, data of another schema, and trailing bytes are rejected."""
     rejected = refusal(contract_of(field("a", kind)), data, AVRO)
     assert (rejected.stage, rejected.reason) == (Stage.DECODE, Reason.BROKEN_AVRO)
 
@@ -56,17 +57,19 @@ AVRO_OUT_OF_RANGE: list[tuple[Any, bytes]] = [
 
 
 @pytest.mark.parametrize(("kind", "data"), AVRO_OUT_OF_RANGE)
-def test_avro_that_its_logical_type_can_not_hold_is_refused_with_its_place(kind: Any, data: bytes) -> None:
+def test_readers__reject_values_outside_the_logical_type(kind: Any, data: bytes) -> None:
+    """The detail names the field."""
     rejected = refusal(contract_of(field("a", kind)), data, AVRO)
     assert (rejected.stage, rejected.reason) == (Stage.VALIDATE, Reason.OUT_OF_RANGE)
     assert rejected.detail.startswith("a: must ")
 
 
-def test_avro_text_that_is_no_uuid_is_refused() -> None:
+def test_readers__reject_a_string_that_is_no_uuid() -> None:
     rejected = refusal(contract_of(field("a", logical("string", "uuid"))), b"\x02x", AVRO)
     assert (rejected.stage, rejected.reason) == (Stage.VALIDATE, Reason.WRONG_TYPE)
 
 
-def test_an_avro_decimal_of_a_megabyte_is_refused_by_its_size() -> None:
+def test_readers__reject_a_decimal_of_a_megabyte() -> None:
+    """The size decides: converting the number would take hours."""
     data = apache_write('"bytes"', b"\x7f" * 2**20)
     assert refusal(contract_of(field("a", DECIMAL)), data, AVRO).detail == "a: must have at most 6 digits"

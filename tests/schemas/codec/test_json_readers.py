@@ -1,4 +1,4 @@
-"""JSON values: what each type accepts and becomes, and what it refuses."""
+"""JSON values: the datums that they become, and the values that are rejected."""
 
 from __future__ import annotations
 
@@ -58,7 +58,8 @@ ACCEPTED: list[tuple[Any, Any, Any]] = [
 
 
 @pytest.mark.parametrize(("kind", "value", "expected"), ACCEPTED)
-def test_a_value_becomes_what_its_type_promises(kind: Any, value: Any, expected: Any) -> None:
+def test_readers__convert_valid_values(kind: Any, value: Any, expected: Any) -> None:
+    """Each value becomes the datum of its Avro type."""
     datum = decode_field(kind, value)
     assert (type(datum), datum) == (type(expected), expected)
     assert str(datum) == str(expected)
@@ -119,7 +120,7 @@ WRONG_TYPES: list[tuple[Any, Any]] = [
 
 
 @pytest.mark.parametrize(("kind", "value"), WRONG_TYPES)
-def test_a_value_of_another_type_is_refused(kind: Any, value: Any) -> None:
+def test_readers__reject_values_of_another_type(kind: Any, value: Any) -> None:
     assert field_refusal(kind, value).reason is Reason.WRONG_TYPE
 
 
@@ -147,5 +148,5 @@ OUT_OF_RANGE: list[tuple[Any, Any]] = [
 
 
 @pytest.mark.parametrize(("kind", "value"), OUT_OF_RANGE)
-def test_a_value_that_its_type_can_not_hold_is_refused(kind: Any, value: Any) -> None:
+def test_readers__reject_values_out_of_range(kind: Any, value: Any) -> None:
     assert field_refusal(kind, value).reason is Reason.OUT_OF_RANGE

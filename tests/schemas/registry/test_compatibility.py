@@ -1,4 +1,4 @@
-"""What one version of a contract may change of those before it."""
+"""Changes between versions of a contract that are allowed, and those that are rejected."""
 
 from __future__ import annotations
 
@@ -70,22 +70,25 @@ INCOMPATIBLE = {
 
 
 @pytest.mark.parametrize("name", INCOMPATIBLE)
-def test_a_version_that_can_not_follow_the_one_before_is_refused(tmp_path: Path, name: str) -> None:
+def test_incompatibilities__of_two_versions(tmp_path: Path, name: str) -> None:
     old, new, words = INCOMPATIBLE[name]
     assert words in problem_of_versions(tmp_path, old, new)
 
 
-def test_a_version_must_read_all_before_it_and_not_only_the_last(tmp_path: Path) -> None:
+def test_incompatibilities__with_any_earlier_version(tmp_path: Path) -> None:
+    """A version must read the events of all earlier versions, not only of the previous one."""
     problem = problem_of_versions(tmp_path, [], [field("a", "int", default=1)], [A])
     assert "can't read events of v1" in problem
 
 
-def test_a_field_that_returns_must_keep_the_type_of_its_column(tmp_path: Path) -> None:
+def test_incompatibilities__of_a_field_that_returns(tmp_path: Path) -> None:
+    """A field that is dropped and added again must keep the type of its column."""
     problem = problem_of_versions(tmp_path, [A], [], [field("a", "double", default=0.5)])
     assert "field a: column a (FLOAT64) conflicts with column a (INT64) of v1" in problem
 
 
-def test_a_version_may_add_drop_widen_and_rename_with_an_alias(tmp_path: Path) -> None:
+def test_incompatibilities__allow_these_changes(tmp_path: Path) -> None:
+    """A version may add, drop and widen fields, and rename them with an alias."""
     old = [field("kept", "int"), field("dropped", "int"), field("old", "string"), field("e", ENUM)]
     new = [
         field("kept", ["null", "long"]),
@@ -95,4 +98,4 @@ def test_a_version_may_add_drop_widen_and_rename_with_an_alias(tmp_path: Path) -
     ]
     write_contract(tmp_path, record("thing", *old), version=3)
     write_contract(tmp_path, record("thing", *new), version=9)
-    assert [one.version for one in load_contracts(tmp_path).versions("thing")] == [3, 9]
+    assert [contract.version for contract in load_contracts(tmp_path).versions("thing")] == [3, 9]

@@ -1,4 +1,4 @@
-"""Contracts in their folder: found by type and version, and every problem of every file told at once."""
+"""Contracts in their folder: look-up by event type and version, and the problems of all files."""
 
 from __future__ import annotations
 
@@ -14,20 +14,21 @@ from schemas.registry.contracts import ContractError, load_contracts
 from tests.support.contracts import field, problems_of, record, write_contract
 
 
-def test_the_packaged_contracts_pass_their_own_check() -> None:
+def test_load_contracts__accepts_the_packaged_contracts() -> None:
     contracts = load_contracts()
     assert {"flight_arrived", "flight_cancelled", "flight_departed", "weather_observed"} <= set(contracts.types)
 
 
-def test_every_packaged_field_is_described() -> None:
+def test_packaged_contracts__describe_every_field() -> None:
     contracts = load_contracts()
     for event_type in contracts.types:
         for contract in contracts.versions(event_type):
             assert contract.schema["doc"], contract.path
-            assert [one["name"] for one in contract.schema["fields"] if not one.get("doc")] == [], contract.path
+            assert [column["name"] for column in contract.schema["fields"] if not column.get("doc")] == [], contract.path
 
 
-def test_types_are_sorted_and_versions_are_in_the_order_of_numbers(tmp_path: Path) -> None:
+def test_contracts__are_sorted(tmp_path: Path) -> None:
+    """Event types are sorted by name, and versions by number."""
     for version in (10, 2, 1):
         write_contract(tmp_path, record("thing"), version=version)
     write_contract(tmp_path, record("another"), "another")
@@ -37,7 +38,8 @@ def test_types_are_sorted_and_versions_are_in_the_order_of_numbers(tmp_path: Pat
     assert contracts.newest("thing").version == 10
 
 
-def test_a_version_is_found_by_its_text_and_the_newest_without_one(tmp_path: Path) -> None:
+def test_get__by_version_or_newest(tmp_path: Path) -> None:
+    """A version is found by its text; without a version the newest contract is returned."""
     for version in (1, 2):
         write_contract(tmp_path, record("thing"), version=version)
     contracts = load_contracts(tmp_path)
@@ -45,21 +47,23 @@ def test_a_version_is_found_by_its_text_and_the_newest_without_one(tmp_path: Pat
     assert contracts.get("thing", None) is contracts.newest("thing")
 
 
-def test_an_unknown_type_is_rejected() -> None:
+def test_get__rejects_an_unknown_event_type() -> None:
     with pytest.raises(Rejected) as rejected:
         load_contracts().get("flight_lost", None)
     assert (rejected.value.stage, rejected.value.reason) == (Stage.ENVELOPE, Reason.UNKNOWN_TYPE)
 
 
 @pytest.mark.parametrize("version", ["99", "0", "-1", "1.0", "01", " 1", "v1", "one", "", "\N{ARABIC-INDIC DIGIT ONE}"])
-def test_an_unknown_version_is_rejected_with_the_known_ones(version: str) -> None:
+def test_get__rejects_an_unknown_version(version: str) -> None:
+    """The detail lists the versions that exist."""
     with pytest.raises(Rejected) as rejected:
         load_contracts().get("flight_departed", version)
     assert (rejected.value.stage, rejected.value.reason) == (Stage.ENVELOPE, Reason.UNKNOWN_VERSION)
     assert rejected.value.detail == "attribute schema_version must be one of the versions of flight_departed: 1"
 
 
-def test_contracts_travel_to_another_process_and_keep_their_identities() -> None:
+def test_contracts__survive_pickling() -> None:
+    """Identical contracts remain identical, and each is pickled only once."""
     contracts = load_contracts()
     data = pickle.dumps(contracts)
     copy = pickle.loads(data)
@@ -69,13 +73,13 @@ def test_contracts_travel_to_another_process_and_keep_their_identities() -> None
     assert len(data) < 5000 * len(contracts.types)
 
 
-def test_files_that_begin_with_a_dot_are_passed_over(tmp_path: Path) -> None:
+def test_load_contracts__ignores_files_that_begin_with_a_dot(tmp_path: Path) -> None:
     write_contract(tmp_path, record("thing")).with_name(".v1.avsc.swp").write_text("")
     (tmp_path / ".gitkeep").write_text("")
     assert load_contracts(tmp_path).types == ("thing",)
 
 
-def test_every_problem_of_every_file_is_told_at_once(tmp_path: Path) -> None:
+def test_load_contracts__lists_all_problems_of_all_files(tmp_path: Path) -> None:
     first = write_contract(tmp_path, record("thing", field("event_id", "string"), field("_file_x", ["int", "string"])))
     second = write_contract(tmp_path, "{", "other")
     assert [line.split(": ")[0] for line in problems_of(tmp_path)] == [str(second)] + 3 * [str(first)]
@@ -97,7 +101,8 @@ def test_load_contracts__counts_problems_in_its_message(tmp_path: Path) -> None:
     assert len(error.value.problems) == 7
 
 
-def test_an_empty_folder_is_refused(tmp_path: Path) -> None:
+def test_load_contracts__rejects_an_empty_folder(tmp_path: Path) -> None:
+    """The same holds for an event type without versions."""
     assert "has no contracts" in problems_of(tmp_path)[0]
     (tmp_path / "thing").mkdir()
     assert "has no versions" in problems_of(tmp_path)[0]
@@ -106,14 +111,14 @@ def test_an_empty_folder_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "name", ["README.md", "thing/notes.txt", "thing/v0.avsc", "thing/v01.avsc", "thing/V1.avsc", "thing/v1.json"]
 )
-def test_a_stray_file_is_refused_by_its_name(tmp_path: Path, name: str) -> None:
+def test_load_contracts__rejects_a_stray_file(tmp_path: Path, name: str) -> None:
     write_contract(tmp_path, record("thing"), version=7)
     (tmp_path / name).write_text("{}")
     (problem,) = problems_of(tmp_path)
     assert problem.startswith(f"{tmp_path / name}: is not a contract")
 
 
-def test_a_folder_in_the_place_of_a_version_is_refused(tmp_path: Path) -> None:
+def test_load_contracts__rejects_a_folder_as_version(tmp_path: Path) -> None:
     write_contract(tmp_path, record("thing"))
     (tmp_path / "thing" / "v2.avsc").mkdir()
     assert "is not a contract" in problems_of(tmp_path)[0]
@@ -125,7 +130,7 @@ def run_check(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, check=False, cwd=root)
 
 
-def test_the_check_prints_a_line_for_each_type(tmp_path: Path) -> None:
+def test_check__prints_a_line_for_each_event_type(tmp_path: Path) -> None:
     write_contract(tmp_path, record("thing"), version=2)
     write_contract(tmp_path, record("thing"), version=1)
     write_contract(tmp_path, record("another"), "another")

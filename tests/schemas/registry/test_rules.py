@@ -1,4 +1,4 @@
-"""What is no contract, each rule alone: names, types that no table can hold, defaults."""
+"""The rules of a contract, each alone: names, types that have a column, defaults."""
 
 from __future__ import annotations
 
@@ -15,24 +15,25 @@ DECIMAL = {"type": "bytes", "logicalType": "decimal"}
 
 
 @pytest.mark.parametrize("name", ["Thing", "1thing", "_thing", "a-b", "a" * 101])
-def test_a_name_that_no_event_type_can_have_is_refused(tmp_path: Path, name: str) -> None:
+def test_event_type_problems__of_an_invalid_name(tmp_path: Path, name: str) -> None:
     write_contract(tmp_path, record(name.replace("-", "_").replace("1", "x")), name)
     assert any("is not a valid name of an event type" in line for line in problems_of(tmp_path))
 
 
 @pytest.mark.parametrize("name", ["dead_letters", "verdicts"])
-def test_the_names_of_our_own_tables_are_refused(tmp_path: Path, name: str) -> None:
+def test_event_type_problems__of_the_name_of_a_built_in_table(tmp_path: Path, name: str) -> None:
     write_contract(tmp_path, record(name), name)
     assert "is the name of a built-in table" in problems_of(tmp_path)[0]
 
 
-def test_a_file_that_is_not_json_is_refused_with_the_place(tmp_path: Path) -> None:
+def test_parse_problems__of_invalid_json(tmp_path: Path) -> None:
+    """The problem names the line and column."""
     write_contract(tmp_path, '{"type": "record",\n oops}')
     assert "is not JSON" in problems_of(tmp_path)[0]
     assert "line 2 column 2" in problems_of(tmp_path)[0]
 
 
-def test_a_file_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
+def test_load_contracts__rejects_a_file_that_is_not_utf8(tmp_path: Path) -> None:
     write_contract(tmp_path, record("thing")).write_bytes(b"\xff")
     assert "can't be read" in problems_of(tmp_path)[0]
 
@@ -59,33 +60,35 @@ def test_a_file_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
         42,
     ],
 )
-def test_invalid_avro_is_refused(tmp_path: Path, schema: Any) -> None:
+def test_parse_problems__of_invalid_avro(tmp_path: Path, schema: Any) -> None:
     write_contract(tmp_path, schema)
     assert "is not a valid Avro schema" in problems_of(tmp_path)[0]
 
 
 @pytest.mark.parametrize("schema", ["string", {"type": "array", "items": "string"}, ["null", "string"]])
-def test_a_schema_that_is_no_record_is_refused(tmp_path: Path, schema: Any) -> None:
+def test_schema_problems__of_a_schema_that_is_no_record(tmp_path: Path, schema: Any) -> None:
     write_contract(tmp_path, f'"{schema}"' if isinstance(schema, str) else schema)
     assert "must be an Avro record" in problems_of(tmp_path)[0]
 
 
-def test_a_record_must_have_the_name_of_the_event_type(tmp_path: Path) -> None:
+def test_schema_problems__of_the_record_name(tmp_path: Path) -> None:
+    """The record must be named like its folder, the event type."""
     write_contract(tmp_path, record("Thing"))
     assert "must be named like its folder, thing" in problems_of(tmp_path)[0]
 
 
-def test_a_record_may_have_a_namespace(tmp_path: Path) -> None:
+def test_schema_problems__allow_a_namespace(tmp_path: Path) -> None:
     write_contract(tmp_path, {**record("thing", field("a", "int")), "namespace": "com.example"})
     assert load_contracts(tmp_path).newest("thing").schema["name"] == "com.example.thing"
 
 
-@pytest.mark.parametrize("name", [one["name"] for one in ENVELOPE_FIELDS])
-def test_names_of_the_envelope_are_refused_in_any_case(tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize("name", [column["name"] for column in ENVELOPE_FIELDS])
+def test_schema_problems__of_envelope_names(tmp_path: Path, name: str) -> None:
+    """A field can't have the name of an envelope's column, whatever its case."""
     assert "the envelope has a column of this name" in problem_of(tmp_path, field(name.upper(), "int"))
 
 
-def test_names_of_the_envelope_are_free_below_the_top(tmp_path: Path) -> None:
+def test_schema_problems__allow_envelope_names_in_nested_records(tmp_path: Path) -> None:
     load_one(tmp_path, field("before", record("inner", field("event_id", "string"))))
 
 
@@ -103,30 +106,34 @@ def test_names_of_the_envelope_are_free_below_the_top(tmp_path: Path) -> None:
         "_CHANGE_TIMESTAMP",
     ],
 )
-def test_prefixes_that_bigquery_keeps_for_itself_are_refused_in_any_case_and_depth(tmp_path: Path, prefix: str) -> None:
+def test_schema_problems__of_reserved_prefixes(tmp_path: Path, prefix: str) -> None:
+    """BigQuery's reserved prefixes are rejected in any case and at any level."""
     assert f"can't begin with {prefix}" in problem_of(tmp_path, field(f"{prefix.lower()}x", "int"))
     inner = {"type": "array", "items": record("inner", field(f"{prefix}x", "int"))}
     assert f"field a[*].{prefix}x: " in problem_of(tmp_path, field("a", inner))
 
 
 @pytest.mark.parametrize("name", ["a-b", "1st", "a.b", "caf\N{LATIN SMALL LETTER E WITH ACUTE}", "a\n"])
-def test_a_name_that_no_column_can_have_is_refused_at_each_depth(tmp_path: Path, name: str) -> None:
+def test_schema_problems__of_invalid_column_names(tmp_path: Path, name: str) -> None:
+    """Names are checked at every level."""
     assert "letters, digits and _ only" in problem_of(tmp_path, field(name, "int"))
     assert "letters, digits and _ only" in problem_of(tmp_path, field("a", record("inner", field(name, "int"))))
 
 
-def test_a_name_has_at_most_300_characters(tmp_path: Path) -> None:
+def test_schema_problems__of_a_name_of_301_characters(tmp_path: Path) -> None:
     load_one(tmp_path, field("a" * 300, "int"))
     assert "at most 300 characters" in problem_of(tmp_path, field("a" * 301, "int"))
 
 
-def test_names_that_differ_in_case_only_are_refused_at_each_depth(tmp_path: Path) -> None:
+def test_schema_problems__of_names_that_differ_only_in_case(tmp_path: Path) -> None:
+    """Names are compared at every level."""
     assert "differs from size in case only" in problem_of(tmp_path, field("size", "int"), field("Size", "int"))
     inner = record("inner", field("size", "int"), field("SIZE", "int"))
     assert problem_of(tmp_path, field("a", inner)).startswith("field a.SIZE: differs from size")
 
 
-def test_a_description_has_at_most_1024_characters(tmp_path: Path) -> None:
+def test_schema_problems__of_a_description(tmp_path: Path) -> None:
+    """A description must be a string of at most 1,024 characters."""
     load_one(tmp_path, field("a", "int", doc="x" * 1024))
     assert "more than 1024 characters" in problem_of(tmp_path, field("a", "int", doc="x" * 1025))
     assert "must be a string" in problem_of(tmp_path, field("a", "int", doc=["x"]))
@@ -139,7 +146,8 @@ def nested(levels: int) -> dict[str, Any]:
     return field("a", kind)
 
 
-def test_records_nest_15_levels_deep(tmp_path: Path) -> None:
+def test_schema_problems__of_16_levels(tmp_path: Path) -> None:
+    """Records may be nested 15 levels deep."""
     load_one(tmp_path, nested(14))
     assert "deeper than 15 levels" in problem_of(tmp_path, nested(15))
 
@@ -175,7 +183,7 @@ NOT_COLUMNS = {
 
 
 @pytest.mark.parametrize("name", NOT_COLUMNS)
-def test_what_a_table_can_not_hold_is_refused(tmp_path: Path, name: str) -> None:
+def test_schema_problems__of_types_without_a_column(tmp_path: Path, name: str) -> None:
     kind, words = NOT_COLUMNS[name]
     assert words in problem_of(tmp_path, field("a", kind))
 
@@ -196,11 +204,12 @@ COLUMNS = {
 
 
 @pytest.mark.parametrize("name", COLUMNS)
-def test_what_a_table_can_hold_is_accepted(tmp_path: Path, name: str) -> None:
+def test_schema_problems__allow_these_types(tmp_path: Path, name: str) -> None:
     load_one(tmp_path, field("a", COLUMNS[name]))
 
 
-def test_a_named_type_may_be_used_again(tmp_path: Path) -> None:
+def test_schema_problems__allow_a_type_by_its_name(tmp_path: Path) -> None:
+    """A named type may be used again by its name."""
     load_one(tmp_path, field("a", record("inner", field("x", "int"))), field("b", "inner"), field("c", ["null", "inner"]))
 
 
@@ -219,5 +228,5 @@ WRONG_DEFAULTS = {
 
 
 @pytest.mark.parametrize("name", WRONG_DEFAULTS)
-def test_a_default_that_breaks_its_type_is_refused(tmp_path: Path, name: str) -> None:
+def test_schema_problems__of_a_default_of_another_type(tmp_path: Path, name: str) -> None:
     assert "the default " in problem_of(tmp_path, WRONG_DEFAULTS[name])
