@@ -9,7 +9,7 @@ from typing import Any
 from schemas.outcomes import Reason
 
 Reader = Callable[[Any], Any]
-"""A function that returns the datum of a value. Raises InvalidValue if the value breaks its type."""
+"""A function from a value to its datum, the Python object that fastavro writes. Raises InvalidValue if there is none."""
 
 ReaderFactories = Mapping[str, Callable[[Mapping[str, Any]], Reader]]
 """Avro type (see `avro_type_of`) -> a function from the type's schema to its reader."""

@@ -81,7 +81,7 @@ class Contracts:
         """
         by_version = self._by_version.get(event_type)
         if by_version is None:
-            raise Rejected(Stage.ENVELOPE, Reason.UNKNOWN_TYPE, f"there is no contract for attribute {EVENT_TYPE}")
+            raise Rejected(Stage.ENVELOPE, Reason.UNKNOWN_TYPE, f"there is no contract for the value of attribute {EVENT_TYPE}")
         contract = by_version.get(version)
         if contract is None:
             known_versions = ", ".join(str(contract.version) for contract in self.versions(event_type))
