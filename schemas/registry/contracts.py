@@ -97,8 +97,8 @@ def load_contracts(folder: Path = DEFAULT_FOLDER) -> Contracts:
     managers create them.
 
     Raises:
-        ContractError: A file is not a contract, a version breaks a rule (`schemas.registry.rules`), or it is incompatible
-            with an earlier version (`schemas.registry.compatibility`).
+        ContractError: The folder does not exist or is empty, or a file is not a contract. Or a version breaks a rule
+            (`schemas.registry.rules`) or is incompatible with an earlier one (`schemas.registry.compatibility`).
     """
     if not folder.is_dir():
         raise ContractError(f"{folder}: there is no such folder. What to do: name a folder with <event_type>/v1.avsc files")
