@@ -9,6 +9,7 @@ from typing import Any
 import apache_beam as beam
 
 from schemas.buckets import Bucket
+from transforms.metrics import BundleMetrics
 
 AT_ONCE = 8
 """Commits and loads that a worker makes in parallel: each is a dozen round trips to a store that has time for many."""
@@ -21,6 +22,7 @@ class ParallelByBucket(beam.DoFn):  # type: ignore[misc]
 
     def start_bundle(self) -> None:
         self._waiting: dict[Bucket | None, list[Any]] = {}
+        self.metrics = BundleMetrics()
 
     def process(self, element: Any) -> None:
         self._waiting.setdefault(self.key_of(element), []).append(element)
@@ -28,6 +30,7 @@ class ParallelByBucket(beam.DoFn):  # type: ignore[misc]
     def finish_bundle(self) -> list[Any]:
         with ThreadPoolExecutor(AT_ONCE) as threads:
             futures = [threads.submit(self._in_turn, elements) for elements in self._waiting.values()]
+        self.metrics.report()
         return [result for future in futures for result in future.result()]
 
     def _in_turn(self, elements: Iterable[Any]) -> list[Any]:

@@ -10,6 +10,7 @@ from google.api_core.exceptions import GoogleAPIError
 from google.cloud import pubsub_v1
 
 from storage.buckets.manifest import Manifest
+from transforms.metrics import REPORTS_PUBLISHED
 from transforms.pubsub.retry import PubSubError, message_of
 
 REPORT_SECONDS = 60.0
@@ -58,6 +59,8 @@ class _Report(beam.DoFn):  # type: ignore[misc]
                 raise PubSubError(
                     f"{self._topic}: Pub/Sub refused a report: {message_of(error)}. Mend that, and run it again."
                 ) from None
+
+        REPORTS_PUBLISHED.beam.inc(len(self._futures))
 
     def teardown(self) -> None:
         self._client.stop()

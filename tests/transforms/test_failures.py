@@ -147,5 +147,6 @@ def test_an_engine_that_tries_again_is_told_of_damage(tmp_path: Path, monkeypatc
     monkeypatch.setattr(closing, "commit", refuse)
     store = Directory(tmp_path)
     step = _Commit(store, lambda: BUCKET.end, DeliveredIndexes(store, timedelta(days=1)), None, ends=False)
+    step.start_bundle()
     with pytest.raises(Damaged):
         step.process_one((BUCKET.key, (MESSAGES.to_json(), True)))

@@ -20,6 +20,7 @@ from storage.objects.base import ObjectStore
 from transforms.clocks import Clock, new_id, utc_now
 from transforms.commit.commit import commit
 from transforms.dedup.delivered_index import DeliveredIndexes
+from transforms.metrics import BUCKETS_SKIPPED
 from transforms.parallel import ParallelByBucket
 from transforms.pubsub.leases import leases_for
 from transforms.windows import HourlyWindows, in_hour
@@ -114,8 +115,11 @@ class _Commit(ParallelByBucket):
         # Not closed while something that belongs to it could not be written.
         blocked = committable.failure or (leases and leases.failures.blocks_closing(bucket.folder, has_messages))
         try:
-            manifests = commit(self._store, bucket, committable, close and not blocked, utc_now, new_id, self._delivered)
+            manifests = commit(
+                self._store, bucket, committable, close and not blocked, utc_now, new_id, self._delivered, self.metrics
+            )
         except DAMAGE as error:
+            self.metrics.add(BUCKETS_SKIPPED)
             if self._ends:
                 return [in_hour(f"{bucket.folder}: {error}", bucket.hour)]
             if not leases:

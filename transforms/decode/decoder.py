@@ -86,6 +86,8 @@ class Decoder:
         self._compiled: dict[tuple[str, str | None, str | None], _CompiledContract] = {}
         self._encode_dead_letter = encoder(dead_letter_schema())
         self._filling: dict[_Key, _Filling] = {}
+        self.skewed = 0
+        """Skewed events so far."""
 
     def add(self, message: Message) -> Packed | None:
         """Takes one message; gives the pack that it has filled up, if any."""
@@ -104,7 +106,10 @@ class Decoder:
             record, unknown = compiled.transcode(message.data)
         except Rejected as refusal:
             return self._refuse(message, received_at, event_type, event_id, refusal)
-        moment, skewed = micros(received_at), None if skewed_from is None else micros(skewed_from)
+        moment, skewed = micros(received_at), None
+        if skewed_from is not None:
+            skewed = micros(skewed_from)
+            self.skewed += 1
         # A dead letter that was replayed is known by its first message: should it be refused for its payload now, where there
         # is only its row, it is still the same one.
         identity = attribute(REPLAY_OF) or message.message_id

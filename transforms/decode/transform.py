@@ -12,6 +12,7 @@ from schemas.envelope import format_time
 from schemas.registry.contracts import Contracts
 from transforms.clocks import new_id
 from transforms.decode.decoder import Decoder, Packed
+from transforms.metrics import EVENTS_SKEWED, MESSAGES_RECEIVED, BundleMetrics
 from transforms.pubsub.leases import leases_for
 from transforms.windows import in_hour
 
@@ -48,6 +49,7 @@ class _Decode(beam.DoFn):  # type: ignore[misc]
     def start_bundle(self) -> None:
         self._decoder = Decoder(*self._parameters, new_id)
         self._hours: set[datetime] = set()
+        self._metrics = BundleMetrics()
 
     def process(self, element: PubsubMessage) -> list[Any] | None:
         # A list or nothing, not a generator: that is a fifth of what Beam costs here.
@@ -56,11 +58,14 @@ class _Decode(beam.DoFn):  # type: ignore[misc]
 
     def finish_bundle(self) -> list[Any]:
         packs = [self._pack(packed) for packed in self._decoder.finish()]
+        self._metrics.add(EVENTS_SKEWED, self._decoder.skewed)
+        self._metrics.report()
         new, self._seen = self._hours - self._seen, self._seen | self._hours
         return packs + [beam.pvalue.TaggedOutput(HOURS, in_hour(format_time(hour), hour)) for hour in new]
 
     def _pack(self, packed: Packed) -> Any:
         self._hours.add(packed.bucket.hour)
+        self._metrics.add(MESSAGES_RECEIVED, len(packed.message_ids))
         if self._leases:
             self._leases.assign_pack(packed.name, packed.message_ids)
         return in_hour((f"{packed.bucket.key}#{packed.shard}", packed.data), packed.bucket.hour)

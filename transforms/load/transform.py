@@ -16,6 +16,7 @@ from storage.buckets.manifest_store import DAMAGE, finished_receipt
 from storage.objects.base import ObjectStore
 from storage.tables.base import LoadError, TableStore, TableStoreError
 from transforms.load.load import load, not_loaded
+from transforms.metrics import LOAD_TIME, LOADS_FAILED, PARTITIONS_LOADED, ROWS_LOADED
 from transforms.parallel import ParallelByBucket
 from transforms.pubsub.leases import leases_for
 from transforms.windows import Gather, HourlyWindows, in_hour
@@ -115,9 +116,11 @@ class _Load(ParallelByBucket):
             return [beam.pvalue.TaggedOutput(_FAILED, in_hour(element, FIRST_HOUR))]
         bucket = element.bucket
         leases = None if self._ends else leases_for(self._leased)
+        begin = time.monotonic()
         try:
-            load(self._tables, self._by_stream[bucket.stream], self._store, element)
+            rows = load(self._tables, self._by_stream[bucket.stream], self._store, element)
         except (TableStoreError, *DAMAGE) as failure:
+            self.metrics.add(LOADS_FAILED)
             if leases:
                 reason = failure if isinstance(failure, TableStoreError) else f"{bucket.folder}: {failure}"
                 leases.failures.failed(_load_of(bucket), str(reason))
@@ -127,6 +130,10 @@ class _Load(ParallelByBucket):
             raise
         if leases:
             leases.failures.recovered(_load_of(bucket))
+        if rows:
+            self.metrics.add(PARTITIONS_LOADED)
+            self.metrics.add(ROWS_LOADED, rows)
+            self.metrics.observe(LOAD_TIME, (time.monotonic() - begin) * 1000)
         return [in_hour(element, bucket.hour)]
 
     def finish_bundle(self) -> list[Any]:

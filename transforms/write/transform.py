@@ -17,6 +17,7 @@ from storage.buckets.manifest_store import DAMAGE
 from storage.objects.base import ObjectStore
 from transforms.decode.packs import name_of
 from transforms.dedup.delivered_index import DeliveredIndexes
+from transforms.metrics import BUCKETS_SKIPPED, BYTES_WRITTEN, DATA_FILES_WRITTEN, BundleMetrics
 from transforms.pubsub.leases import leases_for
 from transforms.windows import HourlyWindows
 from transforms.write.stage import stage_records
@@ -68,6 +69,9 @@ class _WriteDataFiles(beam.DoFn):  # type: ignore[misc]
         self._ends = ends
         self._leased = leased
 
+    def start_bundle(self) -> None:
+        self._metrics = BundleMetrics()
+
     def process(self, element: tuple[str, Iterable[bytes]]) -> Iterator[tuple[str, bytes]]:
         key, _, shard_text = element[0].rpartition("#")
         bucket, shard = Bucket.from_key(key), Shard.parse(shard_text)
@@ -78,8 +82,17 @@ class _WriteDataFiles(beam.DoFn):  # type: ignore[misc]
             if not self._ends:
                 if not (leases := leases_for(self._leased)):
                     raise
+                self._metrics.add(BUCKETS_SKIPPED)
                 leases.failures.failed(bucket.folder, f"{bucket.folder}: {error}", blocks_closing=True)
                 leases.nack_later(map(name_of, element[1]))
                 return
+            self._metrics.add(BUCKETS_SKIPPED)
             committable = Committable("", failure=str(error))
+        conflicts = committable.conflicts.data_files if committable.conflicts else ()
+        for data_file in (*committable.data_files, *conflicts):
+            self._metrics.add(DATA_FILES_WRITTEN)
+            self._metrics.add(BYTES_WRITTEN, data_file.size)
         yield key, committable.to_json()
+
+    def finish_bundle(self) -> None:
+        self._metrics.report()
