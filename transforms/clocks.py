@@ -1,4 +1,4 @@
-"""Clocks and names: what tells one attempt from another, always handed in, so that tests can hold it still."""
+"""Clocks and unique names. Both are passed to the code that needs them, so that tests can fix them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Clock = Callable[[], datetime]
 
 
 def utc_now() -> datetime:
-    """The wall clock."""
+    """Return the time of the wall clock, in UTC."""
     return datetime.now(UTC)
 
 
@@ -26,5 +26,5 @@ class Fixed:
 
 
 def new_id() -> str:
-    """A name that no other attempt uses."""
+    """Return a unique name: 32 hex digits."""
     return uuid4().hex

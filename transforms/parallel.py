@@ -1,4 +1,4 @@
-"""Parallel work on a store: the buckets of a bundle, several at a time."""
+"""Base of steps that wait for a store: the buckets of a bundle are processed in parallel."""
 
 from __future__ import annotations
 
@@ -12,12 +12,14 @@ from schemas.buckets import Bucket
 from transforms.metrics import BundleMetrics
 
 AT_ONCE = 8
-"""Commits and loads that a worker makes in parallel: each is a dozen round trips to a store that has time for many."""
+"""Commits or loads that a worker runs in parallel. Each is a dozen round trips to a store, which serves many at a time."""
 
 
 class ParallelByBucket(beam.DoFn):  # type: ignore[misc]
-    """Processes the buckets of a bundle in parallel, in threads, and the elements of one bucket in turn. The results of
-    `process_one` are emitted when all are done; the first error is raised then, so that a failure of one bucket stops no other.
+    """Process the buckets of a bundle in parallel threads, and the elements of one bucket in turn.
+
+    The results are emitted when all buckets are done. Only then is the first error raised, so that the failure of one bucket
+    does not stop the others.
     """
 
     def start_bundle(self) -> None:
@@ -37,9 +39,9 @@ class ParallelByBucket(beam.DoFn):  # type: ignore[misc]
         return [result for element in elements for result in self.process_one(element)]
 
     def key_of(self, element: Any) -> Bucket | None:
-        """The key of an element: elements with the same one are processed in turn."""
+        """Return the key of an element. Elements with the same key are processed in turn."""
         raise NotImplementedError
 
     def process_one(self, element: Any) -> list[Any]:
-        """Process one element, and return windowed values or tagged outputs of them."""
+        """Process one element, and return windowed values, or tagged outputs of windowed values."""
         raise NotImplementedError

@@ -1,4 +1,4 @@
-"""Reporting: tells the audit topic what each manifest says."""
+"""Step 5: publish the counters of each manifest on the audit topic."""
 
 from __future__ import annotations
 
@@ -14,16 +14,17 @@ from transforms.metrics import REPORTS_PUBLISHED
 from transforms.pubsub.retry import PubSubError, message_of
 
 REPORT_SECONDS = 60.0
-"""How long Pub/Sub may take to accept the reports of a bundle; the client repeats what fails meanwhile."""
+"""How long Pub/Sub may take to accept the reports of a bundle. The client retries failed requests within this time."""
 
 
 class Report(beam.PTransform):  # type: ignore[misc]
-    """Takes manifests. Tells the audit topic what each says; a report that is sent twice carries the same id.
+    """Publish a report of each manifest. A retry carries the same report id, by which the audit recognizes it.
 
-    make_client: makes the client in the process that publishes. Raises PubSubError when Pub/Sub does not take a report.
+    Input: manifests. Output: nothing. A bundle fails with PubSubError if Pub/Sub does not accept all of its reports.
     """
 
     def __init__(self, topic: str, make_client: Callable[[], pubsub_v1.PublisherClient]) -> None:
+        """Report on `topic`, with a client that `make_client` creates in the worker."""
         super().__init__()
         self._fn = _Report(topic, make_client)
 
@@ -47,17 +48,19 @@ class _Report(beam.DoFn):  # type: ignore[misc]
         self._futures.append(self._client.publish(self._topic, report.to_json(), report="delivered", report_id=report.id))
 
     def finish_bundle(self) -> None:
-        until = time.monotonic() + REPORT_SECONDS
+        deadline = time.monotonic() + REPORT_SECONDS
         for future in self._futures:
             try:
-                future.result(timeout=max(0.0, until - time.monotonic()))
+                future.result(timeout=max(0.0, deadline - time.monotonic()))
             except TimeoutError:
                 raise PubSubError(
-                    f"{self._topic}: Pub/Sub took no report for {REPORT_SECONDS:.0f} s. Is it reachable? Run it again."
+                    f"{self._topic}: Pub/Sub accepted no report for {REPORT_SECONDS:.0f} s. "
+                    "What to do: check the network and the service, then run the command again"
                 ) from None
             except GoogleAPIError as error:
                 raise PubSubError(
-                    f"{self._topic}: Pub/Sub refused a report: {message_of(error)}. Mend that, and run it again."
+                    f"{self._topic}: Pub/Sub refused a report: {message_of(error)}. "
+                    "What to do: correct the topic or its permissions, then run the command again"
                 ) from None
 
         REPORTS_PUBLISHED.beam.inc(len(self._futures))

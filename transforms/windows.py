@@ -1,4 +1,4 @@
-"""Hourly windows, and elements that carry the hour they belong to."""
+"""Hourly windows, and elements whose timestamp is the hour of their bucket."""
 
 from __future__ import annotations
 
@@ -14,27 +14,36 @@ from apache_beam.utils.windowed_value import WindowedValue
 from schemas.buckets import HOUR
 
 PANE_EVERY = timedelta(minutes=10)
-"""How often an hour that goes on, or goes on after its end, is written and loaded. Each load job counts against BigQuery's
-1,500 a table and day, and 100,000 a project and day: six an hour make 144 a table, which leaves room for 690 tables."""
+"""How often the data of an hour is written and loaded, while the hour lasts and when late data arrives after it. BigQuery
+allows 1,500 load jobs per table and day, and 100,000 per project and day. Six an hour make 144 a table and day, enough for 690
+tables."""
 
 LOAD_EVERY = timedelta(minutes=5)
-"""How often a stream on one machine loads an hour that goes on."""
+"""How often a stream on one machine loads an hour that is not over."""
 
 LONGEST_LIFE = timedelta(days=32)
-"""Pub/Sub keeps a message for 31 days at most. Beam drops what is later than the lateness it allows: with this, nothing is."""
+"""More than the longest life of a message: Pub/Sub retains one for 31 days at most. Beam drops elements that are later than a
+window's allowed lateness; with this as a part of it, there are none."""
 
 
 class HourlyWindows(beam.PTransform):  # type: ignore[misc]
-    """Hourly windows that give each element once: while the hour goes on, when it is over, and whatever comes after.
+    """Assign elements to hourly windows whose panes emit each element once.
 
-    ends: the source ends by itself, so that everything is there when the watermark passes; its engine has no clock for panes.
-    every: how long after its first element a pane comes, of an hour that goes on or is over.
+    A pane fires repeatedly while the hour lasts, when the watermark passes its end, and repeatedly for late elements.
     """
 
     def __init__(self, allowed_lateness: timedelta, ends: bool, every: timedelta = PANE_EVERY) -> None:
+        """Configure the windows.
+
+        Args:
+            allowed_lateness: How long after its hour an event may be published and still belong to it.
+            ends: Whether the source is bounded. Then an hour has one pane, when the watermark passes its end: all of its
+                elements are there by then, and the engine of such runs has no clock for other triggers.
+            every: Time from the first element of an early or late pane until the pane fires. Whole seconds.
+        """
         super().__init__()
         repeatedly = AfterProcessingTime(int(every.total_seconds()))
-        # Made once: where collections join, Beam wants their windows and triggers to be the same.
+        # One instance, because Beam can flatten collections only if their windowing is the same.
         self._windows = FixedWindows(int(HOUR.total_seconds()))
         self._trigger = AfterWatermark(late=AfterCount(1)) if ends else AfterWatermark(early=repeatedly, late=repeatedly)
         self._lateness = int((allowed_lateness + LONGEST_LIFE).total_seconds())
@@ -49,12 +58,12 @@ class HourlyWindows(beam.PTransform):  # type: ignore[misc]
 
 
 def in_hour(value: Any, hour: datetime) -> WindowedValue:
-    """The value with the hour as its timestamp, not yet assigned to a window."""
+    """Return the value with the hour as its timestamp, in the global window."""
     return WindowedValue(value, Timestamp.of(hour.timestamp()), [GlobalWindow()])
 
 
 class Gather(beam.PTransform):  # type: ignore[misc]
-    """Takes texts of a run that ends. Gives all of them at once, when it has taken the last; nothing where there are none."""
+    """Collect the texts of a bounded run into one list, emitted when the source has ended. Emit nothing if there are none."""
 
     def expand(self, texts: beam.PCollection) -> beam.PCollection:
         at_the_end = beam.WindowInto(GlobalWindows(), trigger=AfterWatermark(), accumulation_mode=AccumulationMode.DISCARDING)

@@ -1,7 +1,7 @@
-"""Leases: the messages that a run has taken from Pub/Sub and that nobody else gets meanwhile.
+"""Leases: messages that a run has pulled and not acknowledged, which Pub/Sub delivers to no other subscriber meanwhile.
 
-A message is acknowledged when the manifest that holds its event is written, and not before; until then its lease is extended.
-If the process dies, the leases run out and Pub/Sub delivers the messages again.
+A message is acknowledged once its event is in a committed manifest. Until then its lease is extended. If the process dies, the
+leases expire and Pub/Sub redelivers the messages.
 """
 
 from __future__ import annotations
@@ -20,40 +20,43 @@ from transforms.failures import FailureTracker
 from transforms.pubsub.retry import REQUEST_SECONDS, message_of, with_retry
 
 LEASE_SECONDS = 60
+"""Duration of a lease, from its last extension."""
 EXTEND_EVERY_SECONDS = 20
 PULL_MESSAGES = 1000
-"""The most that one pull returns."""
+"""Most messages that one pull returns."""
 PULL_SECONDS = 1.0
-"""A plain pull waits for messages; so long without one means that there is none left to take."""
+"""Timeout of a pull. A pull waits for messages, so a timeout usually means that the subscription is empty."""
 SLOW_PULL_SECONDS = 10.0
-"""Where a pull was not even answered in time, a second one, with more time, tells whether the answer was only slow."""
+"""Timeout of the pull that follows a timeout. It finds messages if the first answer was only slow."""
 IDS_A_REQUEST = 2000
-"""Pub/Sub takes requests of up to 512 KiB, and an ack id has up to some 200 bytes."""
+"""Ack ids in one request. Pub/Sub accepts requests of up to 512 KiB, and an ack id has up to about 200 bytes."""
 PULLS_OF_NEWER = 10
-"""After so many pulls in a row that bring only what is newer than the run, older messages are not waited for any more."""
+"""A bounded run ends after this many consecutive pulls that return only messages published after its start."""
 PROGRESS_EVERY = 10_000
+"""Messages between two lines of progress in the log."""
 MOST_HELD = 100_000
-"""A stream pulls no more while it holds so many messages: what is not acknowledged yet is in this machine's memory."""
+"""A stream does not pull while it holds this many messages, because unacknowledged messages are in this machine's memory."""
 NACK_DELAY_SECONDS = 60
-"""How long a stream nacks a message that it failed to deliver because an object in a store is damaged."""
+"""Time until a message is redelivered that a stream could not deliver because an object in a store is damaged."""
 
 _log = logging.getLogger(__name__)
 
 
 class Leases:
-    """The messages that a run holds, by their ids. Extends their leases until the block ends.
+    """The leased messages of a run, by message id. A context manager, whose block the run is in. Thread-safe.
 
-    A message is held as soon as it is pulled. It is then put into a pack, and acknowledged when what the pack brought is
-    durable. What is still held at the end of the block is released at once, so that the next run need not wait for it.
+    A message is leased when it is pulled, then assigned to a pack, and acknowledged when the pack's records are durable. A
+    thread extends the leases until the block ends. Messages that are still leased then are released at once, so that the next
+    run gets them without waiting.
     """
 
     def __init__(self, subscription: str, client: pubsub_v1.SubscriberClient) -> None:
         self.subscription = subscription
         self.client = client
         self.acknowledged = 0
-        """How many messages were acknowledged so far."""
+        """Messages acknowledged so far."""
         self.failures = FailureTracker(lambda: NACK_DELAY_SECONDS)
-        """The buckets and partitions that a stream has skipped."""
+        """Buckets and partitions that a stream has skipped."""
         self.reader: Any = None
         """The run's only reader of the subscription, which `PubSubSource` sets."""
         self._held: dict[str, str] = {}
@@ -75,28 +78,43 @@ class Leases:
 
     @property
     def held(self) -> int:
-        """How many messages are held."""
+        """Number of leased messages."""
         return len(self._held)
 
     @property
     def stopped(self) -> bool:
+        """Whether `stop` was called."""
         return self._stopped.is_set()
 
     def stop(self) -> None:
-        """Ends the stream of messages: no more are pulled. Those that are held stay so. Safe in a signal's handler."""
+        """Pull no more messages. Leased ones stay leased. Safe in a signal handler."""
         self._stopped.set()
 
     def lease(self, received: Iterable[Any]) -> None:
-        """Lease Pub/Sub's ReceivedMessages until the block ends: they are not redelivered meanwhile. Raises PubSubError."""
+        """Lease messages until they are acknowledged or the block ends, so that they are not redelivered meanwhile.
+
+        Args:
+            received: Pub/Sub's ReceivedMessages.
+
+        Raises:
+            PubSubError: See `with_retry`.
+        """
         ack_ids = {item.message.message_id: item.ack_id for item in received}
         with self._lock:
             self._held.update(ack_ids)
         with_retry(lambda: self._modify(list(ack_ids.values()), LEASE_SECONDS), self.subscription)
 
-    def take(self, *waits: float) -> list[Any]:
-        """Pulls, and holds what comes; nothing once the leases are stopped. Raises PubSubError."""
+    def take(self, *timeouts: float) -> list[Any]:
+        """Pull messages and lease them. Return [] once the leases are stopped.
+
+        Args:
+            timeouts: Seconds of each pull, in turn. The first that returns messages is the last.
+
+        Raises:
+            PubSubError: See `with_retry`.
+        """
         with self._taking:
-            received = [] if self.stopped else with_retry(lambda: _pull(self, *waits), self.subscription)
+            received = [] if self.stopped else with_retry(lambda: _pull(self, *timeouts), self.subscription)
             if received:
                 self.lease(received)
             return received
@@ -107,18 +125,20 @@ class Leases:
             self._packs[token] = message_ids
 
     def ack_packs(self, tokens: Iterable[str]) -> None:
-        """Acknowledge the messages of these packs, whose events are durable. Packs of another process are ignored.
+        """Acknowledge the messages of packs whose records are durable. Packs of another process are ignored.
 
-        Raises PubSubError as `acknowledge` does.
+        Raises:
+            PubSubError: See `acknowledge`.
         """
         with self._lock:
             message_ids = [message_id for token in tokens for message_id in self._packs.pop(token, ())]
         self.acknowledge(message_ids)
 
     def acknowledge(self, message_ids: Iterable[str]) -> None:
-        """What the messages brought is durable: they are not to come again.
+        """Acknowledge messages whose events are durable, so that they are not redelivered.
 
-        Raises PubSubError when Pub/Sub does not take it; then some are delivered again, which makes duplicates that are known.
+        Raises:
+            PubSubError: Pub/Sub did not accept it. Messages that are redelivered after that become duplicates.
         """
         with self._lock:
             ack_ids = [ack_id for message_id in message_ids if (ack_id := self._held.pop(message_id, None))]
@@ -128,8 +148,9 @@ class Leases:
             self.acknowledged += len(ack_ids)
 
     def nack_later(self, tokens: Iterable[str]) -> None:
-        """Give up the leases of these packs' messages, which can't be delivered now. Pub/Sub redelivers them after
-        NACK_DELAY_SECONDS, or at once if the stream is ending.
+        """Give up the leases of the messages of packs that can't be delivered now.
+
+        Pub/Sub redelivers them after NACK_DELAY_SECONDS, or at once if the stream is ending.
         """
         with self._lock:
             message_ids = [message_id for token in tokens for message_id in self._packs.pop(token, ())]
@@ -137,13 +158,13 @@ class Leases:
         try:
             self._modify(ack_ids, 0 if self.stopped else NACK_DELAY_SECONDS)
         except GoogleAPIError as error:
-            # They are not extended any more: their leases run out.
+            # Harmless: the messages are not extended any more, so their leases expire.
             _log.warning("%s: could not nack messages: %s", self.subscription, message_of(error))
 
     def release(self) -> None:
-        """Give all leased messages back at once, and pull no more. Thread-safe and idempotent."""
+        """Pull no more, and let Pub/Sub redeliver all leased messages at once. Thread-safe and idempotent."""
         self.stop()
-        # What is on its way now would be nobody's until its lease ends.
+        # A pull that is under way may still lease messages. Unreleased, they would be unavailable until their leases expire.
         if self._taking.acquire(timeout=2 * PULL_SECONDS):
             self._taking.release()
         self._done.set()
@@ -155,7 +176,10 @@ class Leases:
             self._modify(ack_ids, 0)
         except GoogleAPIError as error:
             _log.warning(
-                "%s: could not release messages, they return in %d s: %s", self.subscription, LEASE_SECONDS, message_of(error)
+                "%s: could not release messages, they are redelivered within %d s: %s",
+                self.subscription,
+                LEASE_SECONDS,
+                message_of(error),
             )
 
     def _extend(self) -> None:
@@ -165,7 +189,7 @@ class Leases:
             try:
                 self._modify(ack_ids, LEASE_SECONDS)
             except GoogleAPIError as error:
-                # Not fatal: what is delivered again is a duplicate, and the next round tries again.
+                # Not fatal: a message that is redelivered becomes a duplicate, and the next round tries again.
                 _log.warning("%s: could not extend %d leases: %s", self.subscription, len(ack_ids), message_of(error))
 
     def _acknowledge(self, ids: list[str]) -> None:
@@ -183,45 +207,51 @@ class Leases:
 
 
 _leases_by_subscription: dict[str, Leases] = {}
+"""The leases of this process whose blocks are open. Beam pickles steps, so they find the leases by name."""
 
 
 def leases_for(subscription: str | None) -> Leases | None:
-    """The leases that a block of this process holds on the subscription, for the steps of a run whose engine works in it."""
+    """Return the leases that this process has on the subscription, or None: then the engine acknowledges, or runs elsewhere."""
     return _leases_by_subscription.get(subscription) if subscription else None
 
 
 def release_all() -> None:
-    """Ends the leases of every run in this process, for a process that is about to end without leaving its blocks."""
+    """Release the leases of all runs in this process, before it ends without leaving their blocks."""
     for leases in list(_leases_by_subscription.values()):
         leases.release()
 
 
 def batches(leases: Leases, until: datetime) -> Iterator[list[Any]]:
-    """What was published before `until` and nobody else has leased, as lists of Pub/Sub's own ReceivedMessage, until there
-    is none. Raises PubSubError.
+    """Yield batches of the messages published before `until`, until the subscription has no more. Raises PubSubError.
 
-    Pub/Sub does not say when a subscription is empty: a pull that waits in vain ends the run, and the next run takes the rest.
-    All messages are held; those that are newer stay so, for this run not to meet them again, and are released at its end.
-    Older ones may come behind newer ones.
+    Pub/Sub does not report that a subscription is empty. Pulls that time out therefore end the run, and the next run gets any
+    messages that are left. Newer messages are leased too, so that this run does not pull them again, and released at its end.
+    Older messages may follow newer ones.
+
+    Yields:
+        Lists of Pub/Sub's ReceivedMessages, none of them empty.
     """
     count = newer = 0
     with ThreadPoolExecutor(1, "pull") as ahead:
-        coming = ahead.submit(leases.take, PULL_SECONDS, SLOW_PULL_SECONDS)
-        while newer < PULLS_OF_NEWER and (received := coming.result()):
-            # While the run works on these, the next are on their way.
-            coming = ahead.submit(leases.take, PULL_SECONDS, SLOW_PULL_SECONDS)
+        next_pull = ahead.submit(leases.take, PULL_SECONDS, SLOW_PULL_SECONDS)
+        while newer < PULLS_OF_NEWER and (received := next_pull.result()):
+            # Pull the next batch while the run processes this one.
+            next_pull = ahead.submit(leases.take, PULL_SECONDS, SLOW_PULL_SECONDS)
             in_time = [item for item in received if item.message.publish_time.ToDatetime(until.tzinfo) < until]
             newer = 0 if in_time else newer + 1
             before, count = count, count + len(in_time)
             if before // PROGRESS_EVERY < count // PROGRESS_EVERY:
-                _log.info("%s: %d messages taken", leases.subscription, count)
+                _log.info("%s: %d messages pulled", leases.subscription, count)
             if in_time:
                 yield in_time
 
 
 def batches_until_stopped(leases: Leases) -> Iterator[list[Any]]:
-    """All that comes and nobody else has leased, until the leases are stopped; an empty list where there is nothing to take,
-    or too much is held. Raises PubSubError."""
+    """Yield batches of messages until the leases are stopped. Raises PubSubError.
+
+    Yields:
+        Lists of Pub/Sub's ReceivedMessages. A list is empty if a pull has timed out, or MOST_HELD messages are leased.
+    """
     while not leases.stopped:
         if leases.held >= MOST_HELD:
             yield []
@@ -229,16 +259,15 @@ def batches_until_stopped(leases: Leases) -> Iterator[list[Any]]:
         yield leases.take(PULL_SECONDS)
 
 
-def _pull(leases: Leases, *waits: float) -> list[Any]:
-    """What a pull gives that may take so many seconds; or the next one, where that was too few; nothing where all were."""
-    for seconds in waits:
+def _pull(leases: Leases, *timeouts: float) -> list[Any]:
+    """Pull with each timeout in turn. Return the first response, or [] if all time out."""
+    for seconds in timeouts:
         try:
             response = leases.client.pull(
                 subscription=leases.subscription, max_messages=PULL_MESSAGES, timeout=seconds, retry=None
             )
         except DeadlineExceeded:
-            # There is nothing, or the answer was too slow.
-            continue
+            continue  # The subscription is empty, or the answer was too slow.
         return list(type(response).pb(response).received_messages)
     return []
 

@@ -1,4 +1,4 @@
-"""Requests to Pub/Sub: how long they may take, which are retried, and the messages of their errors."""
+"""Requests to Pub/Sub: time limits, retries, and errors in our own words."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ from google.cloud import pubsub_v1
 from schemas.errors import EventDeliveryError
 
 REQUEST_SECONDS = 10.0
+"""How long one request may take."""
 AWAY_SECONDS = 60.0
-"""How long Pub/Sub may be unreachable in mid-run. After a lease's time the messages are another's in any case."""
+"""How long Pub/Sub may be unreachable during a run. By then the leases of its messages have expired in any case."""
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.2, 5.0
 """Bounds of the random pause before a retry: the bound doubles from the first to the longest."""
 
@@ -37,25 +38,25 @@ _log = logging.getLogger(__name__)
 
 
 class PubSubError(EventDeliveryError):
-    """Pub/Sub can't be used as asked. The message says what, where, and what to do."""
+    """Pub/Sub refused a request, or was unreachable for too long. The message names the resource and the remedy."""
 
 
 def with_retry(call: Callable[[], T], name: str) -> T:
     """Call Pub/Sub, and retry transient errors for AWAY_SECONDS with exponential back-off and jitter.
 
     Args:
-        call: one request, without retries of its own.
-        name: the topic or subscription that the request is about.
+        call: One request, without retries of its own.
+        name: The topic or subscription that the request is about.
 
     Raises:
-        PubSubError: the resource does not exist, the error is permanent, or Pub/Sub stays unreachable.
+        PubSubError: The resource does not exist, the error is permanent, or Pub/Sub stays unreachable.
     """
     warned = False
 
     def warn_once(error: Exception) -> None:
         nonlocal warned
         if not warned:
-            _log.warning("%s: Pub/Sub does not answer, trying again for %.0f s: %s", name, AWAY_SECONDS, message_of(error))
+            _log.warning("%s: Pub/Sub does not answer, retrying for %.0f s: %s", name, AWAY_SECONDS, message_of(error))
         warned = True
 
     retry = Retry(
@@ -68,29 +69,39 @@ def with_retry(call: Callable[[], T], name: str) -> T:
     try:
         return retry(call)()
     except NotFound:
-        raise PubSubError(f"{name} does not exist any more. Was it deleted?") from None
+        raise PubSubError(f"{name} does not exist any more. What to do: create it again, or name another one") from None
     except RetryError as error:
         raise PubSubError(
             f"{name}: Pub/Sub has been unreachable for {AWAY_SECONDS:.0f} s: {message_of(error.cause or error)}. "
-            "Run it again when it is back."
+            "What to do: run the command again when Pub/Sub is reachable"
         ) from None
     except GoogleAPIError as error:
-        raise PubSubError(f"{name}: Pub/Sub refuses: {message_of(error)}") from None
+        raise PubSubError(
+            f"{name}: Pub/Sub refused a request: {message_of(error)}. What to do: correct the permissions or the resource"
+        ) from None
 
 
 def message_of(error: Exception) -> str:
-    """The error's message, without its type and code."""
+    """Return the message of an error of the client, without type and code."""
     return error.message if isinstance(error, GoogleAPICallError) else str(error)
 
 
 def check_subscription(client: pubsub_v1.SubscriberClient, subscription: str) -> str:
-    """The name of the topic that it is on. Raises PubSubError when it can't be read from, within some ten seconds."""
+    """Return the name of the subscription's topic.
+
+    Raises:
+        PubSubError: The subscription can't be used. Raised within REQUEST_SECONDS, without a retry.
+    """
     call = lambda: client.get_subscription(subscription=subscription, timeout=REQUEST_SECONDS, retry=None)  # noqa: E731
     return str(_check(call, subscription).topic)
 
 
 def check_topic(client: pubsub_v1.PublisherClient, topic: str) -> None:
-    """Raises PubSubError when the topic is not there, within some ten seconds."""
+    """Check that the topic exists.
+
+    Raises:
+        PubSubError: The topic can't be used. Raised within REQUEST_SECONDS, without a retry.
+    """
     _check(lambda: client.get_topic(topic=topic, timeout=REQUEST_SECONDS, retry=None), topic)
 
 
@@ -98,8 +109,8 @@ def _check(call: Callable[[], Any], name: str) -> Any:
     try:
         return call()
     except NotFound:
-        raise PubSubError(f"{name} does not exist. Create it, or correct the name.") from None
+        raise PubSubError(f"{name} does not exist. What to do: create it, or correct the name") from None
     except GoogleAPIError as error:
         raise PubSubError(
-            f"{name}: Pub/Sub can't be used: {message_of(error)}. Is it reachable, and are you allowed to?"
+            f"{name}: Pub/Sub can't be used: {message_of(error)}. What to do: check the network and the account's permissions"
         ) from None

@@ -1,4 +1,4 @@
-"""A source of Pub/Sub messages for runners that have none of their own."""
+"""A source of Pub/Sub messages for runners without one of their own: FnApiRunner and Prism."""
 
 from __future__ import annotations
 
@@ -15,18 +15,24 @@ from transforms.clocks import utc_now
 from transforms.pubsub.leases import Leases, batches, batches_until_stopped, leases_for
 
 BEHIND = timedelta(minutes=1)
-"""How far a stream's watermark stays behind the clock, also while nothing comes. What Pub/Sub takes longer to give is late."""
+"""How far the watermark of a stream is behind the clock, also while no message arrives. A message that Pub/Sub delivers after a
+longer time is late."""
 
 
 class PubSubSource(UnboundedSource):  # type: ignore[misc]
-    """The messages that nobody else has leased, each as a PubsubMessage: those that were published before `until`, or, where
-    that is None, all that come until the leases are stopped.
+    """The messages of a subscription, each as a PubsubMessage with its publish time as timestamp.
 
-    An element's timestamp is its publish time; the watermark follows the publish times, and ends with the last message. It is
-    to run inside a block of `Leases` on the subscription, which acknowledge a message when what it brought is durable.
+    The watermark follows the publish times, and is infinite after the last message. The source runs only inside a block of
+    `Leases` on the subscription, in the same process. It acknowledges nothing: the commit step does.
     """
 
     def __init__(self, subscription: str, until: datetime | None) -> None:
+        """Read from `subscription`.
+
+        Args:
+            subscription: projects/PROJECT/subscriptions/NAME.
+            until: Read messages published before this time, then end. None: read until the leases are stopped.
+        """
         self._subscription = subscription
         self._until = until
 
@@ -36,9 +42,9 @@ class PubSubSource(UnboundedSource):  # type: ignore[misc]
     def create_reader(self, options: Any, checkpoint_mark: CheckpointMark | None) -> _Reader:
         leases = leases_for(self._subscription)
         if leases is None:
-            raise RuntimeError(f"{self._subscription}: nobody in this process holds its messages")
-        # Beam drops a reader that it has not called for a minute and asks for another one. The first one returns, since it may
-        # have pulled messages that it has not emitted yet.
+            raise RuntimeError(f"{self._subscription}: this process has no leases on it")
+        # Beam drops a reader that it has not called for a minute, and creates another one. It gets the first one again, which
+        # may have pulled messages that it has not emitted yet.
         leases.reader = leases.reader or _Reader(leases, self._until)
         return leases.reader
 
@@ -50,11 +56,11 @@ class _Reader(UnboundedReader):  # type: ignore[misc]
     def __init__(self, leases: Leases, until: datetime | None) -> None:
         self._leases = leases
         self._until = until
-        self._batches = self._taken()
+        self._batches = self._all_batches()
         self._batch: list[Any] = []
         self._watermark = MIN_TIMESTAMP
 
-    def _taken(self) -> Iterator[list[Any]]:
+    def _all_batches(self) -> Iterator[list[Any]]:
         return batches_until_stopped(self._leases) if self._until is None else batches(self._leases, self._until)
 
     def start(self) -> bool:
@@ -71,14 +77,14 @@ class _Reader(UnboundedReader):  # type: ignore[misc]
         try:
             batch = next(self._batches, None)
         except Exception:
-            # A generator that has raised is at its end; to an engine that tries again it would look like the source's.
-            self._batches = self._taken()
+            # A generator that has raised is exhausted. An engine that retries would take that for the end of the source.
+            self._batches = self._all_batches()
             raise
         bounds = [MAX_TIMESTAMP] if batch is None else [_published(received) for received in batch]
         if batch is not None and self._until is None:
             bounds.append(Timestamp.of((utc_now() - BEHIND).timestamp()))
         self._watermark = max(self._watermark, min(bounds))
-        # Turned round, to be taken from its end: the first to come stays the first.
+        # Reversed, because `advance` pops from the end: messages keep their order.
         self._batch = (batch or [])[::-1]
 
     def get_current(self) -> PubsubMessage:

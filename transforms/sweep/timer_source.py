@@ -29,7 +29,7 @@ class PeriodicSource(UnboundedSource):  # type: ignore[misc]
     def create_reader(self, options: Any, checkpoint_mark: _Mark | None) -> _Reader:
         leases = leases_for(self._subscription)
         if leases is None:
-            raise RuntimeError(f"{self._subscription}: nobody in this process holds its messages")
+            raise RuntimeError(f"{self._subscription}: this process has no leases on it")
         return _Reader(leases, checkpoint_mark.following if checkpoint_mark else self._first, self._every)
 
     def get_checkpoint_mark_coder(self) -> coders.Coder:

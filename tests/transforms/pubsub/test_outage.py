@@ -142,7 +142,7 @@ def test_a_report_that_nobody_takes_is_one_clear_error(service: Service, monkeyp
     service.go()
     step.start_bundle()
     step._futures.append(step._client.publish(TOPIC, b"a report"))
-    with pytest.raises(PubSubError, match=f"^{TOPIC}: Pub/Sub took no report for 1 s"):
+    with pytest.raises(PubSubError, match=f"^{TOPIC}: Pub/Sub accepted no report for 1 s"):
         step.finish_bundle()
     step.teardown()
 

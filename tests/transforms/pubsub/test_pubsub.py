@@ -256,14 +256,14 @@ def test_with_retry__random_pauses_double_up_to_the_longest(fake_time: FakeTime,
         assert with_retry(failing(*errors), "it") == 7
     assert fake_time.pauses == [0.2, 0.4, 0.8, 1.6, 3.2, 5.0, 5.0]
     assert fake_time.lowest == {0.0}, "runs that fail together come back together"
-    assert caplog.messages == ["it: Pub/Sub does not answer, trying again for 60 s: no route"]
+    assert caplog.messages == ["it: Pub/Sub does not answer, retrying for 60 s: no route"]
 
 
 def test_with_retry__gives_up_after_a_minute(fake_time: FakeTime) -> None:
     def call() -> None:
         raise ServiceUnavailable("connection refused")
 
-    with pytest.raises(PubSubError, match=r"^it: Pub/Sub has been unreachable for 60 s: connection refused\. Run it again"):
+    with pytest.raises(PubSubError, match=r"^it: Pub/Sub has been unreachable for 60 s: connection refused\. What to do: run the command again"):
         with_retry(call, "it")
     assert 55 <= fake_time.now <= 60
 
@@ -271,9 +271,9 @@ def test_with_retry__gives_up_after_a_minute(fake_time: FakeTime) -> None:
 @pytest.mark.parametrize(
     ("refusal", "message"),
     [
-        (PermissionDenied("not you"), "it: Pub/Sub refuses: not you"),
-        (InvalidArgument("not so"), "it: Pub/Sub refuses: not so"),
-        (NotFound("not there"), "it does not exist any more. Was it deleted?"),
+        (PermissionDenied("not you"), "it: Pub/Sub refused a request: not you. What to do: correct the permissions or the resource"),
+        (InvalidArgument("not so"), "it: Pub/Sub refused a request: not so. What to do: correct the permissions or the resource"),
+        (NotFound("not there"), "it does not exist any more. What to do: create it again, or name another one"),
     ],
 )
 def test_with_retry__permanent_errors_fail_at_once(
@@ -294,5 +294,5 @@ def test_with_retry__other_errors_pass(fake_time: FakeTime) -> None:
 
 def test_a_subscription_that_is_not_there_is_told_in_one_line(client: pubsub_v1.SubscriberClient) -> None:
     name = "projects/test-project/subscriptions/none-such"
-    with pytest.raises(PubSubError, match=f"^{name} does not exist. Create it, or correct the name.$"):
+    with pytest.raises(PubSubError, match=f"^{name} does not exist. What to do: create it, or correct the name$"):
         check_subscription(client, name)

@@ -148,7 +148,7 @@ def test_a_stream_outlives_a_pub_sub_that_is_out_of_reach_but_not_one_that_refus
     reader = reader_of(leases)
     assert take(reader, 1) == [b"a"]
     leases.client = Failing(client, PermissionDenied("no"))
-    with pytest.raises(PubSubError, match="Pub/Sub refuses: no"):
+    with pytest.raises(PubSubError, match="Pub/Sub refused a request: no"):
         reader.advance()
 
 
