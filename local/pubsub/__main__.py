@@ -1,4 +1,4 @@
-""""""
+"""Command line of the local Pub/Sub broker: python -m local.pubsub."""
 
 from __future__ import annotations
 
@@ -12,41 +12,43 @@ from local.pubsub.broker import Broker
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Serves until SIGINT or SIGTERM. Exits with 1, and one line that says why, when it can't listen or make a topic."""
+    """Serve until SIGINT or SIGTERM. Exit with status 1 and a one-line error if the port or a topic can't be created."""
     parser = argparse.ArgumentParser(
         prog="python -m local.pubsub",
-        description="A Pub/Sub broker in one process and in memory, for development and tests. When it is ready it prints "
-        "one line, PUBSUB_EMULATOR_HOST=host:port: set this in the environment of a program, and its Pub/Sub clients speak "
-        "to the broker. SIGINT or SIGTERM ends it, and everything in it is gone.",
+        description="Run a Pub/Sub broker in one process and in memory, for development and tests. When it is ready, it "
+        "prints one line: PUBSUB_EMULATOR_HOST=host:port. A program with this variable in its environment uses the broker "
+        "in place of Cloud Pub/Sub. SIGINT or SIGTERM ends the broker, and its topics and messages are lost.",
     )
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
-    parser.add_argument("--port", type=port_number, default=8085, help="port; 0 takes any free one (default: %(default)s)")
+    parser.add_argument(
+        "--port", type=port_number, default=8085, help="port to listen on; 0 selects a free one (default: %(default)s)"
+    )
     parser.add_argument(
         "--topic",
         action="append",
         default=[],
         metavar="projects/PROJECT/topics/NAME",
-        help="make this topic, and on it the subscription projects/PROJECT/subscriptions/NAME; may be given again",
+        help="create this topic, with a subscription projects/PROJECT/subscriptions/NAME; can be repeated",
     )
     flags = parser.parse_args(arguments)
-    # Before any thread is there, so that none of them takes the signals; they wait until sigwait.
-    ends = {signal.SIGINT, signal.SIGTERM}
-    signal.pthread_sigmask(signal.SIG_BLOCK, ends)
+    # Blocked before any thread starts, so that no thread receives these signals. They stay pending until sigwait.
+    stop_signals = {signal.SIGINT, signal.SIGTERM}
+    signal.pthread_sigmask(signal.SIG_BLOCK, stop_signals)
     try:
         with Broker(flags.host, flags.port, topics=flags.topic) as broker:
             print(f"PUBSUB_EMULATOR_HOST={broker.address}", flush=True)
-            signal.sigwait(ends)
+            signal.sigwait(stop_signals)
     except GoogleAPICallError as error:
-        sys.exit(f"--topic: {error.message}")
+        sys.exit(f"can't create a topic of --topic: {error.message}")
     except OSError as error:
         sys.exit(str(error))
 
 
 def port_number(text: str) -> int:
-    """Raises ValueError, as argparse expects, for what is no port."""
+    """Parse a port, 0 to 65535. Raise ValueError, as argparse requires, if the text is something else."""
     port = int(text)
     if not 0 <= port <= 65535:
-        raise ValueError(f"{port} is no port")
+        raise ValueError(f"{port} is not between 0 and 65535")
     return port
 
 

@@ -1,4 +1,4 @@
-"""What waits in one subscription, and who holds it until when. Messages are bytes; time is passed in, in seconds."""
+"""Messages and leases of one subscription. Messages are bytes. The time is a parameter of each method, in seconds."""
 
 from __future__ import annotations
 
@@ -8,23 +8,26 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import count
 
-MAX_ANSWER_BYTES = 3_900_000
-"""In one answer, unless it is a single message: a client that was made through PUBSUB_EMULATOR_HOST takes up to 4 MiB."""
+MAX_RESPONSE_BYTES = 3_900_000
+"""Size of the messages in a response, unless it has only one. A client that uses PUBSUB_EMULATOR_HOST accepts up to 4 MiB."""
 
 _SPARE_ENDS = 1_000
+"""Stale entries that `Backlog._ends` may have, beyond twice the number of leases, before it is compacted."""
 
 
 @dataclass(slots=True)
 class Flow:
-    """What one reader has in hand, and how much it wants at most. A maximum of 0 or less means none."""
+    """Flow control of one subscriber: the messages that are leased to it, and its limits. A limit of 0 or less is none."""
 
     max_messages: int = 0
     max_bytes: int = 0
     messages: int = 0
+    """Number of messages that are leased to the subscriber."""
     bytes: int = 0
+    """Size of these messages."""
 
     def has_room(self, size: int) -> bool:
-        """Whether it may be given a message of `size` bytes. One above max_bytes may come when nothing else is in hand."""
+        """Return whether a message of `size` bytes may be leased. One above max_bytes may be if it is the only one."""
         if 0 < self.max_messages <= self.messages:
             return False
         return self.max_bytes <= 0 or not self.messages or self.bytes + size <= self.max_bytes
@@ -32,21 +35,29 @@ class Flow:
 
 @dataclass(slots=True)
 class Lease:
+    """A delivered message that is not acknowledged yet."""
+
     message: bytes
     until: float
+    """Time at which the lease expires."""
     flow: Flow
+    """Flow control of the subscriber that has the lease."""
 
 
 class Backlog:
-    """The messages of one subscription that are not acked: available, or leased until a time."""
+    """The messages of one subscription that are not acknowledged: each is available, or leased until a time."""
 
     def __init__(self, prefix: str) -> None:
-        """prefix: begins every ack id, and no other backlog's."""
+        """Create an empty backlog.
+
+        Args:
+            prefix: First part of all ack ids. No other backlog may have the same one.
+        """
         self._prefix = prefix
         self._deliveries = count(1)
         self._available: deque[bytes] = deque()
         self._leases: dict[str, Lease] = {}
-        # Entries whose lease is gone or has another end are skipped, which spares a search at each ack.
+        # A heap. Entries of leases that are over or were extended are skipped later, which saves a search per ack.
         self._ends: list[tuple[float, str]] = []
 
     def __len__(self) -> int:
@@ -56,7 +67,11 @@ class Backlog:
         self._available.extend(messages)
 
     def take(self, now: float, seconds: float, limit: int, flow: Flow) -> list[tuple[str, bytes]]:
-        """Leases up to `limit` messages for `seconds`, as flow allows: their new ack ids, and the messages."""
+        """Lease up to `limit` messages for `seconds`, as many as `flow` permits.
+
+        Returns:
+            The new ack id and the message of each.
+        """
         self.expire(now)
         taken: list[tuple[str, bytes]] = []
         total = 0
@@ -64,7 +79,7 @@ class Backlog:
         while self._available and len(taken) < limit:
             message = self._available[0]
             size = len(message)
-            if not flow.has_room(size) or (taken and total + size > MAX_ANSWER_BYTES):
+            if not flow.has_room(size) or (taken and total + size > MAX_RESPONSE_BYTES):
                 break
             self._available.popleft()
             ack_id = f"{self._prefix}-{next(self._deliveries)}"
@@ -77,14 +92,17 @@ class Backlog:
         return taken
 
     def ack(self, now: float, ack_ids: Iterable[str]) -> None:
-        """Forgets the messages. Ack ids whose lease has ended change nothing."""
+        """Delete the messages. Ack ids of expired leases are ignored."""
         self.expire(now)
         for ack_id in ack_ids:
             self._end(ack_id)
         self._compact()
 
     def extend(self, now: float, ack_ids: Iterable[str], seconds: float) -> None:
-        """Lets leases end in `seconds` from now, which may be sooner than before; 0 makes the messages available at once."""
+        """Let leases expire in `seconds` from now, which may be earlier than before.
+
+        With 0, the messages are available at once. Ack ids of expired leases are ignored.
+        """
         self.expire(now)
         for ack_id in ack_ids:
             lease = self._leases.get(ack_id)
@@ -95,14 +113,14 @@ class Backlog:
         self._compact()
 
     def expire(self, now: float) -> None:
-        """Makes available what is leased until `now` or an earlier time, behind what waits already."""
+        """End all leases until `now` or earlier. Their messages become available after those that already are."""
         while (end := self.next_end()) is not None and end <= now:
             lease = self._end(self._ends[0][1])
             if lease:
                 self._available.append(lease.message)
 
     def next_end(self) -> float | None:
-        """When the next lease ends; None where nothing is leased."""
+        """Return the time at which the next lease expires, or None if there is no lease."""
         while self._ends:
             until, ack_id = self._ends[0]
             lease = self._leases.get(ack_id)

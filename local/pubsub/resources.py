@@ -1,7 +1,7 @@
-"""What the broker knows: its topics and subscriptions. No network, no locks, no waiting.
+"""Topics and subscriptions of the broker, without network, locks or waiting.
 
-Methods that take a `request` take and give raw protocol buffers of google.pubsub.v1 and raise the errors of
-google.api_core.exceptions that the service answers with. Limits: cloud.google.com/pubsub/quotas.
+Methods with a `request` accept and return raw protocol buffers of google.pubsub.v1. They raise the errors of
+google.api_core.exceptions with which the service responds. The limits are those of cloud.google.com/pubsub/quotas.
 """
 
 from __future__ import annotations
@@ -21,18 +21,24 @@ from google.pubsub_v1 import types
 from local.pubsub.backlog import Backlog, Flow
 
 Proto: TypeAlias = Any
-"""A raw protocol buffer. Its classes are made when the client library is loaded, so a type checker can't see their fields."""
+"""A raw protocol buffer. Its class is created at import of the client library, so type checkers can't check its fields."""
 
 MAX_PUBLISH_BYTES = 10_000_000
+"""Size of a publish request."""
 MAX_MESSAGES = 1_000
-"""In one publish, and in one answer to a pull."""
+"""Messages of a publish request, and of a response to a pull."""
 MAX_ATTRIBUTES = 100
+"""Attributes of a message."""
 MAX_KEY_BYTES = 256
+"""Size of an attribute's key."""
 MAX_VALUE_BYTES = 1_024
+"""Size of an attribute's value."""
 MAX_ACK_BYTES = 512 * 1024
-"""Of a request to acknowledge, or to change deadlines."""
+"""Size of a request to acknowledge, or to modify ack deadlines."""
 MAX_PAGE = 1_000
+"""Names in a page of a list."""
 MIN_DEADLINE, MAX_DEADLINE = 10, 600
+"""Ack deadline of a subscription, in seconds."""
 
 _ID = r"(?!goog)[A-Za-z][A-Za-z0-9_.~+%-]{2,254}"
 _TOPIC = re.compile(rf"projects/[^/]+/topics/{_ID}")
@@ -43,10 +49,15 @@ _DELETED_TOPIC = "_deleted-topic_"
 
 
 class Resources:
-    """Topics and subscriptions by their full names. Not for use by several threads at once."""
+    """Topics and subscriptions by their full names. Not thread-safe."""
 
     def __init__(self, clock: Callable[[], float], run: str) -> None:
-        """clock: seconds since 1970; run: digits, as many in each run of a broker and never the same. They begin every id."""
+        """Create a broker's resources without any topic.
+
+        Args:
+            clock: Returns seconds since 1970.
+            run: Digits with which all ids begin. Their number is the same in each run of a broker, their value is not.
+        """
         self._clock = clock
         self._run = run
         self._message_ids = count(1)
@@ -73,11 +84,12 @@ class Resources:
 
     def list_topic_subscriptions(self, request: Proto) -> Proto:
         self._topic(request.topic)
-        names, token = page((name for name, found in self._subscriptions.items() if found.topic == request.topic), request)
+        of_topic = (name for name, subscription in self._subscriptions.items() if subscription.topic == request.topic)
+        names, token = page(of_topic, request)
         return types.ListTopicSubscriptionsResponse.pb()(subscriptions=names, next_page_token=token)
 
     def delete_topic(self, request: Proto) -> Proto:
-        """Its subscriptions stay, with what they hold."""
+        """Delete a topic. Its subscriptions remain, with their messages."""
         self._topic(request.topic)
         del self._topics[request.topic]
         for subscription in self._subscriptions.values():
@@ -86,7 +98,7 @@ class Resources:
         return Empty()
 
     def create_subscription(self, request: Proto) -> Proto:
-        """It receives what is published from now on."""
+        """Create a subscription. It receives the messages that are published from now on."""
         check_name(_SUBSCRIPTION, request.name)
         check_fields(request, "name", "topic", "labels", "ack_deadline_seconds")
         request.ack_deadline_seconds = request.ack_deadline_seconds or MIN_DEADLINE
@@ -115,7 +127,7 @@ class Resources:
         return Empty()
 
     def publish(self, request: Proto) -> Proto:
-        """All of the messages or none: each gets an id and the time of now, and goes to every subscription of the topic."""
+        """Publish all messages or none. Each gets an id and the present time, and goes to every subscription of the topic."""
         self._topic(request.topic)
         check_publish(request)
         published_at = Timestamp()
@@ -133,13 +145,13 @@ class Resources:
         return response
 
     def subscription(self, name: str) -> Proto:
-        """Raises NotFound."""
+        """Return the subscription. Raise NotFound if it does not exist."""
         if name not in self._subscriptions:
             raise NotFound(f"subscription {name} does not exist")
         return self._subscriptions[name]
 
     def backlog(self, name: str) -> Backlog:
-        """Of the subscription. Raises NotFound."""
+        """Return the backlog of the subscription. Raise NotFound if it does not exist."""
         self.subscription(name)
         return self._backlogs[name]
 
@@ -154,24 +166,28 @@ class Resources:
         return Empty()
 
     def take(self, name: str, seconds: float, limit: int, flow: Flow) -> list[tuple[str, bytes]]:
-        """Leases up to `limit` messages of the subscription for `seconds`: their ack ids, and serialized PubsubMessages."""
+        """Lease up to `limit` messages of the subscription for `seconds`.
+
+        Returns:
+            The ack id and the serialized PubsubMessage of each.
+        """
         return self.backlog(name).take(self._clock(), seconds, min(limit, MAX_MESSAGES), flow)
 
     def ack(self, name: str, ack_ids: Sequence[str]) -> None:
-        """Forgets the messages. An ack id whose lease has ended changes nothing."""
+        """Delete the messages. Ack ids of expired leases are ignored."""
         backlog = self.backlog(name)
         check_ack_ids(ack_ids)
         backlog.ack(self._clock(), ack_ids)
 
     def extend(self, name: str, ack_ids: Sequence[str], seconds: int) -> None:
-        """Lets the leases end in `seconds`; at 0 the messages are available at once. An ended lease stays ended."""
+        """Let leases expire in `seconds` from now; with 0, the messages are available at once. Expired leases stay expired."""
         backlog = self.backlog(name)
         check_range("the deadline", seconds, 0, MAX_DEADLINE)
         check_ack_ids(ack_ids)
         backlog.extend(self._clock(), ack_ids, seconds)
 
     def seconds_to_next_end(self, name: str) -> float | None:
-        """Until the subscription's next lease ends, 0 or more; None where nothing is leased."""
+        """Return the seconds until the next lease of the subscription expires, 0 or more, or None if there is no lease."""
         end = self.backlog(name).next_end()
         return None if end is None else max(end - self._clock(), 0.0)
 
@@ -182,59 +198,69 @@ class Resources:
 
 
 def check_publish(request: Proto) -> None:
-    """Raises InvalidArgument, or MethodNotImplemented, where the request breaks a limit or asks for what there is not."""
+    """Check a publish request against the limits.
+
+    Raises:
+        InvalidArgument: The request exceeds a limit, or a message is empty.
+        MethodNotImplemented: A message has an ordering key.
+    """
     check_range("the number of messages in a publish", len(request.messages), 1, MAX_MESSAGES)
     check_size("publish", request, MAX_PUBLISH_BYTES)
-    for place, message in enumerate(request.messages):
+    for position, message in enumerate(request.messages):
         attributes = message.attributes
         if not message.data and not attributes:
-            raise InvalidArgument(f"message {place} has neither data nor attributes")
+            raise InvalidArgument(f"message {position} has neither data nor attributes")
         if message.ordering_key:
-            raise MethodNotImplemented(f"message {place} has an ordering key; the local broker keeps no order")
+            raise MethodNotImplemented(
+                f"message {position} has an ordering key, but the local broker does not support ordering"
+            )
         if len(attributes) > MAX_ATTRIBUTES:
-            raise InvalidArgument(f"message {place} has {len(attributes)} attributes; at most {MAX_ATTRIBUTES} are allowed")
+            raise InvalidArgument(f"message {position} has {len(attributes)} attributes; at most {MAX_ATTRIBUTES} are allowed")
         for key, value in attributes.items():
             if not 0 < len(key.encode()) <= MAX_KEY_BYTES:
                 raise InvalidArgument(
-                    f"message {place} has an attribute whose key is empty or has more than {MAX_KEY_BYTES} bytes"
+                    f"message {position} has an attribute whose key is empty or has more than {MAX_KEY_BYTES} bytes"
                 )
             if len(value.encode()) > MAX_VALUE_BYTES:
-                raise InvalidArgument(f"message {place}: the value of attribute {key} has more than {MAX_VALUE_BYTES} bytes")
+                raise InvalidArgument(f"message {position}: the value of attribute {key} has more than {MAX_VALUE_BYTES} bytes")
 
 
 def check_ack_ids(ack_ids: Sequence[str]) -> None:
-    """Raises InvalidArgument where there is none, or one that no broker has made."""
+    """Raise InvalidArgument if there is no ack id, or one that a broker can't have created."""
     if not ack_ids:
-        raise InvalidArgument("there are no ack ids")
+        raise InvalidArgument("the request has no ack ids")
     for ack_id in ack_ids:
         if not _ACK_ID.fullmatch(ack_id):
-            raise InvalidArgument("an ack id is none that a broker has made; a message id is not an ack id")
+            raise InvalidArgument("an ack id was not created by a broker; a message id can't be used as an ack id")
 
 
 def check_name(pattern: re.Pattern[str], name: str) -> None:
+    """Raise InvalidArgument if `name` does not match `pattern`."""
     if not pattern.fullmatch(name):
-        raise InvalidArgument(f"{name!r} is no valid name; expected is one that matches {pattern.pattern}")
+        raise InvalidArgument(f"{name!r} is not a valid name: it does not match {pattern.pattern}")
 
 
-def check_range(what: str, value: int, least: int, most: int) -> None:
+def check_range(subject: str, value: int, least: int, most: int) -> None:
+    """Raise InvalidArgument, with `subject`, if `value` is not between `least` and `most`, both included."""
     if not least <= value <= most:
-        raise InvalidArgument(f"{what} is {value}; it must lie between {least} and {most}")
+        raise InvalidArgument(f"{subject} is {value}; it must be between {least} and {most}")
 
 
-def check_size(what: str, request: Proto, most: int) -> None:
+def check_size(method: str, request: Proto, most: int) -> None:
+    """Raise InvalidArgument if the request of `method` has more than `most` bytes."""
     if request.ByteSize() > most:
-        raise InvalidArgument(f"the {what} request has {request.ByteSize()} bytes; at most {most} are allowed")
+        raise InvalidArgument(f"the {method} request has {request.ByteSize()} bytes; at most {most} are allowed")
 
 
-def check_fields(request: Proto, *known: str) -> None:
-    """Raises MethodNotImplemented where another field is set. One that is set to an empty message asks for nothing."""
+def check_fields(request: Proto, *supported: str) -> None:
+    """Raise MethodNotImplemented if a field that is not in `supported` is set, unless it has an empty message."""
     for field, value in request.ListFields():
-        if field.name not in known and not (isinstance(value, Message) and not value.ByteSize()):
-            raise MethodNotImplemented(f"the local broker has no {field.name}; leave it out, or use Cloud Pub/Sub")
+        if field.name not in supported and not (isinstance(value, Message) and not value.ByteSize()):
+            raise MethodNotImplemented(f"the local broker does not support {field.name}; leave it out, or use Cloud Pub/Sub")
 
 
 def page(names: Iterable[str], request: Proto) -> tuple[list[str], str]:
-    """The names of the asked page, sorted, and the token of the next one, which is empty at the end."""
+    """Return the requested page of the sorted names, and the token of the next page, which is empty after the last one."""
     check_range("page_size", request.page_size, 0, MAX_PAGE)
     ordered = sorted(names)
     start = bisect_right(ordered, request.page_token)

@@ -1,4 +1,4 @@
-"""The gRPC services Publisher and Subscriber over the broker's resources: locks, waiting, streams, answers."""
+"""The gRPC services Publisher and Subscriber on top of the broker's resources, with locks, waiting and streams."""
 
 from __future__ import annotations
 
@@ -15,17 +15,18 @@ from local.pubsub.backlog import Flow
 from local.pubsub.resources import MAX_DEADLINE, MAX_MESSAGES, MIN_DEADLINE, Proto, Resources, check_range
 
 MAX_WAIT_SECONDS = 90.0
-"""The longest that a pull waits for a message, where its client set no earlier deadline."""
+"""Longest wait of a pull for a message, unless the deadline of its client is earlier."""
 
 IDLE_SECONDS = 60.0
+"""Longest wait of a streaming pull before it checks for messages again."""
 
 
 class Services(grpc.GenericRpcHandler):  # type: ignore[misc]
-    """Answers each call in its own thread."""
+    """Handler of the calls to both services. gRPC runs each call in a thread of its own."""
 
     def __init__(self, resources: Resources) -> None:
         self._resources = resources
-        # Held while resources are used; told when messages may have become available, or a reader has gone.
+        # Held while resources are used. Notified when messages may have become available, or a client has disconnected.
         self._changed = threading.Condition()
         self._methods = {
             "Publisher/CreateTopic": self._at_once(types.Topic, resources.create_topic),
@@ -49,21 +50,23 @@ class Services(grpc.GenericRpcHandler):  # type: ignore[misc]
         }
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler:
-        """gRPC's question who answers a call."""
+        """Return the handler of a call, as grpc.GenericRpcHandler requires."""
         method = handler_call_details.method
         return self._methods.get(method.removeprefix("/google.pubsub.v1.")) or refusal(method)
 
-    def _at_once(self, request_type: Proto, answer: Callable[[Proto], Proto]) -> grpc.RpcMethodHandler:
+    def _at_once(self, request_type: Proto, handle: Callable[[Proto], Proto]) -> grpc.RpcMethodHandler:
+        """Return the gRPC handler for a method of the resources, which is called with the lock and does not wait."""
+
         def call(request: Proto, _: grpc.ServicerContext) -> Proto:
             with self._changed:
-                response = answer(request)
+                response = handle(request)
                 self._changed.notify_all()
                 return response
 
         return unary(request_type, call)
 
     def _pull(self, request: Proto, context: grpc.ServicerContext) -> Proto:
-        """Answers with no message shortly before its client would give up, so that to wait in vain is no error."""
+        """Wait for messages. If none comes, respond without one shortly before the client's deadline, to avoid an error."""
         check_range("max_messages", request.max_messages, 1, 2**31)
         remaining = context.time_remaining()
         wait = MAX_WAIT_SECONDS if remaining is None else min(MAX_WAIT_SECONDS, 0.9 * remaining)
@@ -72,7 +75,7 @@ class Services(grpc.GenericRpcHandler):  # type: ignore[misc]
         taken: list[tuple[str, bytes]] = []
         with self._changed:
             seconds = self._resources.subscription(request.subscription).ack_deadline_seconds
-            # A client that has gone is given nothing: it would be leased to nobody.
+            # Nothing is leased to a client that has disconnected, because it could not acknowledge it.
             while context.is_active():
                 taken = self._resources.take(request.subscription, seconds, request.max_messages, Flow())
                 remaining_seconds = until - time.monotonic()
@@ -82,7 +85,7 @@ class Services(grpc.GenericRpcHandler):  # type: ignore[misc]
         return fill(types.PullResponse.pb()(), taken)
 
     def _streaming_pull(self, requests: Iterator[Proto], context: grpc.ServicerContext) -> Iterator[Proto]:
-        """Gives what is there, as much as the client's flow control allows, until the client ends the stream."""
+        """Yield messages as the client's flow control permits, until the client ends the stream."""
         try:
             first = next(requests, None)
             if first is None:
@@ -114,14 +117,15 @@ class Services(grpc.GenericRpcHandler):  # type: ignore[misc]
         except GoogleAPICallError as error:
             stream.error = error
         except grpc.RpcError:
-            # How gRPC says that the client has gone, which is a usual end.
+            # The client has disconnected, which is a usual end of a stream.
             pass
         stream.ended = True
         self._wake()
 
     def _wait(self, subscription: str, at_most: float) -> None:
-        lease = self._resources.seconds_to_next_end(subscription)
-        self._changed.wait(at_most if lease is None else min(at_most, lease))
+        """Wait for a notification, the expiry of the subscription's next lease, or `at_most` seconds."""
+        seconds = self._resources.seconds_to_next_end(subscription)
+        self._changed.wait(at_most if seconds is None else min(at_most, seconds))
 
     def _wake(self) -> None:
         with self._changed:
@@ -129,10 +133,19 @@ class Services(grpc.GenericRpcHandler):  # type: ignore[misc]
 
 
 class Stream:
-    """One client's streaming pull: what it asked for, and what it has in hand."""
+    """State of one streaming pull: its ack deadline, its flow control, and how it ended."""
 
     def __init__(self, resources: Resources, first: Proto) -> None:
-        """first: its first request. Raises NotFound and InvalidArgument."""
+        """Open a stream.
+
+        Args:
+            resources: Resources of the broker.
+            first: First request of the stream.
+
+        Raises:
+            NotFound: The subscription does not exist.
+            InvalidArgument: The ack deadline or an ack id is invalid.
+        """
         self._resources = resources
         self.name: str = first.subscription
         self.ended = False
@@ -145,15 +158,20 @@ class Stream:
         self.apply(first)
 
     def take(self) -> list[tuple[str, bytes]]:
-        """Leases what the client has room for. Raises NotFound once the subscription is deleted, also if it was made again."""
+        """Lease messages as flow control permits. Raise NotFound if the subscription was deleted, even if it was recreated."""
         if self._resources.backlog(self.name) is not self._backlog:
-            raise NotFound(f"subscription {self.name} has been deleted, and made again")
+            raise NotFound(f"subscription {self.name} was deleted and created again")
         return self._resources.take(self.name, self._deadline, MAX_MESSAGES, self._flow)
 
     def apply(self, request: Proto) -> None:
-        """Does what a request on the open stream asks for. Raises NotFound and InvalidArgument."""
+        """Apply a request on the open stream: a new ack deadline, acknowledgements and extensions of leases.
+
+        Raises:
+            NotFound: The subscription does not exist.
+            InvalidArgument: The request contradicts itself, or a deadline or an ack id is invalid.
+        """
         if request.subscription or len(request.modify_deadline_ack_ids) != len(request.modify_deadline_seconds):
-            raise InvalidArgument("a request on an open stream names no subscription, and as many deadlines as ack ids")
+            raise InvalidArgument("a request on an open stream must have no subscription, and as many deadlines as ack ids")
         if request.stream_ack_deadline_seconds:
             check_range("stream_ack_deadline_seconds", request.stream_ack_deadline_seconds, MIN_DEADLINE, MAX_DEADLINE)
             self._deadline = request.stream_ack_deadline_seconds
@@ -164,33 +182,34 @@ class Stream:
 
 
 def unary(request_type: Proto, call: Callable[[Proto, grpc.ServicerContext], Proto]) -> grpc.RpcMethodHandler:
-    """A handler of one request and one response, which tells errors of google.api_core as their status."""
+    """Return a handler of one request and one response. Errors of google.api_core become the status of the response."""
 
-    def answer(request: Proto, context: grpc.ServicerContext) -> Proto:
+    def handle(request: Proto, context: grpc.ServicerContext) -> Proto:
         try:
             return call(request, context)
         except GoogleAPICallError as error:
             abort(context, error)
 
-    return grpc.unary_unary_rpc_method_handler(answer, request_type.pb().FromString, serialize)
+    return grpc.unary_unary_rpc_method_handler(handle, request_type.pb().FromString, serialize)
 
 
 def refusal(method: str) -> grpc.RpcMethodHandler:
-    """A handler for a call that is not there."""
+    """Return a handler that responds UNIMPLEMENTED to any request of an unsupported method."""
 
     def refuse(_: bytes, context: grpc.ServicerContext) -> NoReturn:
-        abort(context, MethodNotImplemented(f"the local broker has no {method}; use Cloud Pub/Sub, or its emulator"))
+        abort(context, MethodNotImplemented(f"the local broker does not support {method}; use Cloud Pub/Sub, or its emulator"))
 
     return grpc.unary_unary_rpc_method_handler(refuse)
 
 
 def abort(context: grpc.ServicerContext, error: GoogleAPICallError) -> NoReturn:
+    """End the call with the status and the message of `error`."""
     context.abort(error.grpc_status_code, error.message)
     raise AssertionError("abort always raises")
 
 
 def fill(response: Proto, taken: Iterable[tuple[str, bytes]]) -> Proto:
-    """Puts messages and their ack ids into the answer to a pull."""
+    """Add messages and their ack ids to the response to a pull, and return it."""
     for ack_id, message in taken:
         response.received_messages.add(ack_id=ack_id).message.MergeFromString(message)
     return response

@@ -7,7 +7,7 @@ import tracemalloc
 from hypothesis import given
 from hypothesis import strategies as st
 
-from local.pubsub.backlog import MAX_ANSWER_BYTES, Backlog, Flow
+from local.pubsub.backlog import MAX_RESPONSE_BYTES, Backlog, Flow
 
 
 def test_messages_are_taken_in_their_order_and_only_once():
@@ -84,8 +84,8 @@ def test_a_reader_gets_no_more_bytes_than_it_wants_in_hand_but_one_message_at_le
 
 
 def test_an_answer_stays_below_what_a_client_takes_at_once():
-    size = MAX_ANSWER_BYTES // 2
-    backlog = filled(*[b"x" * size] * 3, b"y" * (2 * MAX_ANSWER_BYTES))
+    size = MAX_RESPONSE_BYTES // 2
+    backlog = filled(*[b"x" * size] * 3, b"y" * (2 * MAX_RESPONSE_BYTES))
     assert [len(backlog.take(0, 10, 100, Flow())) for _ in range(3)] == [2, 1, 1]
 
 
