@@ -72,7 +72,7 @@ def test_the_command_says_in_one_line_that_a_topic_can_not_be(topics):
 
 
 def command(*flags: str) -> subprocess.Popen[str]:
-    root = Path(__file__).parents[2]
+    root = Path(__file__).parents[3]
     return subprocess.Popen(
         [sys.executable, "-m", "local.pubsub", *flags], cwd=root, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
