@@ -1,3 +1,5 @@
+"""Files of references to duplicates."""
+
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
@@ -10,11 +12,12 @@ HOUR = datetime(2026, 1, 31, 9, tzinfo=UTC)
 LONG_AGO = datetime(1, 1, 1, tzinfo=UTC)
 
 
-def test_entries_are_sorted_distinct_and_read_back_by_their_hours() -> None:
-    # Ids that differ in nothing but zeros at their end.
+def test_packed__read_back_by_hours() -> None:
+    """Packed entries are sorted and distinct, and are read back by their hours."""
+    # Among them, ids that differ only in zeros at their end.
     ids = [b"a" * 15 + b"\0", b"a" * 14 + b"\0\0", b"\0" * 16]
     held = hour_number(HOUR)
-    entries = [*(entry(one, HOUR + timedelta(hours=1), held) for one in ids), entry(b"b" * 16, LONG_AGO, held)]
+    entries = [*(entry(id_hash, HOUR + timedelta(hours=1), held) for id_hash in ids), entry(b"b" * 16, LONG_AGO, held)]
     data, count = packed([*reversed(entries), *entries])
     assert (count, len(data)) == (4, 4 * 24)
     assert data == b"".join(sorted(entries))
@@ -23,6 +26,7 @@ def test_entries_are_sorted_distinct_and_read_back_by_their_hours() -> None:
 
 
 @pytest.mark.parametrize("data", [b"x", b"\x7f" * 24, b"\x80" * 24])
-def test_what_is_no_such_file_is_refused(data: bytes) -> None:
+def test_by_hours__invalid_data(data: bytes) -> None:
+    """Data that is no list of entries is refused."""
     with pytest.raises((ValueError, OverflowError)):
         by_hours(data)

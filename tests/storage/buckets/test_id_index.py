@@ -1,3 +1,5 @@
+"""Index of event ids."""
+
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
@@ -14,37 +16,41 @@ from storage.buckets.id_index import ENTRY_BYTES, IdIndex, digest_of, hashes, in
 ids = st.binary(min_size=16, max_size=16)
 digests = st.binary(min_size=8, max_size=8)
 offsets = st.integers(0, 3_599_999_999)
-# Few different bytes, zeros among them: what numpy might take for the end of a string.
+# Entries of few different bytes, among them zeros, which numpy might take for the end of a string.
 few = st.lists(st.lists(st.sampled_from([0, 1, 255]), min_size=ENTRY_BYTES, max_size=ENTRY_BYTES).map(bytes), max_size=20)
 
 
 @given(st.lists(st.tuples(ids, offsets, digests), max_size=20))
-def test_entries_are_packed_and_found_again(given_entries: list[tuple[bytes, int, bytes]]) -> None:
-    packed = [index_entry(*one) for one in given_entries]
+def test_split__packed_entries(given_entries: list[tuple[bytes, int, bytes]]) -> None:
+    """Packed entries are split again, and their fields are at their places."""
+    packed = [index_entry(*fields) for fields in given_entries]
     assert split(b"".join(packed)) == packed
-    assert hashes(b"".join(packed)) == b"".join(one[0] for one in given_entries)
-    assert [int.from_bytes(one[16:20], "big") for one in packed] == [offset for _, offset, _ in given_entries]
+    assert hashes(b"".join(packed)) == b"".join(id_hash for id_hash, _, _ in given_entries)
+    assert [int.from_bytes(entry[16:20], "big") for entry in packed] == [offset for _, offset, _ in given_entries]
 
 
 @given(few)
-def test_entries_are_put_in_the_order_of_their_bytes(given_entries: list[bytes]) -> None:
+def test_ordered__by_bytes(given_entries: list[bytes]) -> None:
+    """Entries are sorted by their bytes, also those with zeros at their end."""
     assert ordered(b"".join(given_entries)) == b"".join(sorted(given_entries))
 
 
 @pytest.mark.parametrize("read", [split, hashes, ordered])
-def test_entries_that_are_cut_are_refused(read) -> None:
+def test_split__incomplete_entry(read) -> None:
+    """Packed entries with an incomplete one are refused."""
     with pytest.raises(ValueError, match=r"."):
         read(bytes(ENTRY_BYTES + 1))
 
 
-def test_a_digest_is_the_first_bytes_of_sha_256() -> None:
+def test_digest_of__sha_256() -> None:
+    """A digest is the first 8 bytes of the SHA-256."""
     assert digest_of(b"x") == sha256(b"x").digest()[:8]
 
 
 START = datetime(2026, 1, 31, tzinfo=UTC)
 SECOND = 1_000_000
 
-# Ids that share their first half: what is searched by is not all that has to be the same.
+# Some share their first half, the key by which the index searches, but not their second half.
 ids = st.sampled_from([b"a" * 16, b"a" * 8 + b"b" * 8, b"\x00" * 16, b"\xff" * 16])
 events = st.tuples(ids, st.integers(0, 5), st.sampled_from([0, 1, 3599 * SECOND]), st.sampled_from([b"1" * 8, b"2" * 8]))
 
@@ -56,39 +62,44 @@ def find(index: IdIndex, event: tuple[bytes, int, int, bytes]) -> tuple[bool, bo
 
 
 @given(st.lists(events, max_size=20), events, st.sampled_from([1, 2, 24]))
-def test_an_id_is_delivered_if_one_within_the_horizon_is_known_and_conflicts_if_none_of_these_has_its_payload(
-    given_events: list[tuple[bytes, int, int, bytes]], asked: tuple[bytes, int, int, bytes], hours: int
+def test_find__delivered_and_conflicting(
+    given_events: list[tuple[bytes, int, int, bytes]], queried: tuple[bytes, int, int, bytes], hours: int
 ) -> None:
+    """An id is delivered if it is indexed within the horizon; it conflicts if none there has its payload."""
     index = IdIndex(timedelta(hours=hours))
     for digest, hour, offset, payload in given_events:
         index.add(START + hour * HOUR, index_entry(digest, offset, payload))
 
-    def moment(event: tuple[bytes, int, int, bytes]) -> timedelta:
+    def time(event: tuple[bytes, int, int, bytes]) -> timedelta:
         return timedelta(hours=event[1], microseconds=event[2])
 
-    near = [one for one in given_events if one[0] == asked[0] and abs(moment(one) - moment(asked)) < timedelta(hours=hours)]
-    assert find(index, asked) == (bool(near), bool(near) and asked[3] not in {one[3] for one in near})
+    near = [
+        event for event in given_events if event[0] == queried[0] and abs(time(event) - time(queried)) < timedelta(hours=hours)
+    ]
+    assert find(index, queried) == (bool(near), bool(near) and queried[3] not in {event[3] for event in near})
 
 
 @given(st.lists(events, max_size=20), events, st.sampled_from([1, 2, 24]))
-def test_a_delivered_id_is_told_with_an_hour_that_holds_it_its_own_where_that_does(
-    given_events: list[tuple[bytes, int, int, bytes]], asked: tuple[bytes, int, int, bytes], hours: int
+def test_find__hour(
+    given_events: list[tuple[bytes, int, int, bytes]], queried: tuple[bytes, int, int, bytes], hours: int
 ) -> None:
+    """The hour contains the id within the horizon, and is the entry's own if that contains it."""
     index = IdIndex(timedelta(hours=hours))
     for digest, hour, offset, payload in given_events:
         index.add(START + hour * HOUR, index_entry(digest, offset, payload))
-    lookup = index.find(START + asked[1] * HOUR, index_entry(asked[0], *asked[2:]))
-    moment = asked[1] * HOUR + timedelta(microseconds=asked[2])
-    holding = {
+    lookup = index.find(START + queried[1] * HOUR, index_entry(queried[0], *queried[2:]))
+    time = queried[1] * HOUR + timedelta(microseconds=queried[2])
+    containing = {
         hour
         for digest, hour, offset, _ in given_events
-        if digest == asked[0] and abs(hour * HOUR + timedelta(microseconds=offset) - moment) < timedelta(hours=hours)
+        if digest == queried[0] and abs(hour * HOUR + timedelta(microseconds=offset) - time) < timedelta(hours=hours)
     }
-    told = int(lookup.hour[0]) - hour_number(START)
-    assert told == asked[1] if asked[1] in holding or not holding else told in holding
+    found = int(lookup.hour[0]) - hour_number(START)
+    assert found == queried[1] if queried[1] in containing or not containing else found in containing
 
 
-def test_many_are_asked_for_at_once_in_their_order() -> None:
+def test_find__many_entries() -> None:
+    """The results of many entries are in the order of the entries."""
     index = IdIndex(timedelta(hours=1))
     index.add(START, b"".join(index_entry(bytes([number]) * 16, 0, bytes(8)) for number in range(0, 100, 2)))
     lookup = index.find(START, b"".join(index_entry(bytes([number]) * 16, 5, bytes(8)) for number in range(99, -1, -1)))
@@ -96,6 +107,7 @@ def test_many_are_asked_for_at_once_in_their_order() -> None:
     assert not lookup.conflicting.any()
 
 
-def test_nothing_is_known_of_nothing() -> None:
+def test_find__nothing() -> None:
+    """A look-up of no entry, and one in an empty index, find nothing."""
     assert IdIndex(timedelta(hours=1)).find(START, b"").delivered.tolist() == []
     assert IdIndex(timedelta(hours=1)).find(START, index_entry(bytes(16), 0, bytes(8))).delivered.tolist() == [False]

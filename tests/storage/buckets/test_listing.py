@@ -1,3 +1,5 @@
+"""Hours that are unfinished, or have no events."""
+
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
@@ -15,20 +17,24 @@ def after(*hours: int) -> list[datetime]:
     return [NINE + timedelta(hours=hour) for hour in hours]
 
 
-def test_silent_hours_between_two_with_events_are_filled() -> None:
+def test_hours_between__fills_gaps() -> None:
+    """Hours without events between two with events are included."""
     assert hours_between(after(5, 0, 2)) == after(0, 1, 2, 3, 4, 5)
 
 
-def test_a_silence_of_more_than_a_day_parts_two_stretches() -> None:
+def test_hours_between__long_gap() -> None:
+    """A gap of more than a day is not filled."""
     assert hours_between(after(0, 24)) == after(*range(25))
     assert hours_between(after(0, 25)) == after(0, 25)
 
 
-def test_no_hours_are_between_none() -> None:
+def test_hours_between__nothing() -> None:
+    """No hours have no hours between them."""
     assert hours_between([]) == []
 
 
-def test_open_hours_are_those_begun_and_not_closed_since_a_day(tmp_path: Path) -> None:
+def test_open_hours__since(tmp_path: Path) -> None:
+    """Unfinished hours of the given streams are returned, from the given day on."""
     store = Directory(tmp_path)
     eight, ten = after(-1, 1)
     begun = [Bucket("a", NINE), Bucket("a", eight), Bucket("b", NINE), Bucket("c", ten)]
@@ -37,11 +43,11 @@ def test_open_hours_are_those_begun_and_not_closed_since_a_day(tmp_path: Path) -
         store.create(bucket.version_name(1), b"x")
     store.create(begun[0].success_name, b"")
     store.create(begun[0].loaded_name(1), b"")
-    found = open_hours(store, ["a", "c"], NINE - timedelta(days=1))
-    assert found == {eight, ten}
+    assert open_hours(store, ["a", "c"], NINE - timedelta(days=1)) == {eight, ten}
 
 
-def test_an_hour_is_done_when_it_is_closed_and_its_newest_manifest_is_loaded(tmp_path: Path) -> None:
+def test_open_hours__until_loaded(tmp_path: Path) -> None:
+    """An hour is unfinished until it is closed and its newest manifest is loaded."""
     store, bucket = Directory(tmp_path), Bucket("a", NINE)
     steps = [
         (bucket.version_name(1), {NINE}),
@@ -54,6 +60,6 @@ def test_an_hour_is_done_when_it_is_closed_and_its_newest_manifest_is_loaded(tmp
         (bucket.version_name(3), {NINE}),
         (bucket.loaded_name(3), set()),
     ]
-    for name, left in steps:
+    for name, unfinished in steps:
         store.create(name, b"x")
-        assert open_hours(store, ["a"], NINE) == left, name
+        assert open_hours(store, ["a"], NINE) == unfinished, name

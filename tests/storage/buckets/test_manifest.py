@@ -1,3 +1,5 @@
+"""Manifests and committables."""
+
 from __future__ import annotations
 
 import json
@@ -27,18 +29,20 @@ def committable(name: str, *ids: str, duplicates: int = 0) -> Committable:
     return Committable(name, counters, {"search_made": {"not_json": 1}}, data_files)
 
 
-def test_a_repeated_committable_changes_nothing() -> None:
-    one = Manifest(BUCKET).next(committable("one", "a"), NOW, close=False)
-    assert one.next(committable("one", "a"), NOW + timedelta(minutes=1), close=False) is one
+def test_next__repeated_committable() -> None:
+    """A repeated committable changes nothing."""
+    manifest = Manifest(BUCKET).next(committable("one", "a"), NOW, close=False)
+    assert manifest.next(committable("one", "a"), NOW + timedelta(minutes=1), close=False) is manifest
 
 
-def test_the_order_of_committables_does_not_matter() -> None:
-    works = [committable("one", "a"), committable("two", "b", "c", duplicates=2), committable("three")]
+def test_next__any_order() -> None:
+    """Committables in any order result in the same files and counters."""
+    committables = [committable("one", "a"), committable("two", "b", "c", duplicates=2), committable("three")]
     outcomes = set()
-    for order in permutations(works):
+    for order in permutations(committables):
         manifest = Manifest(BUCKET)
-        for work in order:
-            manifest = manifest.next(work, NOW, close=False)
+        for added in order:
+            manifest = manifest.next(added, NOW, close=False)
         duplicates = manifest.counters["search_made"][Outcome.DUPLICATE].count
         outcomes.add((manifest.version, manifest.ids, frozenset(manifest.data_files), duplicates))
     assert len(outcomes) == 1
@@ -46,7 +50,8 @@ def test_the_order_of_committables_does_not_matter() -> None:
     assert (version, ids, duplicates) == (3, Tally.of_ids("abc"), 2)
 
 
-def test_rows_that_come_after_the_close_are_late_and_the_bucket_stays_closed() -> None:
+def test_next__after_close() -> None:
+    """Rows that are added after the close are late, and the bucket stays closed."""
     closed = Manifest(BUCKET).next(committable("one", "a"), NOW, close=True)
     later = closed.next(committable("two", "b", "c"), NOW + timedelta(hours=1), close=False)
     assert (closed.report().late, later.report().late) == (0, 2)
@@ -54,17 +59,20 @@ def test_rows_that_come_after_the_close_are_late_and_the_bucket_stays_closed() -
     assert later.version == 2
 
 
-def test_closing_twice_is_one_version_and_an_empty_bucket_can_close() -> None:
+def test_next__closed_twice() -> None:
+    """An empty bucket can close, and a second close makes no version."""
     closed = Manifest(BUCKET).next(CLOSE_CHECK, NOW, close=True)
     assert (closed.version, closed.closed, closed.ids) == (1, True, Tally())
     assert closed.next(CLOSE_CHECK, NOW + timedelta(hours=1), close=True) is closed
 
 
-def test_a_look_at_an_open_hour_leaves_no_manifest() -> None:
+def test_next__check_of_open_hour() -> None:
+    """A close check of an open hour makes no version."""
     assert Manifest(BUCKET).next(CLOSE_CHECK, NOW, close=False).version == 0
 
 
-def test_combining_is_independent_of_order_and_counts_each_committable_once() -> None:
+def test_combine__any_order_and_repeats() -> None:
+    """The result does not depend on the order, and counts a repeated committable once."""
     one, two = committable("one", "a", duplicates=1), committable("two", "b")
     both = combine([one, two, one, CLOSE_CHECK])
     assert both == combine([CLOSE_CHECK, two, one])
@@ -73,16 +81,18 @@ def test_combining_is_independent_of_order_and_counts_each_committable_once() ->
     assert combine([CLOSE_CHECK, CLOSE_CHECK]).is_empty
 
 
-def test_what_a_combination_is_called_depends_on_what_is_in_it() -> None:
+def test_combine__id() -> None:
+    """Combinations of different committables have different ids."""
     assert combine([committable("one", "a")]).id != combine([committable("two", "a")]).id
 
 
-def test_a_manifest_survives_json_and_shows_a_summary_to_people() -> None:
+def test_to_json__round_trip_and_summary() -> None:
+    """A manifest is equal after a round trip through JSON, which begins with a summary."""
     manifest = Manifest(BUCKET).next(committable("one", "a", duplicates=1), NOW, close=True)
     manifest = manifest.next(committable("two", "b"), NOW, close=False)
     assert Manifest.from_json(manifest.to_json(), "r") == manifest
-    told = json.loads(manifest.to_json())
-    summary = {key: told[key] for key in ("stream", "hour", "version", "closed", "rows", "late", "counts")}
+    value = json.loads(manifest.to_json())
+    summary = {key: value[key] for key in ("stream", "hour", "version", "closed", "rows", "late", "counts")}
     assert summary == {
         "stream": "search_made",
         "hour": "2026-01-31T09:00:00Z",
@@ -122,30 +132,33 @@ def test_a_manifest_survives_json_and_shows_a_summary_to_people() -> None:
         (("commits", 0, "data_files", 0, "rows"), [1]),
     ],
 )
-def test_a_manifest_with_a_value_of_another_type_is_named(place: tuple[str | int, ...], value: object) -> None:
-    told = json.loads(Manifest(BUCKET).next(committable("one", "a"), NOW, close=True).to_json())
-    where = told
+def test_from_json__invalid_value(place: tuple[str | int, ...], value: object) -> None:
+    """The error names a manifest with an invalid value."""
+    manifest = json.loads(Manifest(BUCKET).next(committable("one", "a"), NOW, close=True).to_json())
+    parent = manifest
     for step in place[:-1]:
-        where = where[step]
-    assert place[-1] in where
-    where[place[-1]] = value
+        parent = parent[step]
+    assert place[-1] in parent
+    parent[place[-1]] = value
     with pytest.raises(ManifestError, match=r"events/x/_RECEIPT\.json"):
-        Manifest.from_json(json.dumps(told).encode(), "events/x/_RECEIPT.json")
+        Manifest.from_json(json.dumps(manifest).encode(), "events/x/_RECEIPT.json")
 
 
-def test_what_another_hour_holds_is_named_in_the_manifest_and_only_where_there_is_some() -> None:
+def test_to_json__elsewhere() -> None:
+    """Files of duplicates of another hour are in the manifest, if there are any."""
     plain = committable("one", "a")
-    work = replace(committable("two", duplicates=1), elsewhere=(Elsewhere("elsewhere-x.ids", 1, 7),))
-    assert Committable.from_json(work.to_json()) == work
-    both = combine([plain, work])
-    assert both.elsewhere == work.elsewhere
+    with_refs = replace(committable("two", duplicates=1), elsewhere=(Elsewhere("elsewhere-x.ids", 1, 7),))
+    assert Committable.from_json(with_refs.to_json()) == with_refs
+    both = combine([plain, with_refs])
+    assert both.elsewhere == with_refs.elsewhere
     manifest = Manifest(BUCKET).next(both, NOW, close=True)
-    assert Manifest.from_json(manifest.to_json(), "r").elsewhere == work.elsewhere
+    assert Manifest.from_json(manifest.to_json(), "r").elsewhere == with_refs.elsewhere
     assert b"elsewhere" not in Manifest(BUCKET).next(plain, NOW, close=True).to_json()
 
 
 @pytest.mark.parametrize("damage", ["cut", "text", "other rows", "no commits", "empty"])
-def test_a_damaged_manifest_is_named(damage: str) -> None:
+def test_from_json__damaged(damage: str) -> None:
+    """The error names a damaged manifest."""
     data = Manifest(BUCKET).next(committable("one", "a"), NOW, close=True).to_json()
     value = json.loads(data)
     damaged = {

@@ -1,4 +1,4 @@
-"""What a directory promises beyond the contract of all stores: processes, power cuts, disks that are full or not ours."""
+"""Directory beyond the contract of ObjectStore: several processes, power cuts, and disks that are full or not writable."""
 
 from __future__ import annotations
 
@@ -49,7 +49,8 @@ def start(script: str, root: Path) -> subprocess.Popen[bytes]:
     return subprocess.Popen([sys.executable, "-c", script, str(root)], cwd=Path(__file__).parents[3])
 
 
-def test_processes_that_read_modify_and_replace_lose_nothing(tmp_path: Path) -> None:
+def test_replace__concurrent_processes(tmp_path: Path) -> None:
+    """Three processes that increment a counter with read and replace lose no update."""
     store = Directory(str(tmp_path))
     store.create("count", b"0")
     processes = [start(COUNT, tmp_path) for _ in range(3)]
@@ -57,7 +58,8 @@ def test_processes_that_read_modify_and_replace_lose_nothing(tmp_path: Path) -> 
     assert store.read("count")[0] == b"120"
 
 
-def test_a_process_killed_in_the_midst_of_a_write_leaves_nothing_to_be_seen(tmp_path: Path) -> None:
+def test_write__process_killed(tmp_path: Path) -> None:
+    """A process that is killed during a write leaves a hidden file, but no listed object."""
     store = Directory(str(tmp_path))
     store.write("events/b", b"b")
     assert start(DIE, tmp_path).wait(timeout=30) == -signal.SIGKILL
@@ -66,15 +68,17 @@ def test_a_process_killed_in_the_midst_of_a_write_leaves_nothing_to_be_seen(tmp_
     assert store.create("events/a", b"again").size == 5
 
 
-def test_a_generation_is_not_repeated_when_the_clock_stands_still_or_goes_back(tmp_path: Path) -> None:
-    # Inode numbers and sizes do repeat: the first file's inode is free again after the second write.
-    moments = iter([10**18] * 100 + [10**18 - 10**9] * 100)
-    store = Directory(str(tmp_path), clock=lambda: next(moments))
+def test_write__generation_with_stuck_clock(tmp_path: Path) -> None:
+    """Generations increase even if the clock stands still or is set back."""
+    # Inode numbers and sizes can't tell the files apart: the first file's inode is free after the second write.
+    times = iter([10**18] * 100 + [10**18 - 10**9] * 100)
+    store = Directory(str(tmp_path), clock=lambda: next(times))
     generations = [store.write("a", b"same").generation for _ in range(200)]
     assert generations == sorted(set(generations))
 
 
-def test_a_published_object_has_another_generation_than_the_one_it_replaces(tmp_path: Path) -> None:
+def test_publish__new_generation(tmp_path: Path) -> None:
+    """A published object has a later generation than the object that it replaces."""
     store = Directory(str(tmp_path), clock=lambda: 10**18)
     before = store.write("target", b"before").generation
     assert store.write("source", b"after").generation == before
@@ -84,17 +88,17 @@ def test_a_published_object_has_another_generation_than_the_one_it_replaces(tmp_
         store.replace("target", b"x", before)
 
 
-def test_a_file_system_with_times_of_two_seconds_still_gives_new_generations(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_write__generation_on_coarse_clock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Generations increase on a file system whose times have a resolution of two seconds."""
     utime = os.utime
-    monkeypatch.setattr(os, "utime", lambda file, ns: utime(file, ns=tuple(moment // (2 * 10**9) * 2 * 10**9 for moment in ns)))
+    monkeypatch.setattr(os, "utime", lambda file, ns: utime(file, ns=tuple(value // (2 * 10**9) * 2 * 10**9 for value in ns)))
     store = Directory(str(tmp_path))
     generations = [store.write("a", b"same").generation for _ in range(5)]
     assert generations == sorted(set(generations))
 
 
-def test_hidden_and_foreign_files_are_not_listed(tmp_path: Path) -> None:
+def test_list__skips_invalid_names(tmp_path: Path) -> None:
+    """Hidden files, and files whose names are no valid object names, are not listed."""
     store = Directory(str(tmp_path))
     store.write("a/b", b"b")
     for name in [".DS_Store", "a/.b.swp", "back\\slash"]:
@@ -102,23 +106,25 @@ def test_hidden_and_foreign_files_are_not_listed(tmp_path: Path) -> None:
     assert list(store.list("")) == ["a/b"]
 
 
-def test_a_listing_opens_no_folder_outside_its_prefix_and_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_list__opens_needed_folders_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A listing opens no folder that its prefix or start excludes."""
     store = Directory(str(tmp_path))
     for name in ["a/1/x", "a/2/x", "a/3/x", "b/1/x"]:
         store.write(name, b"x")
     opened: list[str] = []
     scandir = os.scandir
 
-    def note(path: str) -> object:
+    def record(path: str) -> object:
         opened.append(os.path.relpath(path, tmp_path))
         return scandir(path)
 
-    monkeypatch.setattr(os, "scandir", note)
+    monkeypatch.setattr(os, "scandir", record)
     assert list(store.list("a/", "a/2/")) == ["a/2/x", "a/3/x"]
     assert opened == ["a", "a/2", "a/3"]
 
 
-def test_a_listing_goes_on_while_others_publish(tmp_path: Path) -> None:
+def test_list__concurrent_publish(tmp_path: Path) -> None:
+    """A listing continues if an object is published meanwhile."""
     store = Directory(str(tmp_path))
     for number in range(3):
         store.write(f"staging/{number}", b"x")
@@ -128,14 +134,16 @@ def test_a_listing_goes_on_while_others_publish(tmp_path: Path) -> None:
     assert "staging/2" in list(listing)
 
 
-def test_crc32c_shows_what_the_disk_holds_now(tmp_path: Path) -> None:
+def test_read__crc32c_of_changed_file(tmp_path: Path) -> None:
+    """The crc32c is that of the bytes on the disk, not of the bytes once written."""
     store = Directory(str(tmp_path))
     written = store.write("a", b"bytes")
     (tmp_path / "a").write_bytes(b"Bytes")
     assert store.read("a")[1].crc32c != written.crc32c
 
 
-def test_the_root_is_made_absolute_and_made_by_the_check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_check_writable__creates_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The root is made absolute, and the check creates it."""
     monkeypatch.chdir(tmp_path)
     store = Directory("new/storage/")
     assert store.uri == str(tmp_path / "new" / "storage")
@@ -143,7 +151,8 @@ def test_the_root_is_made_absolute_and_made_by_the_check(tmp_path: Path, monkeyp
     assert (tmp_path / "new" / "storage").is_dir()
 
 
-def test_a_file_in_place_of_the_folder_is_an_error_that_says_so(tmp_path: Path) -> None:
+def test_check_writable__root_is_a_file(tmp_path: Path) -> None:
+    """The error names the root if it, or a folder above it, is a file."""
     (tmp_path / "file").write_bytes(b"")
     for root in [tmp_path / "file", tmp_path / "file" / "below"]:
         with pytest.raises(StoreError, match="file that has the name of a needed folder") as error:
@@ -151,7 +160,8 @@ def test_a_file_in_place_of_the_folder_is_an_error_that_says_so(tmp_path: Path) 
         assert str(root) in str(error.value)
 
 
-def test_a_folder_that_no_user_can_make_is_an_error_that_says_what_to_do() -> None:
+def test_check_writable__root_not_creatable() -> None:
+    """The error contains the root and a remedy if the root can't be created."""
     with pytest.raises(StoreError, match=r"can't be written below /proc/buckets: .*What to do: "):
         Directory("/proc/buckets").check_writable()
 
@@ -164,9 +174,8 @@ def test_a_folder_that_no_user_can_make_is_an_error_that_says_what_to_do() -> No
         (errno.EROFS, "Read-only file system.*a writable disk"),
     ],
 )
-def test_a_disk_that_refuses_is_an_error_that_names_the_object_and_leaves_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, hint: str
-) -> None:
+def test_replace__disk_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, hint: str) -> None:
+    """An error of the disk names object, cause and remedy, and leaves the old object and no file."""
     store = Directory(str(tmp_path))
     before = store.write("a", b"before")
 
@@ -183,7 +192,8 @@ def test_a_disk_that_refuses_is_an_error_that_names_the_object_and_leaves_nothin
     assert [path.name for path in (tmp_path / ".tmp").iterdir() if not path.name.startswith("lock-")] == []
 
 
-def test_an_object_below_an_object_is_an_error_that_says_so(tmp_path: Path) -> None:
+def test_write__object_and_folder_of_one_name(tmp_path: Path) -> None:
+    """An object can't have the name of a folder, nor lie below another object."""
     store = Directory(str(tmp_path))
     store.write("a/b", b"x")
     with pytest.raises(StoreError, match="file that has the name of a needed folder"):
@@ -192,23 +202,24 @@ def test_an_object_below_an_object_is_an_error_that_says_so(tmp_path: Path) -> N
         store.create("a", b"x")
 
 
-def test_the_bytes_and_the_name_are_on_the_disk_before_a_write_returns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_write__fsync_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A write fsyncs the bytes before it renames the file, and the folder afterwards."""
     store = Directory(str(tmp_path))
     store.check_writable()
     steps: list[str] = []
     fsync, replace = os.fsync, os.replace
 
-    def note_fsync(descriptor: int) -> None:
+    def record_fsync(descriptor: int) -> None:
         path = os.path.relpath(os.readlink(f"/proc/self/fd/{descriptor}"), tmp_path)
         steps.append("flush a hidden file" if path.startswith(".tmp/") else f"flush {path}")
         fsync(descriptor)
 
-    def note_replace(source: str, target: str) -> None:
+    def record_replace(source: str, target: str) -> None:
         steps.append(f"name {os.path.relpath(target, tmp_path)}")
         replace(source, target)
 
-    monkeypatch.setattr(os, "fsync", note_fsync)
-    monkeypatch.setattr(os, "replace", note_replace)
+    monkeypatch.setattr(os, "fsync", record_fsync)
+    monkeypatch.setattr(os, "replace", record_replace)
     store.write("a/b/c", b"x")
     assert steps == ["flush a hidden file", "flush .", "flush a", "name a/b/c", "flush a/b"]
     steps.clear()
@@ -216,7 +227,8 @@ def test_the_bytes_and_the_name_are_on_the_disk_before_a_write_returns(tmp_path:
     assert steps == ["name d", "flush ."]
 
 
-def test_a_thousand_small_objects_take_seconds(tmp_path: Path) -> None:
+def test_write__thousand_small_objects(tmp_path: Path) -> None:
+    """A thousand small objects are written within seconds."""
     # 0.5 to 1.5 ms an object on a disk of a virtual machine. The limit is far above, to hold on slow ones.
     store = Directory(str(tmp_path))
     began = time.monotonic()

@@ -1,3 +1,5 @@
+"""Names and prefixes that all stores refuse."""
+
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -31,10 +33,11 @@ BAD_NAMES.append("/".join(["a" * 100] * 11))
 
 @pytest.mark.parametrize("uri", ["directory", "gs://bucket/prefix"])
 @pytest.mark.parametrize("name", BAD_NAMES)
-def test_names_that_not_every_store_can_hold_are_refused(uri: str, name: str, tmp_path: Path) -> None:
-    # No server: they must be refused before anything is asked of one.
+def test_check_name__invalid(uri: str, name: str, tmp_path: Path) -> None:
+    """Every method refuses a name that is not valid in all stores."""
+    # No emulator runs, so a test fails if a request is sent before the name is checked.
     store = open_store(str(tmp_path) if uri == "directory" else uri)
-    refused: list[Callable[[], object]] = [
+    calls: list[Callable[[], object]] = [
         lambda: store.read(name),
         lambda: store.open(name),
         lambda: store.write(name, b""),
@@ -43,15 +46,16 @@ def test_names_that_not_every_store_can_hold_are_refused(uri: str, name: str, tm
         lambda: store.publish(name, "a"),
         lambda: store.publish("a", name),
     ]
-    for act in refused:
+    for call in calls:
         with pytest.raises(StoreError, match="can't name an object"):
-            act()
+            call()
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("uri", ["directory", "gs://bucket/prefix"])
 @pytest.mark.parametrize("prefix", ["/", "../", "a//", "a/../b", ".tmp/"])
-def test_prefixes_of_no_name_are_refused(uri: str, prefix: str, tmp_path: Path) -> None:
+def test_check_prefix__invalid(uri: str, prefix: str, tmp_path: Path) -> None:
+    """A listing refuses a prefix with which no valid name can begin."""
     store = open_store(str(tmp_path) if uri == "directory" else uri)
     with pytest.raises(StoreError, match="can't name an object"):
         list(store.list(prefix))

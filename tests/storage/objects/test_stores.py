@@ -1,6 +1,6 @@
-"""What every store promises: one contract, over a directory, two stand-ins for Cloud Storage and, where named, a real bucket.
+"""The contract of ObjectStore, for a directory, two emulators of Cloud Storage and, optionally, Cloud Storage itself.
 
-EVENT_DELIVERY_TEST_BUCKET=gs://bucket[/prefix] adds the real one; objects are written and deleted below a folder of its own.
+EVENT_DELIVERY_TEST_BUCKET=gs://bucket[/prefix] adds Cloud Storage. Objects are written and deleted in a new folder there.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def strict_server() -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def foreign_server() -> Iterator[str]:
+def third_party_server() -> Iterator[str]:
     binary, reason = find_fake_gcs_server()
     if not binary:
         pytest.skip(reason)
@@ -42,14 +42,14 @@ def foreign_server() -> Iterator[str]:
         yield url
 
 
-@pytest.fixture(params=["directory", "strict_server", "foreign_server", "real_bucket"])
+@pytest.fixture(params=["directory", "strict_server", "third_party_server", "real_bucket"])
 def store(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ObjectStore]:
     folder = uuid.uuid4().hex
     if request.param == "directory":
         yield open_store(str(tmp_path / folder))
     elif request.param == "real_bucket":
         if not REAL:
-            pytest.skip("EVENT_DELIVERY_TEST_BUCKET names no bucket")
+            pytest.skip("EVENT_DELIVERY_TEST_BUCKET is not set")
         real = open_store(f"{REAL}/{folder}")
         yield real
         bucket, _, prefix = real.uri.removeprefix("gs://").partition("/")
@@ -64,14 +64,14 @@ def names(store: ObjectStore, prefix: str, start: str = "") -> list[str]:
     return list(store.list(prefix, start))
 
 
-def together(count: int, act: Callable[[int], object]) -> list[object]:
-    """What `act` returns, or the StoreError it raises, for 0 to count - 1 at the same moment."""
+def run_concurrently(count: int, call: Callable[[int], object]) -> list[object]:
+    """Run `call` with 0 to count - 1 in as many threads. Return what each returned, or the StoreError that it raised."""
     barrier = threading.Barrier(count)
 
     def run(number: int) -> object:
         barrier.wait()
         try:
-            return act(number)
+            return call(number)
         except StoreError as error:
             return error
 
@@ -79,66 +79,77 @@ def together(count: int, act: Callable[[int], object]) -> list[object]:
         return list(pool.map(run, range(count)))
 
 
-class TestBuckets:
-    def test_what_was_written_is_read_and_listed_at_once(self, store: ObjectStore) -> None:
+class TestObjectStore:
+    def test_write__read_and_listed_at_once(self, store: ObjectStore) -> None:
+        """Reads and listings see a finished write at once."""
         written = store.write("a/b.avro", b"123456789")
         assert (written.name, written.size) == ("a/b.avro", 9)
         assert store.read("a/b.avro") == (b"123456789", written)
         assert list(store.list("a/")) == list(store.list("")) == ["a/b.avro"]
 
-    def test_crc32c_is_the_published_one_of_the_bytes(self, store: ObjectStore) -> None:
+    def test_write__crc32c(self, store: ObjectStore) -> None:
+        """The crc32c of the metadata is the CRC-32C of the bytes."""
         assert store.write("check", b"123456789").crc32c == 0xE3069283  # The check value in the catalogue of CRCs.
         assert store.write("empty", b"").crc32c == 0
         assert [store.read(name)[1].crc32c for name in ("check", "empty")] == [0xE3069283, 0]
 
-    def test_each_write_has_another_generation_even_of_equal_bytes(self, store: ObjectStore) -> None:
+    def test_write__new_generation(self, store: ObjectStore) -> None:
+        """Each write has a generation of its own, even with equal bytes."""
         generations = [store.write("a", b"same").generation for _ in range(5)]
         generations.append(store.replace("a", b"same", generations[-1]).generation)
         assert len(set(generations)) == 6
         assert store.read("a")[1].generation == generations[-1]
 
-    def test_a_write_replaces_what_is_there(self, store: ObjectStore) -> None:
+    def test_write__replaces_longer_object(self, store: ObjectStore) -> None:
+        """A write replaces an existing object completely."""
         store.write("a", b"a longer text than the second")
         store.write("a", b"second")
         assert store.read("a")[0] == b"second"
 
-    def test_a_second_create_of_the_same_name_is_refused(self, store: ObjectStore) -> None:
+    def test_create__exists_with_other_bytes(self, store: ObjectStore) -> None:
+        """A create with other bytes than the existing object's is refused."""
         store.create("a/1", b"one")
         with pytest.raises(AlreadyExists, match="a/1"):
             store.create("a/1", b"two")
         assert store.read("a/1")[0] == b"one"
 
-    def test_a_second_create_with_the_same_bytes_is_the_first_one(self, store: ObjectStore) -> None:
+    def test_create__exists_with_same_bytes(self, store: ObjectStore) -> None:
+        """A repeated create with the same bytes returns the metadata of the first one."""
         first = store.create("a/1", b"one")
         assert store.create("a/1", b"one") == first
 
-    def test_of_eight_creators_at_once_exactly_one_wins(self, store: ObjectStore) -> None:
-        answers = together(8, lambda number: store.create("a/1", f"by {number}".encode()))
-        winners = [number for number, answer in enumerate(answers) if not isinstance(answer, StoreError)]
+    def test_create__concurrent(self, store: ObjectStore) -> None:
+        """One of eight concurrent creates with different bytes succeeds, and the others are refused."""
+        results = run_concurrently(8, lambda number: store.create("a/1", f"by {number}".encode()))
+        winners = [number for number, result in enumerate(results) if not isinstance(result, StoreError)]
         assert len(winners) == 1
         assert store.read("a/1")[0] == f"by {winners[0]}".encode()
-        assert sum(isinstance(answer, AlreadyExists) for answer in answers) == 7
+        assert sum(isinstance(result, AlreadyExists) for result in results) == 7
 
-    def test_replace_is_refused_once_somebody_else_has_written(self, store: ObjectStore) -> None:
+    def test_replace__stale_generation(self, store: ObjectStore) -> None:
+        """A replace with the generation before the last write is refused."""
         first = store.write("a", b"first")
         second = store.replace("a", b"second", first.generation)
         with pytest.raises(Changed, match="a"):
             store.replace("a", b"third", first.generation)
         assert store.read("a") == (b"second", second)
 
-    def test_replace_with_the_bytes_that_somebody_else_wrote_is_refused_too(self, store: ObjectStore) -> None:
+    def test_replace__stale_generation_same_bytes(self, store: ObjectStore) -> None:
+        """A stale replace is refused even if it has the bytes that another writer wrote."""
         first = store.write("count", b"5")
         store.replace("count", b"6", first.generation)
         with pytest.raises(Changed):
             store.replace("count", b"6", first.generation)
 
     @pytest.mark.parametrize("generation", [0, 1])
-    def test_replace_of_what_is_not_there_is_refused(self, store: ObjectStore, generation: int) -> None:
+    def test_replace__missing(self, store: ObjectStore, generation: int) -> None:
+        """A replace of a missing object is refused and creates nothing."""
         with pytest.raises(Changed):
             store.replace("gone", b"x", generation)
         assert names(store, "") == []
 
-    def test_writers_that_read_modify_and_replace_lose_nothing(self, store: ObjectStore) -> None:
+    def test_replace__concurrent_increments(self, store: ObjectStore) -> None:
+        """Four threads that increment a counter with read and replace lose no update."""
         store.create("count", b"0")
 
         def add(_: int) -> None:
@@ -151,10 +162,11 @@ class TestBuckets:
                     continue
                 done += 1
 
-        assert together(4, add) == [None] * 4
+        assert run_concurrently(4, add) == [None] * 4
         assert store.read("count")[0] == b"24"
 
-    def test_readers_see_whole_objects_while_they_are_written(self, store: ObjectStore) -> None:
+    def test_write__concurrent_readers(self, store: ObjectStore) -> None:
+        """Concurrent readers see complete objects only, each with its own metadata."""
         store.write("a", b"0" * 100_000)
         done = threading.Event()
 
@@ -172,19 +184,21 @@ class TestBuckets:
                 assert (stored.size, stored.crc32c) == (100_000, google_crc32c.value(data))
                 assert names(store, "") == ["a"]
 
-        assert together(3, lambda number: write() if number == 0 else read()) == [None] * 3
+        assert run_concurrently(3, lambda number: write() if number == 0 else read()) == [None] * 3
 
-    def test_publish_moves_the_whole_object_and_can_be_repeated(self, store: ObjectStore) -> None:
+    def test_publish__repeated(self, store: ObjectStore) -> None:
+        """A publish moves the object, and a repeat of it changes nothing."""
         data = os.urandom(1_500_000)
         written = store.write("staging/a", data)
         store.publish("staging/a", "events/x/a")
         store.publish("staging/a", "events/x/a")
-        found, stored = store.read("events/x/a")
-        assert found == data
+        published, stored = store.read("events/x/a")
+        assert published == data
         assert (stored.size, stored.crc32c) == (written.size, written.crc32c)
         assert names(store, "events/") == ["events/x/a"]
 
-    def test_publish_replaces_other_bytes(self, store: ObjectStore) -> None:
+    def test_publish__replaces_other_bytes(self, store: ObjectStore) -> None:
+        """A publish replaces a target with other bytes and gives it a new generation."""
         before = store.write("target", b"before")
         store.write("source", b"after!")
         store.publish("source", "target")
@@ -192,11 +206,13 @@ class TestBuckets:
         assert data == b"after!"
         assert stored.generation != before.generation
 
-    def test_publish_of_nothing_is_an_error(self, store: ObjectStore) -> None:
+    def test_publish__neither_exists(self, store: ObjectStore) -> None:
+        """A publish raises NotFound if neither source nor target exists."""
         with pytest.raises(NotFound, match="neither staging/a nor events/a"):
             store.publish("staging/a", "events/a")
 
-    def test_a_listing_is_in_the_order_of_whole_names(self, store: ObjectStore) -> None:
+    def test_list__order_prefix_and_start(self, store: ObjectStore) -> None:
+        """A listing is in the order of whole names, from any prefix and start."""
         ordered = ["l/a-b", "l/a.b", "l/a/b", "l/a/c/d", "l/a/c0", "l/a0", "l/b", "l/z", "l/ä", "l/\uffee", "l/\U00010000"]
         for name in reversed(ordered):
             store.write(name, b"x")
@@ -214,10 +230,12 @@ class TestBuckets:
         assert names(store, "l/a/", "l/a/c/d") == ["l/a/c/d", "l/a/c0"]
         assert names(store, "l/", "a") == ordered
 
-    def test_a_store_without_objects_lists_none(self, store: ObjectStore) -> None:
+    def test_list__empty_store(self, store: ObjectStore) -> None:
+        """A store without objects lists no names."""
         assert names(store, "") == []
 
-    def test_a_large_stream_is_written_from_its_start_and_read_as_a_stream(self, store: ObjectStore) -> None:
+    def test_open__large_stream(self, store: ObjectStore) -> None:
+        """A large stream is written from its start, and can be read with seeks."""
         data = os.urandom(20 * 1024 * 1024 + 7)
         source = io.BytesIO(data)
         source.seek(0, io.SEEK_END)
@@ -231,20 +249,23 @@ class TestBuckets:
             assert stream.read() == data[5:]
             assert stream.read(1) == b""
 
-    def test_an_empty_object_can_be_written_and_streamed(self, store: ObjectStore) -> None:
+    def test_open__empty_object(self, store: ObjectStore) -> None:
+        """An empty object can be created and read as a stream."""
         assert store.create("_SUCCESS", b"").size == 0
         with store.open("_SUCCESS") as stream:
             assert stream.read() == b""
 
     @pytest.mark.parametrize("name", ["gone", "folder", "folder/gone", "folder/there/below"])
-    def test_what_is_not_there_is_not_found(self, store: ObjectStore, name: str) -> None:
+    def test_read__missing(self, store: ObjectStore, name: str) -> None:
+        """Reading a missing name, a folder or a name below an object raises NotFound."""
         store.write("folder/there", b"x")
         with pytest.raises(NotFound, match=name):
             store.read(name)
         with pytest.raises(NotFound, match=name):
             store.open(name)
 
-    def test_it_can_be_pickled(self, store: ObjectStore) -> None:
+    def test_pickle__same_objects(self, store: ObjectStore) -> None:
+        """A pickled copy of a store reads and writes the same objects."""
         store.write("a", b"x")
         copy = pickle.loads(pickle.dumps(store))
         assert copy.uri == store.uri
@@ -252,7 +273,8 @@ class TestBuckets:
         copy.write("b", b"y")
         assert store.read("b")[0] == b"y"
 
-    def test_a_check_of_writability_leaves_no_object(self, store: ObjectStore) -> None:
+    def test_check_writable__leaves_no_object(self, store: ObjectStore) -> None:
+        """The check can be repeated and leaves no listed object."""
         store.check_writable()
         store.check_writable()
         assert names(store, "") == []

@@ -1,4 +1,4 @@
-"""The stores that the contract of tables is tested over."""
+"""The table stores for which the contract of TableStore is tested."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,10 +11,10 @@ from tests.support.tables import Store, bigquery_store, duckdb_store, real_store
 @pytest.fixture(params=["duckdb", "bigquery", pytest.param("real", marks=pytest.mark.slow)])
 def store(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
     if request.param == "duckdb":
-        with duckdb_store(tmp_path) as one:
-            yield one
+        with duckdb_store(tmp_path) as duckdb:
+            yield duckdb
     elif request.param == "bigquery":
-        with bigquery_store(monkeypatch) as (one, _, _):
-            yield one
+        with bigquery_store(monkeypatch) as (bigquery, _, _):
+            yield bigquery
     else:
         yield real_store()

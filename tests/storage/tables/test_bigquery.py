@@ -1,4 +1,4 @@
-"""What only BigQuery can do, or fail to do: ids met again, answers lost, requests refused, schemas changed by others."""
+"""BigQuery beyond the contract of TableStore: reused ids, lost responses, refused requests, concurrent schema changes."""
 
 import pickle
 import threading
@@ -47,7 +47,7 @@ def server(parts: tuple[Store, BigQueryServer, GcsServer]) -> BigQueryServer:
     return parts[1]
 
 
-def made(store: Store, *columns: Column) -> Table:
+def create_table(store: Store, *columns: Column) -> Table:
     table = store.table(*columns)
     store.tables.ensure(table)
     return table
@@ -57,37 +57,40 @@ def inserts(server: BigQueryServer) -> int:
     return sum(request.startswith(INSERT) for request in server.requests)
 
 
-def test_a_dataset_that_is_not_there_is_an_error_with_the_command_that_makes_it(store: Store) -> None:
+def test_check_writable__missing_dataset(store: Store) -> None:
+    """The error contains the command that creates the dataset."""
     missing = BigQuery("bigquery://project-1.nowhere")
     with pytest.raises(TableStoreError, match=r"bq --location=US mk --dataset project-1:nowhere"):
         missing.check_writable(store.objects)
     missing.client.close()
 
 
-def test_an_object_store_in_a_directory_are_an_error_before_anything_starts(store: Store, tmp_path: object) -> None:
+def test_check_writable__directory(store: Store, tmp_path: object) -> None:
+    """An object store in a directory fails the check."""
     with pytest.raises(TableStoreError, match="gs://bucket"):
         store.tables.check_writable(Directory(str(tmp_path)))
 
 
 @pytest.mark.parametrize("uri", ["bigquery://", "bigquery://project", "bigquery://project.data-set", "bigquery://a/b.c"])
-def test_a_uri_that_names_no_dataset_is_an_error(uri: str) -> None:
+def test_init__invalid_uri(uri: str) -> None:
+    """The error contains the form that is accepted."""
     with pytest.raises(TableStoreError, match=r"bigquery://project\.dataset"):
         BigQuery(uri)
 
 
-def test_it_is_pickled_without_its_client(store: Store) -> None:
-    table = made(store)
-    again = pickle.loads(pickle.dumps(store.tables))
-    again.ensure(table)
-    assert again.uri == store.tables.uri
-    assert again.client is not store.tables.client  # type: ignore[attr-defined]
-    again.client.close()
+def test_pickle__no_client(store: Store) -> None:
+    """A pickled copy creates a client of its own."""
+    table = create_table(store)
+    copy = pickle.loads(pickle.dumps(store.tables))
+    copy.ensure(table)
+    assert copy.uri == store.tables.uri
+    assert copy.client is not store.tables.client  # type: ignore[attr-defined]
+    copy.client.close()
 
 
-def test_a_new_table_has_partitions_by_the_hour_and_refuses_queries_over_all_of_them(
-    store: Store, server: BigQueryServer
-) -> None:
-    table = made(store)
+def test_ensure__new_table(store: Store, server: BigQueryServer) -> None:
+    """A new table has hour partitions that don't expire, and requires a partition filter."""
+    table = create_table(store)
     live = store.tables.client.get_table(f"project-1.events.{table.name}")  # type: ignore[attr-defined]
     assert (live.time_partitioning.type_, live.time_partitioning.field) == ("HOUR", "received_at")
     assert live.time_partitioning.expiration_ms is None
@@ -95,33 +98,36 @@ def test_a_new_table_has_partitions_by_the_hour_and_refuses_queries_over_all_of_
     assert [field.mode for field in live.schema] == ["REQUIRED", "REQUIRED"]
 
 
-def test_a_table_with_another_partitioning_is_an_error(store: Store) -> None:
-    table = made(store, Column("other", "TIMESTAMP", "NULLABLE"))
+def test_ensure__other_partitioning(store: Store) -> None:
+    """A table with another partitioning is an error."""
+    table = create_table(store, Column("other", "TIMESTAMP", "NULLABLE"))
     with pytest.raises(TableStoreError, match="not partitioned by the hour of other"):
         store.tables.ensure(replace(table, partition_by="other"))
 
 
-def test_a_table_that_somebody_widens_at_the_same_time_gains_the_columns_of_both(store: Store, server: BigQueryServer) -> None:
-    table = made(store)
+def test_ensure__concurrent_change(store: Store, server: BigQueryServer) -> None:
+    """A table that is changed concurrently has the new columns of both."""
+    table = create_table(store)
     mine = replace(table, columns=(*table.columns, Column("mine", "STRING", "NULLABLE")))
     theirs = replace(table, columns=(*table.columns, Column("theirs", "STRING", "NULLABLE")))
     answer = server.answer
-    met = threading.Event()
+    interrupted = threading.Event()
 
-    def interrupted(method: str, *rest: object) -> object:
-        if method == "PATCH" and not met.is_set():
-            met.set()
+    def interrupt(method: str, *rest: object) -> object:
+        if method == "PATCH" and not interrupted.is_set():
+            interrupted.set()
             store.tables.ensure(theirs)
         return answer(method, *rest)  # type: ignore[arg-type]
 
-    server.answer = interrupted  # type: ignore[assignment, method-assign]
+    server.answer = interrupt  # type: ignore[assignment, method-assign]
     store.tables.ensure(mine)
-    assert met.is_set()
+    assert interrupted.is_set()
     assert [field["name"] for field in server.schema(table.name)] == ["event_id", "received_at", "theirs", "mine"]
 
 
-def test_an_added_record_has_no_required_fields(store: Store, server: BigQueryServer) -> None:
-    table = made(store)
+def test_ensure__added_record(store: Store, server: BigQueryServer) -> None:
+    """The fields of an added record are NULLABLE, because BigQuery accepts no REQUIRED ones."""
+    table = create_table(store)
     pair = (Column("key", "STRING", "REQUIRED"), Column("value", "INT64", "NULLABLE"))
     store.tables.ensure(replace(table, columns=(*table.columns, Column("map", "STRUCT", "REPEATED", pair))))
     added = server.schema(table.name)[-1]
@@ -129,7 +135,8 @@ def test_an_added_record_has_no_required_fields(store: Store, server: BigQuerySe
 
 
 @pytest.mark.parametrize("match", [r"/tables", "PATCH"])
-def test_a_lost_answer_to_a_change_of_a_table_does_no_harm(store: Store, server: BigQueryServer, match: str) -> None:
+def test_ensure__lost_response(store: Store, server: BigQueryServer, match: str) -> None:
+    """A lost response to a creation or change of a table is harmless."""
     table = store.table()
     server.lose_answer(match=f"POST /bigquery/v2/projects/project-1/datasets/events{match}" if match == "/tables" else match)
     store.tables.ensure(table)
@@ -138,25 +145,26 @@ def test_a_lost_answer_to_a_change_of_a_table_does_no_harm(store: Store, server:
 
 
 @pytest.mark.parametrize("status", [0, 503])
-def test_a_load_whose_answer_was_lost_is_found_by_its_id(store: Store, server: BigQueryServer, status: int) -> None:
-    table = made(store)
+def test_load__lost_response(store: Store, server: BigQueryServer, status: int) -> None:
+    """A job whose response was lost is found by its id, and is not started again."""
+    table = create_table(store)
     server.lose_answer(match=INSERT, status=status)
     assert store.tables.load(job_id(), table, TEN, store.objects, [store.write([ROW])]) == 1
     assert inserts(server) == 2
     assert server.partitions(table.name).keys() == {"2026032910"}
 
 
-def test_passing_faults_are_tried_again(store: Store, server: BigQueryServer) -> None:
-    table = made(store)
+def test_load__transient_errors(store: Store, server: BigQueryServer) -> None:
+    """Transient errors are retried."""
+    table = create_table(store)
     server.fail_next(2, 503, match=INSERT)
     server.fail_next(1, 0, match="GET")
     assert store.tables.load(job_id(), table, TEN, store.objects, [store.write([ROW])]) == 1
 
 
-def test_faults_that_do_not_pass_are_a_tables_error_in_bounded_time(
-    store: Store, server: BigQueryServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    table = made(store)
+def test_load__outage(store: Store, server: BigQueryServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An outage raises TableStoreError once the retries have timed out, but no LoadJobFailed."""
+    table = create_table(store)
     monkeypatch.setattr(bigquery.RETRY, "_timeout", 0.05)
     server.fail_next(10**6, 503, match=INSERT)
     with pytest.raises(TableStoreError, match="gave up waiting") as error:
@@ -164,41 +172,43 @@ def test_faults_that_do_not_pass_are_a_tables_error_in_bounded_time(
     assert not isinstance(error.value, LoadJobFailed)
 
 
-def test_what_is_not_allowed_is_an_error_that_names_the_roles(store: Store, server: BigQueryServer) -> None:
-    table = made(store)
+def test_load__permission_denied(store: Store, server: BigQueryServer) -> None:
+    """The error names the roles that are missing."""
+    table = create_table(store)
     server.fail_next(1, 403, match=INSERT)
     with pytest.raises(TableStoreError, match=r"roles/bigquery\.jobUser"):
         store.tables.load(job_id(), table, TEN, store.objects, [store.write([ROW])])
 
 
-def test_a_job_that_takes_its_time_is_waited_for(store: Store, server: BigQueryServer) -> None:
-    table = made(store)
+def test_load__slow_job(store: Store, server: BigQueryServer) -> None:
+    """A job that does not end at once is awaited."""
+    table = create_table(store)
     server.delay = 3
     assert store.tables.load(job_id(), table, TEN, store.objects, [store.write([ROW])]) == 1
 
 
-def test_a_job_that_is_still_running_under_the_id_is_waited_for_and_not_doubled(
-    store: Store, server: BigQueryServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    table, one = made(store), job_id()
+def test_load__id_of_running_job(store: Store, server: BigQueryServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A repeated load waits for the running job of the same id."""
+    table, reused = create_table(store), job_id()
     files = [store.write([ROW])]
     server.delay = 10**6
     with monkeypatch.context() as patch:
         patch.setattr(bigquery._WAIT, "_timeout", 0.05)
         with pytest.raises(TableStoreError, match="still RUNNING"):
-            store.tables.load(one, table, TEN, store.objects, files)
-    server._jobs[one].polls = 2
-    assert store.tables.load(one, table, TEN, store.objects, files) == 1
+            store.tables.load(reused, table, TEN, store.objects, files)
+    server._jobs[reused].polls = 2
+    assert store.tables.load(reused, table, TEN, store.objects, files) == 1
     assert len(server._jobs) == 1
 
 
-def test_a_job_that_failed_by_the_services_fault_uses_up_its_id(store: Store, server: BigQueryServer) -> None:
-    table, one = made(store), job_id()
+def test_load__failure_of_the_service(store: Store, server: BigQueryServer) -> None:
+    """A job that fails because of the service is transient and uses up its id."""
+    table, reused = create_table(store), job_id()
     files = [store.write([ROW])]
     server.fail_loads()
     for already_failed in (False, True):
         with pytest.raises(LoadJobFailed, match="backendError") as error:
-            store.tables.load(one, table, TEN, store.objects, files)
+            store.tables.load(reused, table, TEN, store.objects, files)
         assert (error.value.already_failed, error.value.transient) == (already_failed, True)
     assert store.tables.load(job_id(), table, TEN, store.objects, files) == 1
     with pytest.raises(LoadJobFailed) as error:
@@ -206,26 +216,29 @@ def test_a_job_that_failed_by_the_services_fault_uses_up_its_id(store: Store, se
     assert not error.value.transient
 
 
-def test_a_load_asks_for_one_partition_and_nothing_that_it_need_not(store: Store, server: BigQueryServer) -> None:
-    table, one = made(store), job_id()
+def test_load__request(store: Store, server: BigQueryServer) -> None:
+    """A load job replaces one partition and can't create a table."""
+    table, reused = create_table(store), job_id()
     file = store.write([ROW])
-    store.tables.load(one, table, TEN, store.objects, [file])
-    load = server._jobs[one].resource["configuration"]["load"]
+    store.tables.load(reused, table, TEN, store.objects, [file])
+    load = server._jobs[reused].resource["configuration"]["load"]
     assert load["destinationTable"]["tableId"] == f"{table.name}$2026032910"
     assert load["sourceUris"] == [f"gs://bucket-of-events/data/{file}"]
     assert (load["writeDisposition"], load["createDisposition"]) == ("WRITE_TRUNCATE", "CREATE_NEVER")
 
 
-def test_more_files_than_a_job_takes_are_an_error_and_no_job(store: Store, server: BigQueryServer) -> None:
-    table = made(store)
+def test_load__too_many_files(store: Store, server: BigQueryServer) -> None:
+    """More files than a job accepts are an error, and no job is started."""
+    table = create_table(store)
     with pytest.raises(TableStoreError, match="10001 files"):
         store.tables.load(job_id(), table, TEN, store.objects, ["a.avro"] * 10_001)
     assert inserts(server) == 0
 
 
 @pytest.mark.slow
-def test_the_stand_in_refuses_a_query_without_a_filter_on_the_partition(store: Store) -> None:
-    table = made(store)
+def test_emulator__invalid_queries(store: Store) -> None:
+    """The emulator refuses a query without a partition filter, and one with an unknown column."""
+    table = create_table(store)
     client = client_library.Client(
         "project-1",
         AnonymousCredentials(),
@@ -239,10 +252,11 @@ def test_the_stand_in_refuses_a_query_without_a_filter_on_the_partition(store: S
 
 
 @pytest.mark.slow
-def test_a_query_is_answered_after_a_while_and_a_lost_answer(store: Store, server: BigQueryServer) -> None:
-    table = made(store)
+def test_row_counts__slow_query_and_lost_response(store: Store, server: BigQueryServer) -> None:
+    """A query that does not end at once and whose response is lost is awaited."""
+    table = create_table(store)
     store.tables.load(job_id(), table, TEN, store.objects, [store.write([ROW, ROW])])
     server.delay = 2
     server.lose_answer(match=INSERT)
     row_counts = store.tables.row_counts(table, TEN, TEN + timedelta(hours=1))
-    assert [(fact.rows, fact.distinct.count) for fact in row_counts.values()] == [(2, 1)]
+    assert [(counts.rows, counts.distinct.count) for counts in row_counts.values()] == [(2, 1)]

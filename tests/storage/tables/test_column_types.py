@@ -1,4 +1,4 @@
-"""Every type of column, from Avro through a load to what is read back, over every implementation of tables."""
+"""Every column type from the Avro value to the value read from the table, for each implementation of TableStore."""
 
 from dataclasses import replace
 from datetime import UTC, date, datetime, time
@@ -11,8 +11,8 @@ from tests.support.tables import Row, Store, job_id, row
 TEN = datetime(2026, 3, 29, 10, tzinfo=UTC)
 
 
-def logical(kind: str, name: str, **more: object) -> Row:
-    return {"type": kind, "logicalType": name, **more}
+def logical(avro_type: str, name: str, **attributes: object) -> Row:
+    return {"type": avro_type, "logicalType": name, **attributes}
 
 
 POINT = {
@@ -22,8 +22,8 @@ POINT = {
 }
 DAY = datetime(2026, 3, 29, 23, 59, 59, 999999, tzinfo=UTC)
 
-# Avro type, column, value written, value read: the first two as BigQuery documents its conversions, the last by hand.
-KINDS = [
+# Avro type, column, value written, value read. Types and columns are those of BigQuery's documented conversions.
+TYPES = [
     ("string", Column("c", "STRING", "NULLABLE"), "żółw 🐢", "żółw 🐢"),
     ("bytes", Column("c", "BYTES", "NULLABLE"), b"\x00\xff", b"\x00\xff"),
     ({"type": "fixed", "name": "f", "size": 2}, Column("c", "BYTES", "NULLABLE"), b"\x01\x02", b"\x01\x02"),
@@ -92,19 +92,19 @@ KINDS = [
 ]
 
 
-def test_every_type_of_column_comes_back_as_it_was_written(store: Store) -> None:
-    """In one table and one load, for a real service's sake."""
-    columns = [replace(column, name=f"c{number}") for number, (_, column, _, _) in enumerate(KINDS)]
-    named = iter(range(len(KINDS)))
+def test_load__every_column_type(store: Store) -> None:
+    """Values of every type are read as documented. One table and one load suffice, to spare a real service."""
+    columns = [replace(column, name=f"c{number}") for number, (_, column, _, _) in enumerate(TYPES)]
+    numbers = iter(range(len(TYPES)))
     fields = []
-    for number, (kind, *_) in enumerate(KINDS):
-        own = {**kind, "name": f"n{next(named)}"} if isinstance(kind, dict) and "name" in kind else kind
+    for number, (avro_type, *_) in enumerate(TYPES):
+        own = {**avro_type, "name": f"n{next(numbers)}"} if isinstance(avro_type, dict) and "name" in avro_type else avro_type
         if isinstance(own, dict) and isinstance(own.get("items"), dict):
             own = {**own, "items": {**own["items"], "name": f"items{number}"}}
         fields.append({"name": f"c{number}", "type": own})
     table = store.table(*columns)
     store.tables.ensure(table)
-    written = row("a", TEN, **{f"c{number}": value for number, (_, _, value, _) in enumerate(KINDS)})
+    written = row("a", TEN, **{f"c{number}": value for number, (_, _, value, _) in enumerate(TYPES)})
     assert store.tables.load(job_id(), table, TEN, store.objects, [store.write([written], *fields)]) == 1
     [read] = store.rows(table.name, TEN)
-    assert read == row("a", TEN, **{f"c{number}": value for number, (_, _, _, value) in enumerate(KINDS)})
+    assert read == row("a", TEN, **{f"c{number}": value for number, (_, _, _, value) in enumerate(TYPES)})

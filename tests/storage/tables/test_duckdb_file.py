@@ -1,4 +1,4 @@
-"""What only a DuckDB file can do, or fail to do: one process at a time, one file, no number beyond 38 digits."""
+"""DuckDBFile beyond the contract of TableStore: one process at a time, one file, decimals of more than 38 digits."""
 
 import pickle
 import subprocess
@@ -28,7 +28,8 @@ def store(tmp_path: Path) -> Iterator[Store]:
 
 
 @pytest.mark.slow
-def test_a_file_that_another_process_has_open_is_an_error_that_says_so(store: Store, tmp_path: Path) -> None:
+def test_check_writable__open_in_other_process(store: Store, tmp_path: Path) -> None:
+    """The error states that another process has the file open, and contains a remedy."""
     path = tmp_path / "other.duckdb"
     code = "import duckdb, sys; db = duckdb.connect(sys.argv[1]); print('open', flush=True); sys.stdin.read()"
     with subprocess.Popen([sys.executable, "-c", code, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
@@ -40,37 +41,43 @@ def test_a_file_that_another_process_has_open_is_an_error_that_says_so(store: St
         other.stdin.close()
 
 
-def test_what_is_no_duckdb_file_is_an_error_that_names_it(store: Store, tmp_path: Path) -> None:
+def test_check_writable__no_duckdb_file(store: Store, tmp_path: Path) -> None:
+    """The error names a file that is no DuckDB file."""
     path = tmp_path / "other.duckdb"
     path.write_bytes(b"something else" * 1000)
     with pytest.raises(TableStoreError, match=rf"{path} can't be opened"):
         DuckDBFile(path).check_writable(store.objects)
 
 
-def test_a_path_whose_folder_cannot_be_made_is_an_error(store: Store, tmp_path: Path) -> None:
+def test_check_writable__folder_not_creatable(store: Store, tmp_path: Path) -> None:
+    """A path whose folder can't be created is an error."""
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(TableStoreError, match="can't be opened"):
         DuckDBFile(tmp_path / "file" / "tables.duckdb").check_writable(store.objects)
 
 
-def test_its_uri_is_the_absolute_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_uri__absolute_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The URI is the absolute path."""
     monkeypatch.chdir(tmp_path)
     assert DuckDBFile("x/tables.duckdb").uri == str(tmp_path / "x" / "tables.duckdb")
 
 
 @pytest.mark.parametrize("uri", ["", "tables.db", "gs://bucket/tables.duckdb", "bigquery:project.dataset"])
-def test_an_address_of_no_tables_is_an_error_that_names_both_kinds(uri: str) -> None:
+def test_open_tables__invalid_uri(uri: str) -> None:
+    """The error contains both forms that are accepted."""
     with pytest.raises(TableStoreError, match=r"bigquery://project\.dataset, or a path that ends in \.duckdb"):
         open_tables(uri)
 
 
-def test_copies_in_one_process_share_the_open_file(store: Store) -> None:
+def test_pickle__same_process(store: Store) -> None:
+    """Copies in one process share the open file."""
     table = store.table()
     pickle.loads(pickle.dumps(store.tables)).ensure(table)
     assert store.tables.load(job_id(), table, TEN, store.objects, [store.write([ROW])]) == 1
 
 
-def test_once_closed_another_process_can_open_it_and_the_next_call_opens_it_again(store: Store) -> None:
+def test_close__other_process(store: Store) -> None:
+    """Another process can open a closed file, and the next call opens it again."""
     table = store.table()
     store.tables.ensure(table)
     store.tables.load(job_id(), table, TEN, store.objects, [store.write([ROW])])
@@ -82,7 +89,8 @@ def test_once_closed_another_process_can_open_it_and_the_next_call_opens_it_agai
     assert store.tables.row_counts(table, TEN, TEN)[TEN].rows == 1
 
 
-def test_jobs_are_recorded_with_their_rows_and_failures(store: Store) -> None:
+def test_load__records_jobs(store: Store) -> None:
+    """Successful jobs are recorded with their rows, failed ones with their error."""
     table, good, bad = store.table(), job_id(), job_id()
     store.tables.ensure(table)
     store.tables.load(good, table, TEN, store.objects, [store.write([ROW])])
@@ -102,9 +110,8 @@ def test_jobs_are_recorded_with_their_rows_and_failures(store: Store) -> None:
         (60, 30, Decimal("0E-30"), f"0.{'0' * 30}"),
     ],
 )
-def test_a_number_with_more_digits_than_duckdb_has_is_kept_whole_as_text(
-    store: Store, precision: int, scale: int, number: Decimal, read: object
-) -> None:
+def test_load__decimals(store: Store, precision: int, scale: int, number: Decimal, read: object) -> None:
+    """A decimal with more digits than DuckDB supports is stored as text, without loss."""
     big = {"name": "big", "type": {"type": "bytes", "logicalType": "decimal", "precision": precision, "scale": scale}}
     table = store.table(*columns_of({"type": "record", "name": "r", "fields": [big]}))
     store.tables.ensure(table)
@@ -113,25 +120,27 @@ def test_a_number_with_more_digits_than_duckdb_has_is_kept_whole_as_text(
     assert store.rows(table.name, TEN) == [{**ROW, "big": read}]
 
 
-def test_a_table_that_was_dropped_and_made_again_is_loaded_again_under_the_same_id(store: Store) -> None:
-    table, kept, one = store.table(), store.table(), job_id()
+def test_ensure__dropped_table(store: Store) -> None:
+    """A table that was dropped and created again can be loaded with the same job id."""
+    table, kept, reused = store.table(), store.table(), job_id()
     files = [store.write([ROW])]
-    for each, job in ((table, one), (kept, f"{one}-kept")):
-        store.tables.ensure(each)
-        store.tables.load(job, each, TEN, store.objects, files)
+    for created, job in ((table, reused), (kept, f"{reused}-kept")):
+        store.tables.ensure(created)
+        store.tables.load(job, created, TEN, store.objects, files)
     store.tables.close()  # type: ignore[attr-defined]
     with duckdb.connect(store.tables.uri) as db:
         db.execute(f"DROP TABLE {table.name}")
         db.execute(f"DELETE FROM {kept.name}")
     store.tables.ensure(table)
     store.tables.ensure(kept)
-    assert store.tables.load(one, table, TEN, store.objects, files) == 1
+    assert store.tables.load(reused, table, TEN, store.objects, files) == 1
     assert store.rows(table.name, TEN) == [ROW]
-    assert store.tables.load(f"{one}-kept", kept, TEN, store.objects, files) == 1
+    assert store.tables.load(f"{reused}-kept", kept, TEN, store.objects, files) == 1
     assert store.rows(kept.name, TEN) == []
 
 
-def test_a_failure_names_no_value(store: Store) -> None:
+def test_load__error_without_values(store: Store) -> None:
+    """The error of a failed load contains no value."""
     table = store.table(Column("name", "INT64", "NULLABLE"))
     store.tables.ensure(table)
     file = store.write([{**ROW, "name": "a secret"}], {"name": "name", "type": "string"})

@@ -1,4 +1,4 @@
-"""The contract of `storage.tables.base.Tables`, over every implementation."""
+"""The contract of `storage.tables.base.TableStore`, for each implementation."""
 
 import io
 from concurrent.futures import ThreadPoolExecutor
@@ -27,11 +27,13 @@ def ids(store: Store, table: str, hour: datetime = TEN) -> list[str]:
     return [row["event_id"] for row in store.rows(table, hour)]
 
 
-def test_a_store_whose_files_it_can_read_is_writable(store: Store) -> None:
+def test_check_writable__readable_store(store: Store) -> None:
+    """A table store passes the check with an object store whose files it can load."""
     store.tables.check_writable(store.objects)
 
 
-def test_a_table_is_made_once_and_making_it_again_changes_nothing(store: Store) -> None:
+def test_ensure__repeated(store: Store) -> None:
+    """A repeated call changes nothing."""
     table = store.table(Column("name", "STRING", "NULLABLE"))
     store.tables.ensure(table)
     store.tables.load(job_id(), table, TEN, store.objects, [store.write([row("a", TEN, name="x")], NAME)])
@@ -39,7 +41,8 @@ def test_a_table_is_made_once_and_making_it_again_changes_nothing(store: Store) 
     assert store.rows(table.name, TEN) == [row("a", TEN, name="x")]
 
 
-def test_a_table_gains_columns_and_keeps_its_rows(store: Store) -> None:
+def test_ensure__new_columns(store: Store) -> None:
+    """New columns are added, and the rows are kept."""
     table = store.table(Column("name", "STRING", "NULLABLE"))
     store.tables.ensure(table)
     store.tables.load(job_id(), table, TEN, store.objects, [store.write([row("a", TEN, name="x")], NAME)])
@@ -54,7 +57,8 @@ def test_a_table_gains_columns_and_keeps_its_rows(store: Store) -> None:
     assert store.rows(table.name, ELEVEN) == [row("b", ELEVEN, name=None, tags=["t"], size=7)]
 
 
-def test_a_column_that_only_the_table_has_is_kept(store: Store) -> None:
+def test_ensure__column_only_in_table(store: Store) -> None:
+    """A column that only the table has is kept and may be null."""
     table = store.table(Column("name", "STRING", "REQUIRED"))
     store.tables.ensure(table)
     store.tables.load(job_id(), table, TEN, store.objects, [store.write([row("a", TEN, name="x")], NAME)])
@@ -67,7 +71,8 @@ def test_a_column_that_only_the_table_has_is_kept(store: Store) -> None:
     assert store.rows(table.name, ELEVEN) == [row("b", ELEVEN, name=None)]
 
 
-def test_a_column_that_is_no_longer_required_may_be_null(store: Store) -> None:
+def test_ensure__no_longer_required(store: Store) -> None:
+    """A column that is no longer REQUIRED may be null."""
     table = store.table(Column("name", "STRING", "REQUIRED"))
     store.tables.ensure(table)
     relaxed = replace(table, columns=(*table.columns[:2], Column("name", "STRING", "NULLABLE")))
@@ -77,7 +82,9 @@ def test_a_column_that_is_no_longer_required_may_be_null(store: Store) -> None:
     assert store.rows(table.name, TEN) == [row("a", TEN, name=None)]
 
 
-def test_records_gain_fields_wherever_they_are_nested(store: Store) -> None:
+def test_ensure__new_nested_fields(store: Store) -> None:
+    """Fields are added to records at any depth and in lists."""
+
     def columns(*leaf: Column) -> tuple[Column, ...]:
         inner = Column("inner", "STRUCT", "NULLABLE", (Column("a", "INT64", "NULLABLE"), *leaf))
         return Column("outer", "STRUCT", "NULLABLE", (inner, *leaf)), Column("list", "STRUCT", "REPEATED", (inner, *leaf))
@@ -101,8 +108,8 @@ def test_records_gain_fields_wherever_they_are_nested(store: Store) -> None:
     file = store.write([row("b", ELEVEN, outer=new, list=[new])], *fields(leaf))
     store.tables.load(job_id(), wider, ELEVEN, store.objects, [file])
 
-    was = {"inner": {"a": 1, "b": None}, "b": None}
-    assert store.rows(table.name, TEN) == [row("a", TEN, outer=was, list=[was])]
+    widened = {"inner": {"a": 1, "b": None}, "b": None}
+    assert store.rows(table.name, TEN) == [row("a", TEN, outer=widened, list=[widened])]
     assert store.rows(table.name, ELEVEN) == [row("b", ELEVEN, outer=new, list=[new])]
 
 
@@ -118,14 +125,16 @@ def test_records_gain_fields_wherever_they_are_nested(store: Store) -> None:
         ),
     ],
 )
-def test_a_column_whose_type_has_changed_is_an_error_that_names_it(store: Store, before: Column, after: Column) -> None:
+def test_ensure__changed_type(store: Store, before: Column, after: Column) -> None:
+    """The error names a column whose type has changed."""
     table = store.table(before)
     store.tables.ensure(table)
     with pytest.raises(TableStoreError, match=r"x.*type can't change"):
         store.tables.ensure(replace(table, columns=(*table.columns[:2], after)))
 
 
-def test_a_load_replaces_its_hour_and_no_other(store: Store) -> None:
+def test_load__replaces_one_hour(store: Store) -> None:
+    """A load replaces the rows of its hour, and of no other."""
     table = store.table()
     store.tables.ensure(table)
     last = ELEVEN - timedelta(microseconds=1)
@@ -139,7 +148,8 @@ def test_a_load_replaces_its_hour_and_no_other(store: Store) -> None:
     assert ids(store, table.name, ELEVEN) == ["c"]
 
 
-def test_a_job_that_has_succeeded_is_not_run_again(store: Store) -> None:
+def test_load__id_of_successful_job(store: Store) -> None:
+    """A job that succeeded is not run again."""
     table, first = store.table(), job_id()
     store.tables.ensure(table)
     files = [store.write([row("a", TEN), row("b", TEN)])]
@@ -149,18 +159,20 @@ def test_a_job_that_has_succeeded_is_not_run_again(store: Store) -> None:
     assert ids(store, table.name) == ["c"]
 
 
-def test_a_row_of_another_hour_fails_the_load_and_leaves_the_partition(store: Store) -> None:
+def test_load__row_of_other_hour(store: Store) -> None:
+    """A row of another hour fails the load, and the partition is unchanged."""
     table = store.table()
     store.tables.ensure(table)
     store.tables.load(job_id(), table, TEN, store.objects, [store.write([row("a", TEN)])])
-    for moment in (ELEVEN, TEN - timedelta(microseconds=1)):
+    for time in (ELEVEN, TEN - timedelta(microseconds=1)):
         with pytest.raises(LoadJobFailed):
-            store.tables.load(job_id(), table, TEN, store.objects, [store.write([row("b", TEN), row("c", moment)])])
+            store.tables.load(job_id(), table, TEN, store.objects, [store.write([row("b", TEN), row("c", time)])])
     assert ids(store, table.name) == ["a"]
 
 
 @pytest.mark.parametrize("damage", [lambda data: data[:-20], lambda _: b"PK\x03\x04 no Avro", lambda _: b""])
-def test_a_broken_file_fails_the_load_and_leaves_the_partition(store: Store, damage: object) -> None:
+def test_load__broken_file(store: Store, damage: object) -> None:
+    """A broken file fails the load, and the partition is unchanged."""
     table = store.table()
     store.tables.ensure(table)
     store.tables.load(job_id(), table, TEN, store.objects, [store.write([row("a", TEN)])])
@@ -172,7 +184,8 @@ def test_a_broken_file_fails_the_load_and_leaves_the_partition(store: Store, dam
     assert ids(store, table.name) == ["a"]
 
 
-def test_a_missing_file_fails_the_load(store: Store) -> None:
+def test_load__missing_file(store: Store) -> None:
+    """A missing file fails the load, and the error names it."""
     table = store.table()
     store.tables.ensure(table)
     with pytest.raises(LoadJobFailed, match=r"events/not-there\.avro"):
@@ -180,7 +193,8 @@ def test_a_missing_file_fails_the_load(store: Store) -> None:
     assert ids(store, table.name) == []
 
 
-def test_a_file_with_a_column_that_the_table_lacks_fails_the_load(store: Store) -> None:
+def test_load__unknown_column(store: Store) -> None:
+    """A column or nested field that the table lacks fails the load."""
     inner = {"type": "record", "name": "r", "fields": [{"name": "b", "type": "string"}]}
     table = store.table(Column("nested", "STRUCT", "NULLABLE", (Column("a", "STRING", "NULLABLE"),)))
     store.tables.ensure(table)
@@ -193,11 +207,13 @@ def test_a_file_with_a_column_that_the_table_lacks_fails_the_load(store: Store) 
     assert ids(store, table.name) == []
 
 
-def test_files_of_every_version_of_a_contract_go_into_a_new_table_that_has_the_columns_of_all(store: Store) -> None:
+def test_load__all_contract_versions(store: Store) -> None:
+    """A new table has the columns of all versions of a contract, and files of each can be loaded."""
+
     def version(number: int, *leaves: str) -> Contract:
-        kind = {"type": "record", "name": "r", "fields": [{"name": leaf, "type": "int"} for leaf in leaves]}
-        own = [{"name": leaf, "type": "int"} for leaf in leaves]
-        return contract_of({"name": "inner", "type": kind}, *own, version=number)
+        fields = [{"name": leaf, "type": "int"} for leaf in leaves]
+        record = {"type": "record", "name": "r", "fields": fields}
+        return contract_of({"name": "inner", "type": record}, *fields, version=number)
 
     versions = [version(1, "old", "both"), version(2, "both", "new")]
     table = replace(table_of(versions), name=store.table().name)
@@ -212,19 +228,21 @@ def test_files_of_every_version_of_a_contract_go_into_a_new_table_that_has_the_c
         fastavro.writer(stream, row_schema(contract), [values])
         files.append(store.write_bytes(stream.getvalue()))
     assert store.tables.load(job_id(), table, TEN, store.objects, files) == 2
-    found = store.rows(table.name, TEN)
-    assert [(one["old"], one["both"], one["new"]) for one in found] == [(0, 0, None), (None, 1, 1)]
-    assert [one["inner"] for one in found] == [{"old": 0, "both": 0, "new": None}, {"old": None, "both": 1, "new": 1}]
+    rows = store.rows(table.name, TEN)
+    assert [(loaded["old"], loaded["both"], loaded["new"]) for loaded in rows] == [(0, 0, None), (None, 1, 1)]
+    assert [loaded["inner"] for loaded in rows] == [{"old": 0, "both": 0, "new": None}, {"old": None, "both": 1, "new": 1}]
 
 
-def test_a_file_without_a_required_column_fails_the_load(store: Store) -> None:
+def test_load__missing_required_column(store: Store) -> None:
+    """A file that lacks a REQUIRED column fails the load."""
     table = store.table(Column("name", "STRING", "REQUIRED"))
     store.tables.ensure(table)
     with pytest.raises(LoadJobFailed, match="name"):
         store.tables.load(job_id(), table, TEN, store.objects, [store.write([row("a", TEN)])])
 
 
-def test_the_id_of_a_failed_job_is_used_up_and_another_one_works(store: Store) -> None:
+def test_load__id_of_failed_job(store: Store) -> None:
+    """The id of a failed job is used up; a load with another id succeeds."""
     table, used = store.table(), job_id()
     store.tables.ensure(table)
     with pytest.raises(LoadJobFailed) as first:
@@ -237,7 +255,8 @@ def test_the_id_of_a_failed_job_is_used_up_and_another_one_works(store: Store) -
     assert ids(store, table.name) == ["a"]
 
 
-def test_an_id_that_another_partition_has_used_is_an_error(store: Store) -> None:
+def test_load__id_of_other_partition(store: Store) -> None:
+    """An id that was used for another partition is an error."""
     table, used = store.table(), job_id()
     store.tables.ensure(table)
     store.tables.load(used, table, TEN, store.objects, [store.write([row("a", TEN)])])
@@ -245,7 +264,8 @@ def test_an_id_that_another_partition_has_used_is_an_error(store: Store) -> None
         store.tables.load(used, table, ELEVEN, store.objects, [store.write([row("b", ELEVEN)])])
 
 
-def test_a_load_needs_files_an_hour_and_a_table(store: Store) -> None:
+def test_load__invalid_arguments(store: Store) -> None:
+    """A load without files, of no full hour, or into a missing table is an error."""
     table = store.table()
     with pytest.raises(ValueError, match="file"):
         store.tables.load(job_id(), table, TEN, store.objects, [])
@@ -255,7 +275,8 @@ def test_a_load_needs_files_an_hour_and_a_table(store: Store) -> None:
         store.tables.load(job_id(), table, TEN, store.objects, [store.write([row("a", TEN)])])
 
 
-def test_files_with_different_columns_load_together(store: Store) -> None:
+def test_load__different_columns(store: Store) -> None:
+    """Files with different columns are loaded together."""
     table = store.table(Column("name", "STRING", "NULLABLE"), Column("size", "INT64", "NULLABLE"))
     store.tables.ensure(table)
     size = {"name": "size", "type": ["null", "long"]}
@@ -274,7 +295,8 @@ def test_files_with_different_columns_load_together(store: Store) -> None:
 
 
 @pytest.mark.slow
-def test_row_counts_are_the_rows_and_the_distinct_ids_of_each_hour(store: Store) -> None:
+def test_row_counts__rows_and_distinct_ids(store: Store) -> None:
+    """Each hour in the range has its number of rows and the tally of its distinct ids."""
     table = store.table()
     assert store.tables.row_counts(table, TEN, ELEVEN) == {}
     store.tables.ensure(table)
@@ -298,7 +320,8 @@ def test_row_counts_are_the_rows_and_the_distinct_ids_of_each_hour(store: Store)
     assert store.tables.row_counts(table, TEN, TEN) == {TEN: expected[TEN]}
 
 
-def test_threads_may_load_different_hours_at_once(store: Store) -> None:
+def test_load__concurrent_hours(store: Store) -> None:
+    """Two threads load different hours at the same time."""
     table = store.table()
     store.tables.ensure(table)
     hours = [TEN + timedelta(hours=number) for number in range(6)]
