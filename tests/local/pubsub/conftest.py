@@ -1,4 +1,4 @@
-"""A broker whose clock stands still until it is moved, and something to speak to on it."""
+"""A broker whose clock a test advances, and a client, a topic and a subscription of it."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ def address(clock: FakeClock) -> Iterator[str]:
 
 @pytest.fixture
 def client(address: str) -> Iterator[pubsub_v1.SubscriberClient]:
-    with subscriber(address) as made:
-        yield made
+    with subscriber(address) as client:
+        yield client
 
 
 @pytest.fixture

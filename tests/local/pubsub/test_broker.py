@@ -1,4 +1,4 @@
-"""What Pub/Sub promises to its ordinary clients, held against the project's broker and the official emulator alike."""
+"""The contract of Pub/Sub for ordinary clients, for the local broker and the official emulator."""
 
 from __future__ import annotations
 
@@ -34,7 +34,8 @@ def subscription(address: str, topic: str) -> str:
     return make_subscription(address, topic)
 
 
-def test_what_is_published_is_pulled_with_its_id_and_the_time_of_publishing(address, client, topic, subscription):
+def test_pull__id_and_publish_time(address, client, topic, subscription):
+    """Pulled messages have the ids of the publish, and its time."""
     before = datetime.now(UTC) - timedelta(milliseconds=1)
     ids = publish(address, topic, b"one", b"two", b"three")
     after = datetime.now(UTC)
@@ -43,13 +44,15 @@ def test_what_is_published_is_pulled_with_its_id_and_the_time_of_publishing(addr
     assert all(before <= message.publish_time <= after for message in messages)
 
 
-def test_many_messages_have_as_many_ids(address, client, topic, subscription):
+def test_publish__unique_ids(address, client, topic, subscription):
+    """Each of 2,500 messages has an id of its own."""
     ids = publish(address, topic, *[b"x"] * 2_500)
     assert len(set(ids)) == 2_500
     assert Counter(received.message.message_id for received in pull(client, subscription, 2_500)) == Counter(ids)
 
 
-def test_any_bytes_and_attributes_come_back_whole(address, client, topic, subscription):
+def test_publish__any_bytes_and_attributes(address, client, topic, subscription):
+    """Any bytes and attributes are delivered unchanged."""
     data = bytes(range(256)) * 4
     publish(address, topic, data, event_type="café", empty="", long="v" * 1024)
     publish(address, topic, b"", only="attributes")
@@ -57,32 +60,37 @@ def test_any_bytes_and_attributes_come_back_whole(address, client, topic, subscr
     assert messages == {data: {"event_type": "café", "empty": "", "long": "v" * 1024}, b"": {"only": "attributes"}}
 
 
-def test_a_message_of_9_MB_comes_back_whole(address, client, topic, subscription):
+def test_publish__message_of_9_mb(address, client, topic, subscription):
+    """A message of 9 MB is delivered unchanged."""
     data = bytes(range(250)) * 36_000
     publish(address, topic, data)
     [received] = pull(client, subscription, 1)
     assert received.message.data == data
 
 
-def test_a_pull_gives_no_more_than_it_was_asked_for(address, client, topic, subscription):
+def test_pull__max_messages(address, client, topic, subscription):
+    """A pull returns at most max_messages."""
     publish(address, topic, b"1", b"2", b"3")
     assert len(pull_now(client, subscription, most=2)) == 2
     assert len(pull_now(client, subscription, most=2)) == 1
 
 
-def test_a_pull_that_does_not_wait_returns_at_once_when_nothing_is_there(client, subscription):
+def test_pull__return_immediately(client, subscription):
+    """A pull with return_immediately returns at once if there is no message."""
     start = time.monotonic()
     assert pull_now(client, subscription) == []
     assert time.monotonic() - start < 1
 
 
-def test_a_pull_that_waits_in_vain_returns_nothing_before_its_client_gives_up(client, subscription):
+def test_pull__no_message(client, subscription):
+    """A pull that gets no message returns none before its client's deadline."""
     start = time.monotonic()
     assert not client.pull(subscription=subscription, max_messages=1, timeout=2).received_messages
     assert 0.5 < time.monotonic() - start < 2
 
 
-def test_a_pull_that_waits_returns_as_soon_as_a_message_is_there(address, client, topic, subscription):
+def test_pull__waits_for_message(address, client, topic, subscription):
+    """A pull that waits returns as soon as a message is published."""
     later = threading.Timer(0.3, publish, [address, topic, b"late"])
     later.start()
     start = time.monotonic()
@@ -92,21 +100,24 @@ def test_a_pull_that_waits_returns_as_soon_as_a_message_is_there(address, client
     later.join()
 
 
-def test_each_subscription_gets_every_message(address, client, topic, subscription):
+def test_publish__several_subscriptions(address, client, topic, subscription):
+    """Each subscription receives every message."""
     other = make_subscription(address, topic)
     ids = publish(address, topic, b"1", b"2")
     for name in (subscription, other):
         assert {received.message.message_id for received in pull(client, name, 2)} == set(ids)
 
 
-def test_nothing_from_before_a_subscription_reaches_it(address, client, topic):
+def test_create_subscription__earlier_messages(address, client, topic):
+    """A subscription does not receive messages from before its creation."""
     publish(address, topic, b"before")
     subscription = make_subscription(address, topic)
     publish(address, topic, b"after")
     assert [received.message.data for received in pull(client, subscription, 2, seconds=1)] == [b"after"]
 
 
-def test_an_ended_lease_brings_the_same_message_under_another_ack_id(address, client, topic, subscription):
+def test_pull__expired_lease(address, client, topic, subscription):
+    """After its lease has expired, a message is delivered with a new ack id."""
     publish(address, topic, b"again", event_type="t")
     [first] = pull(client, subscription, 1)
     assert pull_now(client, subscription) == []
@@ -117,7 +128,8 @@ def test_an_ended_lease_brings_the_same_message_under_another_ack_id(address, cl
     assert second.ack_id != first.ack_id
 
 
-def test_an_ack_ends_redelivery_and_an_extension_delays_it(address, client, topic, subscription):
+def test_acknowledge__ends_redelivery(address, client, topic, subscription):
+    """An acknowledged message is not redelivered, and an extended lease delays redelivery."""
     publish(address, topic, b"acked", b"extended", b"left")
     ack_ids = {received.message.data: received.ack_id for received in pull(client, subscription, 3)}
     client.modify_ack_deadline(subscription=subscription, ack_ids=list(ack_ids.values()), ack_deadline_seconds=1)
@@ -126,7 +138,8 @@ def test_an_ack_ends_redelivery_and_an_extension_delays_it(address, client, topi
     assert [received.message.data for received in pull(client, subscription, 3, seconds=2.5)] == [b"left"]
 
 
-def test_a_nack_brings_the_message_at_once(address, client, topic, subscription):
+def test_modify_ack_deadline__nack(address, client, topic, subscription):
+    """A nacked message is redelivered at once."""
     publish(address, topic, b"nacked")
     [first] = pull(client, subscription, 1)
     client.modify_ack_deadline(subscription=subscription, ack_ids=[first.ack_id], ack_deadline_seconds=0)
@@ -136,14 +149,16 @@ def test_a_nack_brings_the_message_at_once(address, client, topic, subscription)
     assert time.monotonic() - start < 2
 
 
-def test_to_ack_twice_does_no_harm(address, client, topic, subscription):
+def test_acknowledge__repeated(address, client, topic, subscription):
+    """A repeated acknowledgement is accepted."""
     publish(address, topic, b"once")
     [received] = pull(client, subscription, 1)
     for _ in range(2):
         client.acknowledge(subscription=subscription, ack_ids=[received.ack_id])
 
 
-def test_a_streaming_pull_gives_everything_and_brings_back_what_it_nacks(address, client, topic, subscription):
+def test_streaming_pull__nack(address, client, topic, subscription):
+    """A streaming pull delivers every message once, and a nacked message twice."""
     ids = publish(address, topic, *[b"x"] * 300)
     seen: Counter[str] = Counter()
     finished = threading.Event()
@@ -165,7 +180,8 @@ def test_a_streaming_pull_gives_everything_and_brings_back_what_it_nacks(address
     assert pull_now(client, subscription) == []
 
 
-def test_what_is_not_there_is_not_found(address, client):
+def test_calls__missing_resource(address, client):
+    """Calls for a missing topic or subscription raise NotFound."""
     with publisher(address) as topics:
         topic = f"projects/{PROJECT}/topics/missing"
         subscription = f"projects/{PROJECT}/subscriptions/missing"
@@ -184,14 +200,16 @@ def test_what_is_not_there_is_not_found(address, client):
                 call()
 
 
-def test_what_is_there_already_is_not_made_again(address, client, topic, subscription):
+def test_create__existing_resource(address, client, topic, subscription):
+    """Creating an existing topic or subscription raises AlreadyExists."""
     with publisher(address) as topics, pytest.raises(AlreadyExists):
         topics.create_topic(name=topic)
     with pytest.raises(AlreadyExists):
         client.create_subscription(name=subscription, topic=topic)
 
 
-def test_topics_and_subscriptions_are_listed_until_they_are_deleted(address, client, topic, subscription):
+def test_list__until_deleted(address, client, topic, subscription):
+    """Topics and subscriptions are listed until they are deleted."""
     project = f"projects/{PROJECT}"
     with publisher(address) as topics:
         assert topic in {found.name for found in topics.list_topics(project=project)}
@@ -204,17 +222,20 @@ def test_topics_and_subscriptions_are_listed_until_they_are_deleted(address, cli
     assert subscription not in {found.name for found in client.list_subscriptions(project=project)}
 
 
-def test_a_subscription_without_a_deadline_has_ten_seconds(client, topic):
-    made = client.create_subscription(name=f"{topic.replace('/topics/', '/subscriptions/')}", topic=topic)
-    assert made.ack_deadline_seconds == 10
+def test_create_subscription__default_deadline(client, topic):
+    """The default ack deadline is 10 s."""
+    created = client.create_subscription(name=f"{topic.replace('/topics/', '/subscriptions/')}", topic=topic)
+    assert created.ack_deadline_seconds == 10
 
 
 @pytest.mark.parametrize("name", ["topics/short", f"projects/{PROJECT}/topics/ab", f"projects/{PROJECT}/topics/1abc"])
-def test_a_bad_name_is_refused(address, name):
+def test_create_topic__invalid_name(address, name):
+    """An invalid name is refused."""
     with publisher(address) as topics, pytest.raises(InvalidArgument):
         topics.create_topic(name=name)
 
 
-def test_an_ack_id_that_nobody_made_is_refused(client, subscription):
+def test_acknowledge__invalid_ack_id(client, subscription):
+    """An ack id that no broker can have created is refused."""
     with pytest.raises(InvalidArgument):
         client.acknowledge(subscription=subscription, ack_ids=["garbage"])

@@ -1,4 +1,4 @@
-"""python -m local.pubsub: the line that says it is ready, its ends, and what is used wrongly."""
+"""python -m local.pubsub: its first line, how it ends, and invalid flags."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ from tests.support.pubsub import make_subscription, make_topic, publish, pull_no
 pytestmark = pytest.mark.slow
 
 
-@pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGINT])
-def test_the_command_serves_clients_that_find_it_in_the_environment(monkeypatch, end):
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_main__serves_clients(monkeypatch, number):
+    """Clients find the broker by the printed variable, and a signal ends it with status 0."""
     with command("--port", "0") as process:
         assert process.stdout
         name, _, address = process.stdout.readline().strip().partition("=")
@@ -27,12 +28,13 @@ def test_the_command_serves_clients_that_find_it_in_the_environment(monkeypatch,
             subscription = make_subscription(address, topic)
             topics.publish(topic, b"x").result(timeout=10)
             assert [received.message.data for received in pull_now(client, subscription)] == [b"x"]
-        process.send_signal(end)
+        process.send_signal(number)
         assert process.communicate(timeout=10) == ("", "")
         assert process.returncode == 0
 
 
-def test_the_command_says_in_one_line_that_its_port_is_in_use():
+def test_main__port_in_use():
+    """A port in use is a one-line error."""
     with Broker() as broker, command("--port", broker.address.rpartition(":")[2]) as process:
         output, errors = process.communicate(timeout=10)
     assert (process.returncode, output, errors.count("\n")) == (1, "", 1)
@@ -41,7 +43,8 @@ def test_the_command_says_in_one_line_that_its_port_is_in_use():
 
 
 @pytest.mark.parametrize("port", ["x", "-1", "65536"])
-def test_the_command_refuses_what_is_no_port(port):
+def test_main__invalid_port(port):
+    """An invalid port is an error of usage."""
     with command(f"--port={port}") as process:
         _, errors = process.communicate(timeout=10)
     assert process.returncode == 2
@@ -49,7 +52,8 @@ def test_the_command_refuses_what_is_no_port(port):
     assert "Traceback" not in errors
 
 
-def test_the_command_makes_topics_with_subscriptions_of_the_same_names():
+def test_main__topics():
+    """Each --topic has a subscription of the same name."""
     topics = [f"projects/test-project/topics/{name}" for name in ("events", "audit")]
     with command("--port=0", *[f"--topic={topic}" for topic in topics]) as process:
         assert process.stdout
@@ -64,7 +68,8 @@ def test_the_command_makes_topics_with_subscriptions_of_the_same_names():
 
 
 @pytest.mark.parametrize("topics", [["events"], ["projects/p/topics/same", "projects/p/topics/same"]])
-def test_the_command_says_in_one_line_that_a_topic_can_not_be(topics):
+def test_main__invalid_topic(topics):
+    """An invalid or repeated topic is a one-line error."""
     with command("--port=0", *[f"--topic={topic}" for topic in topics]) as process:
         output, errors = process.communicate(timeout=10)
     assert (process.returncode, output, errors.count("\n")) == (1, "", 1)

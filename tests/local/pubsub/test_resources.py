@@ -1,4 +1,4 @@
-"""What only the project's broker promises: its limits, its refusals, its clock, what outlives it."""
+"""The local broker beyond the contract of Pub/Sub: its clock, its limits, and unsupported requests."""
 
 from __future__ import annotations
 
@@ -28,7 +28,8 @@ from tests.support.pubsub import (
 PROJECT_NAME = f"projects/{PROJECT}"
 
 
-def test_the_publish_time_is_the_clock_s_and_stays_at_redelivery(address, clock, client, topic, subscription):
+def test_publish__time_of_clock(address, clock, client, topic, subscription):
+    """The publish time is that of the clock and does not change at redelivery."""
     publish(address, topic, b"x")
     clock.advance(5)
     [first] = pull_now(client, subscription)
@@ -40,7 +41,8 @@ def test_the_publish_time_is_the_clock_s_and_stays_at_redelivery(address, clock,
     assert (second.message, second.ack_id == first.ack_id) == (first.message, False)
 
 
-def test_ids_of_an_earlier_run_mean_nothing_to_the_next(clock):
+def test_acknowledge__ids_of_earlier_run(clock):
+    """Ack ids of an earlier run acknowledge nothing, and message ids differ from its ids."""
     message_ids: set[str] = set()
     ack_ids: list[str] = []
     for _ in range(2):
@@ -49,12 +51,12 @@ def test_ids_of_an_earlier_run_mean_nothing_to_the_next(clock):
             name = f"{PROJECT_NAME}/subscriptions/same"
             client.create_subscription(name=name, topic=f"{PROJECT_NAME}/topics/same")
             message_ids.update(publish(broker.address, f"{PROJECT_NAME}/topics/same", b"x", b"y"))
-            held = [received.ack_id for received in pull_now(client, name)]
+            leased = [received.ack_id for received in pull_now(client, name)]
             if ack_ids:
                 client.acknowledge(subscription=name, ack_ids=ack_ids)
-                client.modify_ack_deadline(subscription=name, ack_ids=held, ack_deadline_seconds=0)
+                client.modify_ack_deadline(subscription=name, ack_ids=leased, ack_deadline_seconds=0)
                 assert len(pull_now(client, name)) == 2
-            ack_ids += held
+            ack_ids += leased
     assert len(message_ids) == 4
 
 
@@ -71,13 +73,15 @@ LIMITS = {
 
 
 @pytest.mark.parametrize("messages", LIMITS.values(), ids=LIMITS.keys())
-def test_a_publish_beyond_a_limit_is_refused_as_a_whole(address, client, topic, subscription, messages):
+def test_publish__beyond_limit(address, client, topic, subscription, messages):
+    """A publish beyond a limit is refused as a whole."""
     with pytest.raises(InvalidArgument):
         publish_request(address, topic, messages)
     assert pull_now(client, subscription) == []
 
 
-def test_a_publish_at_the_limits_is_taken(address, client, topic, subscription):
+def test_publish__at_limits(address, client, topic, subscription):
+    """A publish at the limits is accepted."""
     at_limits = PubsubMessage(attributes={f"{n:0256}": "v" * 1024 for n in range(100)})
     publish_request(address, topic, [at_limits])
     publish_request(address, topic, [PubsubMessage(data=b"x")] * 1_000)
@@ -85,7 +89,7 @@ def test_a_publish_at_the_limits_is_taken(address, client, topic, subscription):
     assert [len(pull_now(client, subscription)) for _ in range(4)] == [1_000, 1, 1, 0]
 
 
-UNKNOWN = {
+UNSUPPORTED = {
     "ordering": {"enable_message_ordering": True},
     "filter": {"filter": "attributes:x"},
     "dead letters": {"dead_letter_policy": {"dead_letter_topic": "t", "max_delivery_attempts": 5}},
@@ -96,8 +100,9 @@ UNKNOWN = {
 }
 
 
-@pytest.mark.parametrize("fields", UNKNOWN.values(), ids=UNKNOWN.keys())
-def test_a_subscription_that_asks_for_what_there_is_not_is_refused(client, topic, fields):
+@pytest.mark.parametrize("fields", UNSUPPORTED.values(), ids=UNSUPPORTED.keys())
+def test_create_subscription__unsupported_field(client, topic, fields):
+    """A subscription with an unsupported field is refused, and the error names the field."""
     name = f"{PROJECT_NAME}/subscriptions/unknown"
     with pytest.raises(MethodNotImplemented, match=next(iter(fields))):
         client.create_subscription(Subscription(name=name, topic=topic, **fields))
@@ -105,7 +110,8 @@ def test_a_subscription_that_asks_for_what_there_is_not_is_refused(client, topic
         client.get_subscription(subscription=name)
 
 
-def test_other_things_that_there_are_not_are_refused_by_name(address, client, topic, subscription):
+def test_calls__unsupported(address, client, topic, subscription):
+    """Unsupported fields and methods are refused by name."""
     with publisher(address) as topics:
         with pytest.raises(MethodNotImplemented, match="schema_settings"):
             topics.create_topic(Topic(name=f"{topic}-2", schema_settings={"schema": "s"}))
@@ -117,7 +123,8 @@ def test_other_things_that_there_are_not_are_refused_by_name(address, client, to
         publish_request(address, topic, [PubsubMessage(data=b"x", ordering_key="k")])
 
 
-def test_numbers_out_of_range_are_refused(client, topic, subscription):
+def test_calls__out_of_range(client, topic, subscription):
+    """Numbers out of their range are refused."""
     calls = [
         lambda: client.create_subscription(name=f"{subscription}-2", topic=topic, ack_deadline_seconds=9),
         lambda: client.create_subscription(name=f"{subscription}-2", topic=topic, ack_deadline_seconds=601),
@@ -132,7 +139,8 @@ def test_numbers_out_of_range_are_refused(client, topic, subscription):
             call()
 
 
-def test_lists_come_in_pages(address):
+def test_list_topics__pages(address):
+    """A list is returned in pages."""
     with publisher(address) as topics:
         names = sorted(topics.create_topic(name=f"{PROJECT_NAME}/topics/page-{n}").name for n in range(5))
         pages = [
@@ -143,6 +151,6 @@ def test_lists_come_in_pages(address):
 
 
 def publish_request(address: str, topic: str, messages: list[PubsubMessage]) -> None:
-    """One publish request with exactly these messages, which the ordinary client would split, or refuse by itself."""
+    """Send one publish request with exactly these messages, which the ordinary client would split or refuse itself."""
     with publisher(address) as topics:
         PublisherClient.publish(topics, request=PublishRequest(topic=topic, messages=messages), retry=None)

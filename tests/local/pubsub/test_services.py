@@ -1,4 +1,4 @@
-"""Streams, and clients that wait or go, on a broker whose clock the test moves."""
+"""Streams, and clients that wait or disconnect."""
 
 from __future__ import annotations
 
@@ -34,22 +34,26 @@ from tests.support.pubsub import (
 PROJECT_NAME = f"projects/{PROJECT}"
 
 
-def test_a_stream_acks_extends_and_holds_no_more_than_it_asked_for(address, clock, client, topic, subscription):
+def test_streaming_pull__flow_control(address, clock, client, topic, subscription):
+    """A stream acknowledges, extends, and has leases of at most max_outstanding_messages."""
     publish(address, topic, b"1", b"2", b"3", b"4")
     requests: SimpleQueue[StreamingPullRequest | None] = SimpleQueue()
     responses = streaming(client, requests, subscription, max_outstanding_messages=3)
     first = next(responses).received_messages
     assert [received.message.data for received in first] == [b"1", b"2", b"3"]
-    one, two, _ = (received.ack_id for received in first)
-    requests.put(StreamingPullRequest(ack_ids=[one], modify_deadline_ack_ids=[two], modify_deadline_seconds=[600]))
+    acknowledged, extended, _ = (received.ack_id for received in first)
+    requests.put(
+        StreamingPullRequest(ack_ids=[acknowledged], modify_deadline_ack_ids=[extended], modify_deadline_seconds=[600])
+    )
     assert [received.message.data for received in next(responses).received_messages] == [b"4"]
     requests.put(None)
-    assert list(responses) == [], "a stream ends when its client has no more to say"
+    assert list(responses) == [], "a stream ends when its client ends its requests"
     clock.advance(20)
     assert [received.message.data for received in pull_now(client, subscription)] == [b"3", b"4"]
 
 
-def test_a_stream_ends_with_an_error_when_it_misbehaves_or_its_subscription_goes(client, topic, subscription):
+def test_streaming_pull__errors(client, topic, subscription):
+    """A stream ends with an error on an invalid request, and if its subscription is deleted."""
     requests: SimpleQueue[StreamingPullRequest | None] = SimpleQueue()
     responses = streaming(client, requests, subscription)
     requests.put(StreamingPullRequest(modify_deadline_ack_ids=["1-1-1"]))
@@ -63,7 +67,8 @@ def test_a_stream_ends_with_an_error_when_it_misbehaves_or_its_subscription_goes
     later.join()
 
 
-def test_a_stream_does_not_pass_to_a_new_subscription_of_the_same_name(clock):
+def test_take__recreated_subscription(clock):
+    """A stream receives nothing from a new subscription with the name of the deleted one."""
     resources = Resources(clock, run="1")
     topic, name = f"{PROJECT_NAME}/topics/same", f"{PROJECT_NAME}/subscriptions/same"
     resources.create_topic(Topic.pb()(name=topic))
@@ -76,7 +81,8 @@ def test_a_stream_does_not_pass_to_a_new_subscription_of_the_same_name(clock):
         stream.take()
 
 
-def test_the_broker_ends_soon_although_clients_wait(clock):
+def test_exit__waiting_clients(clock):
+    """The broker ends soon even if clients wait."""
     with Broker(clock=clock) as broker:
         subscription = make_subscription(broker.address, make_topic(broker.address))
         channel = channel_to(broker.address)
@@ -89,7 +95,8 @@ def test_the_broker_ends_soon_although_clients_wait(clock):
     channel.close()
 
 
-def test_a_client_that_has_gone_is_given_nothing(address, client, topic, subscription):
+def test_pull__disconnected_client(address, client, topic, subscription):
+    """Nothing is leased to a client that has disconnected."""
     request = PullRequest.serialize(PullRequest(subscription=subscription, max_messages=1))
     with channel_to(address) as channel:
         waiting = channel.unary_unary("/google.pubsub.v1.Subscriber/Pull").future(request)
@@ -103,6 +110,6 @@ def test_a_client_that_has_gone_is_given_nothing(address, client, topic, subscri
 def streaming(
     client: pubsub_v1.SubscriberClient, requests: SimpleQueue[StreamingPullRequest | None], subscription: str, **fields: int
 ) -> Any:
-    """Opens a stream: an iterator over its responses. What is put into `requests` is sent later; None ends the sending."""
+    """Open a stream and return an iterator over its responses. Later requests are read from `requests` until None."""
     requests.put(StreamingPullRequest(subscription=subscription, stream_ack_deadline_seconds=10, **fields))
     return client.streaming_pull(iter(requests.get, None))
