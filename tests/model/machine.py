@@ -1,4 +1,4 @@
-"""The machine: publishers, Pub/Sub, processes that stop, and time."""
+"""The state machine of the model test: publishers, Pub/Sub, processes that are killed, and time."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from schemas.buckets import DEAD_LETTERS
 from schemas.registry.contracts import load_contracts
 from storage.tables.duckdb_file import DuckDBFile
-from tests.model.observed_state import Held, ObservedState
-from tests.model.oracle import BROKEN, GOOD, LARGE, OTHER, Event, Said, Sets
-from tests.model.process import Message, Process, Stopped, Stopping
+from tests.model.observed_state import ObservedState, Snapshot
+from tests.model.oracle import BROKEN, GOOD, LARGE, OTHER, Event, Oracle, Sent
+from tests.model.process import KillableDirectory, Killed, Message, Process
 
-KINDS = ("first", "second")
-STREAMS = (*KINDS, DEAD_LETTERS)
+EVENT_TYPES = ("first", "second")
+STREAMS = (*EVENT_TYPES, DEAD_LETTERS)
 BEGIN = datetime(2026, 1, 31, 9, 50, tzinfo=UTC)
 MOST_WRITES = 60
-"""More than most runs make."""
+"""More writes than most runs make."""
 
 ORDERS = st.randoms(use_true_random=False)
 PARTS = st.sampled_from([0.5, 1.0, 1.0])
@@ -34,22 +34,22 @@ PAYLOADS = st.sampled_from([GOOD, GOOD, GOOD, OTHER, LARGE, BROKEN])
 
 
 class Delivery(RuleBasedStateMachine):
-    """What happens to deliver. The promises are the invariants; `tests.model.oracle` says what they are."""
+    """Events and failures that deliver meets. The promises are the invariants; `tests.model.oracle` defines them."""
 
     def __init__(self) -> None:
         super().__init__()
         self.folder = Path(tempfile.mkdtemp())
         (self.folder / "storage").mkdir()
         os.symlink("storage", self.folder / "same")
-        self.store = Stopping(self.folder / "storage")
-        self.same = Stopping(self.folder / "same")
-        """The same folder for another process."""
+        self.store = KillableDirectory(self.folder / "storage")
+        self.other_store = KillableDirectory(self.folder / "same")
+        """The same folder under another path, as another process sees it."""
         self.tables = DuckDBFile(self.folder / "tables.duckdb")
         self.observed = ObservedState(self.store, self.tables)
-        self.sets, self.now, self.numbers = Sets(), BEGIN, count()
+        self.oracle, self.now, self.numbers = Oracle(), BEGIN, count()
         self.messages: dict[str, Message] = {}
         self.waiting: dict[str, Message] = {}
-        self.held = Held({}, {})
+        self.snapshot = Snapshot({}, {})
         self.settled = self.crashed = False
         self.write_contracts(1, "int")
 
@@ -58,59 +58,65 @@ class Delivery(RuleBasedStateMachine):
         shutil.rmtree(self.folder)
 
     def write_contracts(self, version: int, type_: str) -> None:
-        for kind in KINDS:
-            path = self.folder / "contracts" / kind / f"v{version}.avsc"
+        for event_type in EVENT_TYPES:
+            path = self.folder / "contracts" / event_type / f"v{version}.avsc"
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(json.dumps({"type": "record", "name": kind, "fields": [{"name": "x", "type": type_}]}))
+            path.write_text(json.dumps({"type": "record", "name": event_type, "fields": [{"name": "x", "type": type_}]}))
         self.contracts = load_contracts(self.folder / "contracts")
         self.start(1)
         self.start_other()
 
-    def put(self, event: Event, payload: bytes, edge: datetime | None, more: dict[str, str], said: Said | None = None) -> str:
-        """One message of whoever. edge: the stamp that it carries."""
+    def send(self, event: Event, payload: bytes, edge: datetime | None, more: dict[str, str], sent: Sent | None = None) -> str:
+        """Send one message and return its id.
+
+        Args:
+            edge: the stamp of the edge server that received the event, if any
+            more: further attributes
+            sent: the oracle's record, if it differs from that of an ordinary client's message
+        """
         name = f"m{next(self.numbers)}"
         stamp = {} if edge is None else {"received_at": edge.isoformat()}
-        attributes = {"event_type": event.kind, "event_id": event.event_id, **stamp, **more}
-        self.sets.said[name] = said or Said(event, payload, edge or self.now, self.now, name)
+        attributes = {"event_type": event.event_type, "event_id": event.event_id, **stamp, **more}
+        self.oracle.sent[name] = sent or Sent(event, payload, edge or self.now, self.now, name)
         self.messages[name] = self.waiting[name] = Message(payload, attributes, name, self.now)
         self.settled = False
         return name
 
     @rule(
-        kind=st.sampled_from(KINDS),
+        event_type=st.sampled_from(EVENT_TYPES),
         event_id=st.sampled_from("abcd"),
         payload=PAYLOADS,
         minutes=st.sampled_from([None, 0, 5, 30]),
     )
-    def publish(self, kind: str, event_id: str, payload: bytes, minutes: int | None) -> None:
-        """A new event, or another payload under its id; with the stamp of an edge that received it before, or without."""
+    def publish(self, event_type: str, event_id: str, payload: bytes, minutes: int | None) -> None:
+        """Publish a new event, or another payload under its id, with or without an earlier stamp of an edge server."""
         edge = None if minutes is None else self.now - timedelta(minutes=minutes)
-        self.put(Event(kind, event_id), payload, edge, {})
+        self.send(Event(event_type, event_id), payload, edge, {})
 
     @rule(
-        kind=st.sampled_from(KINDS),
+        event_type=st.sampled_from(EVENT_TYPES),
         event_id=st.sampled_from("abcd"),
         payload=PAYLOADS,
         minutes=st.sampled_from([70, 130, 200, 400]),
     )
-    def late_arrival(self, kind: str, event_id: str, payload: bytes, minutes: int) -> None:
-        """An event of an hour that is over, or of one so long ago that it comes too late for it."""
-        self.put(Event(kind, event_id), payload, self.now - timedelta(minutes=minutes), {})
+    def late_arrival(self, event_type: str, event_id: str, payload: bytes, minutes: int) -> None:
+        """Publish an event of an hour that is over, or of one so long ago that it is skewed."""
+        self.send(Event(event_type, event_id), payload, self.now - timedelta(minutes=minutes), {})
 
     @precondition(lambda self: self.messages)
     @rule(choice=ORDERS)
     def retry(self, choice: random.Random) -> None:
-        """A client that has had no answer sends the same once more, in a message of its own."""
+        """A client without an acknowledgement sends the same event again, in a new message."""
         name = choice.choice(sorted(self.messages))
         if "replay_of" not in (attributes := self.messages[name].attributes):
             stamp = attributes.get("received_at")
             edge = datetime.fromisoformat(stamp) if stamp else None
-            self.put(self.sets.said[name].event, self.messages[name].data, edge, {})
+            self.send(self.oracle.sent[name].event, self.messages[name].data, edge, {})
 
     @precondition(lambda self: self.messages)
     @rule(choice=ORDERS)
     def redeliver(self, choice: random.Random) -> None:
-        """Pub/Sub gives again what was acknowledged."""
+        """Pub/Sub redelivers a message that was acknowledged."""
         name = choice.choice(sorted(self.messages))
         self.waiting[name] = self.messages[name]
         self.settled = False
@@ -121,91 +127,110 @@ class Delivery(RuleBasedStateMachine):
 
     @rule(shards=st.sampled_from([1, 1, 2]))
     def start(self, shards: int) -> None:
-        """A restart: a process that remembers nothing."""
+        """Restart the process: it loses its memory."""
         self.process = Process(self.store, self.tables, self.contracts, shards)
 
     def start_other(self) -> None:
-        """Another one beside it, which remembers what it has seen."""
-        self.other = Process(self.same, self.tables, self.contracts, 1)
+        """Start a second process, which keeps its memory until it is started again."""
+        self.other = Process(self.other_store, self.tables, self.contracts, 1)
 
     @rule(order=ORDERS, part=PARTS)
     def run(self, order: random.Random, part: float) -> None:
-        """Takes what waits, or a part of it, in any order, while the stream goes on: closes nothing."""
-        self.take(self.taken(order, part), lambda taken: self.process.run(taken, self.now, last=False))
+        """Deliver all or some of the waiting messages, in any order. The stream goes on, so nothing closes."""
+        self.complete_run(self.choose_waiting(order, part), lambda messages: self.process.run(messages, self.now, last=False))
 
     @rule(order=ORDERS)
     def drain(self, order: random.Random) -> None:
-        """Takes all that waits, and ends in mid-hour as if nothing more were to come. What closes is over; the next run goes on
-        with the rest."""
-        self.take(self.taken(order, 1.0), lambda taken: self.process.run(taken, self.now))
-        assert {bucket for bucket, manifest in self.held.manifests.items() if not manifest.closed} == {
-            bucket for bucket in self.held.manifests if bucket.end > self.now
+        """Deliver all waiting messages and end in mid-hour, as a drained job does.
+
+        Buckets whose hour is over close. The next run goes on with the others.
+        """
+        self.complete_run(self.choose_waiting(order, 1.0), lambda messages: self.process.run(messages, self.now))
+        assert {bucket for bucket, manifest in self.snapshot.manifests.items() if not manifest.closed} == {
+            bucket for bucket in self.snapshot.manifests if bucket.end > self.now
         }
 
     @precondition(lambda self: self.waiting)
-    @rule(order=ORDERS, at=st.integers(1, MOST_WRITES), after=st.booleans())
-    def crash(self, order: random.Random, at: int, after: bool) -> None:
-        """A run that is stopped at some write, and the process that comes after. What was not acknowledged comes again."""
-        self.stopped(self.store, at, after, lambda: self.acknowledge(self.process.run(self.taken(order, 1.0), self.now)))
+    @rule(order=ORDERS, write_number=st.integers(1, MOST_WRITES), after=st.booleans())
+    def crash(self, order: random.Random, write_number: int, after: bool) -> None:
+        """Kill a run at one of its writes, then start a new process. Unacknowledged messages are redelivered."""
+        self.run_until_killed(
+            self.store,
+            write_number,
+            after,
+            lambda: self.acknowledge(self.process.run(self.choose_waiting(order, 1.0), self.now)),
+        )
         self.settled, self.crashed = False, True
         self.start(1)
-        self.look()
+        self.observe()
 
     @precondition(lambda self: self.waiting)
-    @rule(order=ORDERS, part=PARTS, also=PARTS, committed=st.booleans())
-    def two_at_once(self, order: random.Random, part: float, also: float, committed: bool) -> None:
-        """A process has written its files, or has committed them and not loaded them yet, while another one takes some of the
-        same messages all the way."""
-        mine, others = self.taken(order, part), self.taken(order, also)
-        written = self.process.write(mine)
-        manifests, durable = self.process.commit(written, self.now) if committed else ([], [])
+    @rule(order=ORDERS, part=PARTS, other_part=PARTS, committed=st.booleans())
+    def overlapping_processes(self, order: random.Random, part: float, other_part: float, committed: bool) -> None:
+        """Two processes handle some of the same messages at the same time.
+
+        One process has staged its files, or has committed and not yet loaded them, while the other one delivers all the way.
+        """
+        mine, others = self.choose_waiting(order, part), self.choose_waiting(order, other_part)
+        staged = self.process.write(mine)
+        manifests, durable = self.process.commit(staged, self.now) if committed else ([], [])
         durable += self.other.run(others, self.now)
         if not committed:
-            manifests, durable_too = self.process.commit(written, self.now)
-            durable += durable_too
+            manifests, more_durable = self.process.commit(staged, self.now)
+            durable += more_durable
         self.process.load(manifests)
-        self.take([*mine, *others], lambda _: durable)
+        self.complete_run([*mine, *others], lambda _: durable)
 
-    def taken(self, order: random.Random, part: float) -> list[Message]:
+    def choose_waiting(self, order: random.Random, part: float) -> list[Message]:
+        """Return this part of the waiting messages in random order."""
         waiting = [self.waiting[name] for name in sorted(self.waiting)]
         order.shuffle(waiting)
         return waiting[: round(part * len(waiting))]
 
-    def take(self, messages: list[Message], run: Callable[[list[Message]], Iterable[str]]) -> None:
-        """A run that ends well."""
+    def complete_run(self, messages: list[Message], run: Callable[[list[Message]], Iterable[str]]) -> None:
+        """Run to the end, acknowledge, and check that no message is left and that tables equal files."""
         self.acknowledge(run(messages))
-        assert not {message.message_id for message in messages} & self.waiting.keys(), "a run that ended well has left messages"
+        assert not {message.message_id for message in messages} & self.waiting.keys(), "a completed run has left messages"
         self.settled = not self.waiting
-        self.look()
+        self.observe()
         self.check_tables()
 
     def acknowledge(self, names: Iterable[str]) -> None:
         for name in names:
             self.waiting.pop(name, None)
 
-    def stopped(self, store: Stopping, at: int | None, after: bool, run: Callable[[], None]) -> None:
-        store.left, store.after = at, after
+    def run_until_killed(
+        self, store: KillableDirectory, write_number: int | None, after: bool, run: Callable[[], None]
+    ) -> None:
+        """Run until the n-th write kills the process, before or after it takes effect. None: to the end."""
+        store.writes_left, store.after = write_number, after
         try:
             run()
-        except Stopped:
+        except Killed:
             pass
         finally:
-            store.left = None
+            store.writes_left = None
 
-    def look(self, *, deleted: datetime | None = None) -> None:
-        """At what is there now. deleted: an hour that was taken away since the last look."""
-        held = self.observed.held()
-        held.check_grown(self.held if deleted is None else self.held.without(deleted))
-        self.held = held
+    def observe(self, *, deleted: datetime | None = None) -> None:
+        """Take a new snapshot and check that no bucket has lost anything.
+
+        Args:
+            deleted: an hour that was deleted since the last snapshot
+        """
+        snapshot = self.observed.snapshot()
+        snapshot.check_grown(self.snapshot if deleted is None else self.snapshot.without(deleted))
+        self.snapshot = snapshot
 
     def check_tables(self) -> None:
-        in_files = {bucket: sorted(row.identity for row in rows) for bucket, rows in self.held.rows.items() if rows}
+        in_files = {bucket: sorted(row.identity for row in rows) for bucket, rows in self.snapshot.rows.items() if rows}
         assert self.observed.in_tables(STREAMS) == in_files
 
     @invariant()
-    def counters_balance_and_nothing_closes_before_its_hour_is_over(self) -> None:
-        self.held.check_counters(self.now)
+    def counters_balance(self) -> None:
+        """Counters balance, and no bucket closes before its hour is over."""
+        self.snapshot.check_counters(self.now)
 
     @invariant()
-    def every_message_has_exactly_one_outcome_and_no_id_is_there_twice_within_the_horizon(self) -> None:
-        self.sets.check(self.held.events, self.held.dead_letters, settled=self.settled)
+    def outcomes_are_exactly_one(self) -> None:
+        """Every message has exactly one outcome, and no id is delivered twice within the horizon."""
+        self.oracle.check(self.snapshot.events, self.snapshot.dead_letters, settled=self.settled)

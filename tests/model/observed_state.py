@@ -1,4 +1,4 @@
-"""What buckets and tables really hold, read anew after each step that may have changed it."""
+"""The real content of buckets and tables, read again after each step that may have changed it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.model.oracle import Event, Row
 
 
 @dataclass(frozen=True)
-class Held:
+class Snapshot:
     """Every bucket's manifest, and the rows in its files."""
 
     manifests: dict[Bucket, Manifest]
@@ -35,44 +35,48 @@ class Held:
 
     @property
     def ids(self) -> set[Event]:
-        """Of all that is there, delivered or refused."""
+        """Return all events that are stored, delivered or as dead letters."""
         return {row.event for rows in self.rows.values() for row in rows}
 
     def check_counters(self, now: datetime) -> None:
-        """received = delivered + duplicate + dead letter, the files hold what was counted, and nothing closes before its hour
-        is over."""
+        """Check counters and closing.
+
+        received = delivered + duplicate + dead letter; the files hold as many rows as were counted; and no bucket closes
+        before its hour is over.
+        """
         for bucket, manifest in self.manifests.items():
             for outcomes in manifest.counters.values():
-                ways_out = [tally for outcome, tally in outcomes.items() if outcome != Outcome.RECEIVED]
-                assert outcomes[Outcome.RECEIVED] == sum(ways_out[1:], ways_out[0]), manifest
+                results = [tally for outcome, tally in outcomes.items() if outcome != Outcome.RECEIVED]
+                assert outcomes[Outcome.RECEIVED] == sum(results[1:], results[0]), manifest
             outcome = Outcome.DEAD_LETTER if bucket.stream == DEAD_LETTERS else Outcome.DELIVERED
             counted = sum(outcomes[outcome].count for outcomes in manifest.counters.values() if outcome in outcomes)
             assert counted == len(self.rows[bucket]), manifest
             assert not manifest.closed or bucket.end <= now, f"{bucket} has closed at {now}"
 
-    def check_grown(self, before: Held) -> None:
-        """A bucket never loses anything: whoever comes later goes on with it."""
+    def check_grown(self, before: Snapshot) -> None:
+        """Check that no bucket has lost anything: later commits only add to earlier ones."""
         for bucket, old in before.manifests.items():
             new = self.manifests[bucket]
             assert new.commits[: len(old.commits)] == old.commits, f"{bucket} has lost a commit"
             assert new.version >= old.version, bucket
             assert not old.closed or new.closed_at == old.closed_at, f"{bucket} is open again"
 
-    def without(self, hour: datetime) -> Held:
-        """The same but for the buckets of an hour."""
-        left = {bucket: manifest for bucket, manifest in self.manifests.items() if bucket.hour != hour}
-        return Held(left, {bucket: self.rows[bucket] for bucket in left})
+    def without(self, hour: datetime) -> Snapshot:
+        """Return the same snapshot without the buckets of an hour."""
+        remaining = {bucket: manifest for bucket, manifest in self.manifests.items() if bucket.hour != hour}
+        return Snapshot(remaining, {bucket: self.rows[bucket] for bucket in remaining})
 
 
 class ObservedState:
-    """Reads each file once: no name is ever given to two."""
+    """Reads manifests and files, each file once: names are never reused."""
 
     def __init__(self, store: ObjectStore, tables: DuckDBFile) -> None:
         self._store, self._tables = store, tables
         self._rows: dict[str, list[Row]] = {}
         self._manifests: dict[bytes, Manifest] = {}
 
-    def held(self) -> Held:
+    def snapshot(self) -> Snapshot:
+        """Read all manifests, and the rows of the files that they list."""
         manifests: dict[Bucket, Manifest] = {}
         for name in self._store.list(""):
             if name.endswith("/_RECEIPT.json"):
@@ -84,10 +88,10 @@ class ObservedState:
             bucket: [row for data_file in manifest.data_files for row in self._read(bucket, data_file.name)]
             for bucket, manifest in manifests.items()
         }
-        return Held(manifests, rows)
+        return Snapshot(manifests, rows)
 
     def in_tables(self, streams: Collection[str]) -> dict[Bucket, list[str]]:
-        """Message ids by the partition that they are in."""
+        """Return the sorted message ids of each partition."""
         found: dict[Bucket, list[str]] = {}
         with duckdb.connect(self._tables.path) as db:
             for stream in streams:
@@ -104,8 +108,8 @@ class ObservedState:
         name = f"{bucket.folder}/{data_file}"
         if name not in self._rows:
             with self._store.open(name) as file:
-                read: Any = fastavro.reader(file)
+                records: Any = fastavro.reader(file)
                 self._rows[name] = [
-                    Row(Event(row["event_type"], row["event_id"]), row["message_id"], row["received_at"]) for row in read
+                    Row(Event(row["event_type"], row["event_id"]), row["message_id"], row["received_at"]) for row in records
                 ]
         return self._rows[name]

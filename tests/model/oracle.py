@@ -1,4 +1,4 @@
-"""The model: what was published and what is there, as sets, and the promises as what has to hold between them."""
+"""The model: published messages and stored rows as sets, and the promises as relations between them."""
 
 from __future__ import annotations
 
@@ -17,34 +17,38 @@ from tests.model.process import HORIZON, LATENESS
 GOOD, OTHER = b'{"x": 1}', b'{"x": 2}'
 BROKEN = b"broken"
 LARGE = b'{"x": 3000000000}'
-"""Breaks the first version of its contract, and is good by the second."""
+"""Out of range for version 1 of its contract, valid for version 2."""
 
 
 class Event(NamedTuple):
-    kind: str
+    """An event's identity."""
+
+    event_type: str
     event_id: str
 
 
 @dataclass(frozen=True)
-class Said:
-    """What a message says. claimed: the time that it was published for; received_at: the one that decides its hour; identity:
-    what it is known by, its own message id or that of the dead letter that it repeats."""
+class Sent:
+    """A message as it was sent."""
 
     event: Event
     payload: bytes
     claimed: datetime
+    """Time of receipt that the client claims."""
     published_at: datetime
     identity: str
+    """Message id under which it is stored: its own, or that of the dead letter that it replays."""
     is_replay: bool = False
 
     @property
     def received_at(self) -> datetime:
-        is_late = self.published_at - (hour_of(self.claimed) + HOUR) > LATENESS
-        return self.published_at if is_late else self.claimed
+        """The time that decides the hour: as claimed, or the publish time if the message is skewed."""
+        is_skewed = self.published_at - (hour_of(self.claimed) + HOUR) > LATENESS
+        return self.published_at if is_skewed else self.claimed
 
 
 class Row(NamedTuple):
-    """A row of an event's bucket, or of the dead letters'."""
+    """A row of an event's bucket or of the dead letters."""
 
     event: Event
     identity: str
@@ -52,103 +56,131 @@ class Row(NamedTuple):
 
 
 @dataclass
-class Sets:
-    """said: every message by its id; mended: whether LARGE is good by now; loose: events of which several messages lay in an
-    hour that was rebuilt. There another of them may have become the row, up to an hour from what was dropped for its sake."""
+class Oracle:
+    """All messages that were sent, and checks of the promises against stored rows."""
 
-    said: dict[str, Said] = field(default_factory=dict)
-    mended: bool = False
-    loose: set[Event] = field(default_factory=set)
+    sent: dict[str, Sent] = field(default_factory=dict)
+    """Every message by its id."""
+    contract_fixed: bool = False
+    """Whether LARGE is valid by now."""
+    ambiguous: set[Event] = field(default_factory=set)
+    """Events with several messages in an hour that was rebuilt.
+
+    Any of these messages may have become the row, up to an hour away from the messages that were dropped as its duplicates.
+    """
 
     def check(self, rows: Collection[Row], dead_letters: Collection[Row], *, settled: bool) -> None:
-        """The promises. settled: whether every message was taken; before that some may be nowhere."""
-        self._nothing_is_twice(rows, dead_letters)
-        by_identity: dict[str, list[Said]] = {}
-        for said in self.said.values():
-            by_identity.setdefault(said.identity, []).append(said)
+        """Check the promises.
+
+        Args:
+            settled: whether every message was delivered; before that, some may have no outcome yet
+        """
+        self._check_uniqueness(rows, dead_letters)
+        by_identity: dict[str, list[Sent]] = {}
+        for sent in self.sent.values():
+            by_identity.setdefault(sent.identity, []).append(sent)
         by_event: dict[Event, list[tuple[datetime, set[bytes]]]] = {}
         for row in rows:
-            payloads = {said.payload for said in by_identity[row.identity] if said.received_at == row.received_at}
+            payloads = {sent.payload for sent in by_identity[row.identity] if sent.received_at == row.received_at}
             assert payloads - {BROKEN}, f"{row} is surplus"
-            assert self.mended or payloads - {LARGE}, f"{row} breaks its contract"
+            assert self.contract_fixed or payloads - {LARGE}, f"{row} breaks its contract"
             by_event.setdefault(row.event, []).append((row.received_at, payloads))
         for dead_letter in dead_letters:
-            mine = [said for said in by_identity[dead_letter.identity] if said.received_at == dead_letter.received_at]
-            assert mine, f"{dead_letter} is surplus"
-            assert any(self._may_be_refused(said, by_event) for said in mine), f"{dead_letter} is refused without a conflict"
+            candidates = [sent for sent in by_identity[dead_letter.identity] if sent.received_at == dead_letter.received_at]
+            assert candidates, f"{dead_letter} is surplus"
+            assert any(self._may_be_refused(sent, by_event) for sent in candidates), (
+                f"{dead_letter} is a dead letter without a reason"
+            )
         if settled:
-            there = {(dead_letter.identity, hour_of(dead_letter.received_at)) for dead_letter in dead_letters}
-            refused = {self._saying(said) for said in self.said.values() if (said.identity, hour_of(said.received_at)) in there}
-            for said in self.said.values():
-                is_dead_letter = (said.identity, hour_of(said.received_at)) in there
-                # Of those that come at once and say the same, one is refused for its payload, the others are its duplicates.
-                is_again = said.payload != BROKEN and self._saying(said) in refused
-                assert is_dead_letter or is_again or self._is_delivered(said, by_event), f"{said} has no outcome"
+            stored_dead_letters = {(dead_letter.identity, hour_of(dead_letter.received_at)) for dead_letter in dead_letters}
+            refused = {
+                self._content(sent)
+                for sent in self.sent.values()
+                if (sent.identity, hour_of(sent.received_at)) in stored_dead_letters
+            }
+            for sent in self.sent.values():
+                is_dead_letter = (sent.identity, hour_of(sent.received_at)) in stored_dead_letters
+                # Of equal messages that arrive together, one becomes the dead letter and the others its duplicates.
+                is_duplicate = sent.payload != BROKEN and self._content(sent) in refused
+                assert is_dead_letter or is_duplicate or self._is_delivered(sent, by_event), f"{sent} has no outcome"
 
-    def _saying(self, said: Said) -> tuple[Event, bytes, datetime]:
-        return said.event, said.payload, hour_of(said.received_at)
+    def _content(self, sent: Sent) -> tuple[Event, bytes, datetime]:
+        return sent.event, sent.payload, hour_of(sent.received_at)
 
-    def _nothing_is_twice(self, rows: Collection[Row], dead_letters: Collection[Row]) -> None:
+    def _check_uniqueness(self, rows: Collection[Row], dead_letters: Collection[Row]) -> None:
         times: dict[Event, list[datetime]] = {}
         for row in rows:
             times.setdefault(row.event, []).append(row.received_at)
-        for event, all_ in times.items():
-            assert all(abs(one - other) >= HORIZON for one, other in combinations(all_, 2)), (event, all_)
-        # Refused again after the allowed lateness, a dead letter is there once more: in the hour of the replay, once.
-        each = Counter((dead_letter.identity, hour_of(dead_letter.received_at)) for dead_letter in dead_letters)
-        assert set(each.values()) <= {1}, each
+        for event, received in times.items():
+            assert all(abs(first - second) >= HORIZON for first, second in combinations(received, 2)), (event, received)
+        # A dead letter that is refused again after the allowed lateness is stored again, once: in the hour of the replay.
+        copies = Counter((dead_letter.identity, hour_of(dead_letter.received_at)) for dead_letter in dead_letters)
+        assert set(copies.values()) <= {1}, copies
         refused = {(dead_letter.identity, dead_letter.received_at) for dead_letter in dead_letters}
-        both = [row for row in rows if (row.identity, row.received_at) in refused and row.event not in self.loose]
-        mended = {said.identity for said in self.said.values() if said.payload == LARGE and self.mended}
-        assert {row.identity for row in both} <= mended, f"{both} are refused too"
+        both = [row for row in rows if (row.identity, row.received_at) in refused and row.event not in self.ambiguous]
+        now_valid = {sent.identity for sent in self.sent.values() if sent.payload == LARGE and self.contract_fixed}
+        assert {row.identity for row in both} <= now_valid, f"{both} are dead letters too"
 
-    def _near(self, said: Said, by_event: dict[Event, list[tuple[datetime, set[bytes]]]]) -> Iterator[set[bytes]]:
-        reach = HORIZON + HOUR if said.event in self.loose else HORIZON
-        for received_at, payloads in by_event.get(said.event, ()):
-            if abs(received_at - said.received_at) < reach:
+    def _payloads_nearby(self, sent: Sent, by_event: dict[Event, list[tuple[datetime, set[bytes]]]]) -> Iterator[set[bytes]]:
+        """Yield the payloads of the event's rows within the horizon."""
+        reach = HORIZON + HOUR if sent.event in self.ambiguous else HORIZON
+        for received_at, payloads in by_event.get(sent.event, ()):
+            if abs(received_at - sent.received_at) < reach:
                 yield payloads
 
-    def _may_be_refused(self, said: Said, by_event: dict[Event, list[tuple[datetime, set[bytes]]]]) -> bool:
-        near = list(self._near(said, by_event))
-        conflicts = any(payloads != {said.payload} for payloads in near) or (said.event in self.loose and near)
-        return said.payload in (BROKEN, LARGE) or bool(conflicts)
+    def _may_be_refused(self, sent: Sent, by_event: dict[Event, list[tuple[datetime, set[bytes]]]]) -> bool:
+        near = list(self._payloads_nearby(sent, by_event))
+        conflicts = any(payloads != {sent.payload} for payloads in near) or (sent.event in self.ambiguous and near)
+        return sent.payload in (BROKEN, LARGE) or bool(conflicts)
 
-    def _is_delivered(self, said: Said, by_event: dict[Event, list[tuple[datetime, set[bytes]]]]) -> bool:
-        """Whether it is a row, or a duplicate of one."""
-        if said.payload == BROKEN:
+    def _is_delivered(self, sent: Sent, by_event: dict[Event, list[tuple[datetime, set[bytes]]]]) -> bool:
+        """Return whether it is a row, or a duplicate of one."""
+        if sent.payload == BROKEN:
             return False
-        return any(said.payload in payloads or said.event in self.loose for payloads in self._near(said, by_event))
+        return any(
+            sent.payload in payloads or sent.event in self.ambiguous for payloads in self._payloads_nearby(sent, by_event)
+        )
 
-    def rebuilt(self, hour: datetime) -> None:
-        """The hour was deleted, and delivered anew from all that was published."""
-        events = Counter(said.event for said in self.said.values() if hour_of(said.received_at) == hour)
-        self.loose |= {event for event, times in events.items() if times > 1}
+    def note_rebuilt(self, hour: datetime) -> None:
+        """Record that the hour was deleted, and delivered again from all published messages."""
+        events = Counter(sent.event for sent in self.sent.values() if hour_of(sent.received_at) == hour)
+        self.ambiguous |= {event for event, times in events.items() if times > 1}
 
-    def published_for(self, kind: str, hour: datetime) -> list[str]:
-        """The event ids of what clients published for the hour; a replay is none of theirs."""
+    def published_for(self, event_type: str, hour: datetime) -> list[str]:
+        """Return the event ids that clients published for the hour. Replays do not count."""
         return [
-            said.event.event_id
-            for said in self.said.values()
-            if said.event.kind == kind and hour_of(said.claimed) == hour and not said.is_replay
+            sent.event.event_id
+            for sent in self.sent.values()
+            if sent.event.event_type == event_type and hour_of(sent.claimed) == hour and not sent.is_replay
         ]
 
-    def meets_itself(self, kind: str, hour: datetime) -> bool:
-        """Whether an id of the hour came too late for one hour, and is the same event as one published for the hour where it
-        lies: the one row of both counts for one of the hours only."""
-        late = [said for said in self.said.values() if said.event.kind == kind and said.claimed != said.received_at]
+    def shares_a_row(self, event_type: str, hour: datetime) -> bool:
+        """Return whether a row counts for two hours, one of them this one.
+
+        An event of the hour was skewed, and an event with the same id was published for the hour where it was delivered. The
+        one row of both can count for one of the hours only.
+        """
+        skewed = [
+            sent for sent in self.sent.values() if sent.event.event_type == event_type and sent.claimed != sent.received_at
+        ]
         return any(
-            hour in (hour_of(one.claimed), hour_of(other.claimed))
-            for one in late
-            for other in self.said.values()
-            if one.event == other.event
-            and hour_of(one.received_at) == hour_of(other.received_at)
-            and hour_of(one.claimed) != hour_of(other.claimed)
+            hour in (hour_of(message.claimed), hour_of(other.claimed))
+            for message in skewed
+            for other in self.sent.values()
+            if message.event == other.event
+            and hour_of(message.received_at) == hour_of(other.received_at)
+            and hour_of(message.claimed) != hour_of(other.claimed)
         )
 
 
-def report_of(kind: str, hour: datetime, ids: Iterable[str]) -> PublishedReport:
-    """What the one publisher there is says of an hour."""
-    each = list(ids)
+def report_of(event_type: str, hour: datetime, ids: Iterable[str]) -> PublishedReport:
+    """Build the report of the only publisher on an hour."""
+    published = list(ids)
     return PublishedReport(
-        f"{kind}-{hour:%Y%m%d%H}", "publisher", kind, hour, messages=Tally.of_ids(each), distinct=Tally.of_ids(set(each))
+        f"{event_type}-{hour:%Y%m%d%H}",
+        "publisher",
+        event_type,
+        hour,
+        messages=Tally.of_ids(published),
+        distinct=Tally.of_ids(set(published)),
     )

@@ -1,4 +1,4 @@
-"""One process of deliver, without an engine: the same steps, called one after the other, and stopped at any write."""
+"""One process of deliver without an engine: it calls the same steps in turn, and can be killed at any write."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ OLDEST = datetime(2026, 1, 1, tzinfo=UTC)
 
 @dataclass(frozen=True)
 class Message:
-    """What Pub/Sub delivers."""
+    """A message as Pub/Sub delivers it."""
 
     data: bytes
     attributes: dict[str, str]
@@ -44,28 +44,31 @@ class Message:
 
 
 @dataclass(frozen=True)
-class Written:
-    """What lies in staging, to be committed. ids: by pack, whose messages are in it."""
+class Staged:
+    """The files in staging that are to be committed."""
 
     committables: dict[Bucket, list[Committable]]
     ids: dict[str, list[str]]
+    """Pack name -> ids of its messages."""
 
 
-class Stopped(Exception):
+class Killed(Exception):
     """The process is killed here."""
 
 
-class Stopping(Directory):
-    """A directory of a process that is killed at its n-th write, before or after it."""
+class KillableDirectory(Directory):
+    """A directory whose process is killed at the n-th write, before or after it takes effect."""
 
-    left: int | None = None
+    writes_left: int | None = None
+    """Writes until the kill, the fatal one included; None: never."""
     after = False
+    """Whether the fatal write takes effect."""
 
     def _spend(self) -> None:
-        if self.left is not None:
-            self.left -= 1
-            if self.left <= 0:
-                raise Stopped
+        if self.writes_left is not None:
+            self.writes_left -= 1
+            if self.writes_left <= 0:
+                raise Killed
 
     def _around(self, write: Any, *args: Any) -> Any:
         if not self.after:
@@ -89,13 +92,15 @@ class Stopping(Directory):
 
 
 class Process:
-    """Knows what it has committed. One that is made on the same path anew knows nothing; one on another path to the same folder
-    has a memory of its own."""
+    """A process of deliver with its memory of its own commits.
 
-    def __init__(self, store: Stopping, tables: DuckDBFile, contracts: Contracts, shards: int) -> None:
+    A new one on the same path starts without memory. One on another path to the same folder has a memory of its own.
+    """
+
+    def __init__(self, store: KillableDirectory, tables: DuckDBFile, contracts: Contracts, shards: int) -> None:
         self._store, self._tables, self._contracts, self._shards = store, tables, contracts, shards
         self._by_stream = tables_of(contracts)
-        self._schemas = {kind: row_schema(contracts.newest(kind)) for kind in contracts.types} | {
+        self._schemas = {event_type: row_schema(contracts.newest(event_type)) for event_type in contracts.types} | {
             DEAD_LETTERS: dead_letter_schema()
         }
         self.forget()
@@ -114,41 +119,45 @@ class Process:
         sweep_scope: SweepScope = SweepScope.ALL,
         last: bool = True,
     ) -> list[str]:
-        """All steps. Returns the ids of the messages that may be acknowledged."""
+        """Run all steps and return the ids of the messages that may be acknowledged."""
         manifests, durable = self.commit(self.write(messages, sweep_scope), now, last=last)
         self.load(manifests)
         return durable
 
-    def write(self, messages: Iterable[envelope.Message], sweep_scope: SweepScope = SweepScope.ALL) -> Written:
-        """Receives the messages and writes what is new in them to staging; and asks for what is to be looked at."""
+    def write(self, messages: Iterable[envelope.Message], sweep_scope: SweepScope = SweepScope.ALL) -> Staged:
+        """Decode the messages, stage the new records, and add close checks for the hours of the sweep scope."""
         decoder = Decoder(self._contracts, LATENESS, self._shards, new_id)
         packs = [packed for message in messages if (packed := decoder.add(message))] + decoder.finish()
         by_shard: dict[tuple[Bucket, Shard], list[Packed]] = {}
         for packed in packs:
             by_shard.setdefault((packed.bucket, packed.shard), []).append(packed)
-        met = {packed.bucket.hour for packed in packs}
+        hours_seen = {packed.bucket.hour for packed in packs}
         if sweep_scope is SweepScope.ALL:
-            met |= open_hours(self._store, list(self._by_stream), OLDEST)
-        hours = [] if sweep_scope is SweepScope.NONE else hours_between(met)
+            hours_seen |= open_hours(self._store, list(self._by_stream), OLDEST)
+        hours = [] if sweep_scope is SweepScope.NONE else hours_between(hours_seen)
         committables = {Bucket(stream, hour): [CLOSE_CHECK] for hour in hours for stream in self._by_stream}
-        for (bucket, shard), some in by_shard.items():
+        for (bucket, shard), packs_of_shard in by_shard.items():
             index = self._delivered.of(bucket.stream)
-            data = [packed.data for packed in some]
+            data = [packed.data for packed in packs_of_shard]
             committable = stage_records(self._store, bucket, shard, data, self._schemas[bucket.stream], index)
             committables.setdefault(bucket, []).append(committable)
-        return Written(committables, {packed.name: packed.message_ids for packed in packs})
+        return Staged(committables, {packed.name: packed.message_ids for packed in packs})
 
-    def commit(self, written: Written, now: datetime, *, last: bool = True) -> tuple[list[Manifest], list[str]]:
-        """last: as if nothing more were to come for any hour, as a drain and the end of a run say; False: an early pane."""
+    def commit(self, staged: Staged, now: datetime, *, last: bool = True) -> tuple[list[Manifest], list[str]]:
+        """Commit staged files and return the manifests, and the ids of the messages that may be acknowledged.
+
+        Args:
+            last: False for an early pane; True if no hour gets further messages, as a drain and the end of a run announce
+        """
         step = _Commit(self._store, Fixed(now), self._delivered, None, ends=True)
         step.start_bundle()
-        given = [
-            one.value
-            for bucket, committables in written.committables.items()
-            for one in step.process_one((bucket.key, (combine(committables).to_json(), last)))
+        outputs = [
+            output.value
+            for bucket, committables in staged.committables.items()
+            for output in step.process_one((bucket.key, (combine(committables).to_json(), last)))
         ]
-        assert all(isinstance(one, Manifest) for one in given), given
-        return given, [one for name in step._committed for one in written.ids[name]]
+        assert all(isinstance(output, Manifest) for output in outputs), outputs
+        return outputs, [message_id for name in step._committed for message_id in staged.ids[name]]
 
     def load(self, manifests: Iterable[Manifest]) -> None:
         for manifest in manifests:

@@ -1,4 +1,4 @@
-"""Whatever happens in whatever order, the promises hold: deliver against a model that is a set of messages."""
+"""Whatever happens in any order, the promises hold: deliver against a model that is a set of messages."""
 
 from __future__ import annotations
 
@@ -6,20 +6,20 @@ import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import run_state_machine_as_test
 
-from tests.model.recovery_rules import DeliveryAndWaysBack
+from tests.model.recovery_rules import DeliveryAndRecovery
 
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(autouse=True)
 def fast_disk(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a process leaves that is killed does not depend on the disk's caches."""
+    """Skip fsync: the files that a killed process leaves do not depend on the disk's caches."""
     for name in ("flush", "flush_folder"):
         monkeypatch.setattr(f"storage.objects.local.{name}", lambda _: None)
 
 
-def test_promises_hold_in_whatever_order_things_happen() -> None:
+def test_deliver__promises_hold_in_any_order() -> None:
     run_state_machine_as_test(
-        DeliveryAndWaysBack,
+        DeliveryAndRecovery,
         settings=settings(max_examples=80, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck)),
     )
