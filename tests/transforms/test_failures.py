@@ -1,4 +1,4 @@
-"""Failures that a stream skips: when they are logged, when they are resolved, and what becomes of the messages."""
+"""Failures that a stream skips: when they are logged, when they are resolved, and when their messages are redelivered."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ MESSAGES = Committable("work", {"thing": {}}, packs=("pack",))
 
 
 class Client:
-    """Listens to what is asked of leases."""
+    """Records changes of ack deadlines."""
 
     def __init__(self) -> None:
         self.modified: list[tuple[list[str], int]] = []
@@ -86,8 +86,11 @@ def test_recovered__waits_for_nacked_messages() -> None:
     assert failures.unresolved() == []
 
 
-def test_messages_that_never_come_again_keep_nothing_back_for_ever() -> None:
-    """Another run has taken them, or somebody has purged the subscription."""
+def test_recovered__nacked_messages_are_gone() -> None:
+    """A bucket is unblocked after a while if its messages are never redelivered.
+
+    Another run may have acknowledged them, or the subscription may have been purged.
+    """
     clock = FakeClock(0)
     failures = FailureTracker(lambda: 60, clock)
     failures.failed("a", "broken", blocks_closing=True)
@@ -99,9 +102,8 @@ def test_messages_that_never_come_again_keep_nothing_back_for_ever() -> None:
     assert failures.unresolved() == []
 
 
-def test_messages_that_are_put_off_are_not_held_and_come_again_later_or_at_once_where_the_stream_ends(
-    leases: Leases, client: Client
-) -> None:
+def test_nack_later__delay(leases: Leases, client: Client) -> None:
+    """Messages are nacked with a delay, or at once if the stream is ending. They are no longer held."""
     leases.nack_later(["pack", "of another process"])
     assert leases.held == 1
     leases.assign_pack("last", ["3"])
@@ -111,14 +113,13 @@ def test_messages_that_are_put_off_are_not_held_and_come_again_later_or_at_once_
     assert client.modified == [(["ack 1", "ack 2"], NACK_DELAY_SECONDS), (["ack 3"], 0)]
 
 
-def test_a_bucket_is_not_closed_before_what_was_put_off_has_come_again(
-    leases: Leases, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_commit__does_not_close_before_redelivery(leases: Leases, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A bucket is not closed before its nacked messages are redelivered."""
     store, clock = Directory(tmp_path), FakeClock(0)
     leases.failures = FailureTracker(lambda: 60, clock)
     step = _Commit(store, lambda: BUCKET.end, DeliveredIndexes(store, timedelta(days=1)), SUBSCRIPTION, ends=False)
 
-    def bring(committable: Committable) -> list[Any]:
+    def process(committable: Committable) -> list[Any]:
         return step.process_one((BUCKET.key, (committable.to_json(), True)))
 
     def refuse(*_: Any) -> Any:
@@ -126,21 +127,23 @@ def test_a_bucket_is_not_closed_before_what_was_put_off_has_come_again(
 
     step.start_bundle()
     monkeypatch.setattr(closing, "commit", refuse)
-    assert bring(MESSAGES) == []
+    assert process(MESSAGES) == []
     assert leases.failures.unresolved() == [f"{BUCKET.folder}: an index is broken"]
     assert leases.held == 1
     monkeypatch.setattr(closing, "commit", commit)
-    bring(CLOSE_CHECK)
+    process(CLOSE_CHECK)
     assert not latest_manifest(store, BUCKET).closed
     clock.advance(61)
-    bring(CLOSE_CHECK)
+    process(CLOSE_CHECK)
     assert not latest_manifest(store, BUCKET).closed
-    bring(MESSAGES)
+    process(MESSAGES)
     assert latest_manifest(store, BUCKET).closed
     assert leases.failures.unresolved() == []
 
 
-def test_an_engine_that_tries_again_is_told_of_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_commit__raises_for_an_engine_that_retries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without leases, damage is raised so that the engine retries."""
+
     def refuse(*_: Any) -> Any:
         raise Damaged("an index is broken")
 

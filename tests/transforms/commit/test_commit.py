@@ -1,4 +1,4 @@
-"""What makes a bucket exactly-once: union by id, one winner of each version, ids checked against those that are there."""
+"""Commits: union by id, one winner per version, and ids checked against those that are delivered already."""
 
 from __future__ import annotations
 
@@ -56,25 +56,27 @@ def store(tmp_path: Path) -> Directory:
 
 
 def pack(*ids: str) -> bytes:
+    """Build a pack of events with these ids and equal payloads."""
     row: dict[str, Any] = {"event_type": "thing", "schema_version": 1, "received_at": HOUR, "message_id": "m", "x": 1}
     row |= {"sent_at": None, "unknown_fields": None, "skewed_from": None}
-    rows = [encoder(SCHEMA)({**row, "event_id": one}) for one in ids]
+    rows = [encoder(SCHEMA)({**row, "event_id": event_id}) for event_id in ids]
     return Pack.of(
-        uuid4().hex, label_of("thing"), [index_entry(id_hash(one), 0, digest_of(b"")) for one in ids], rows
+        uuid4().hex, label_of("thing"), [index_entry(id_hash(event_id), 0, digest_of(b"")) for event_id in ids], rows
     ).to_bytes()
 
 
 def written(store: ObjectStore, new_id: Callable[[], str], *ids: str, shard: Shard = WHOLE) -> Committable:
-    """A data file in staging, by a writer that knows of nothing delivered."""
+    """Stage a data file as a writer does whose index of delivered ids is empty."""
     return write_data_file(store, BUCKET, shard, [pack(*ids)], SCHEMA, nothing, new_id)[0]
 
 
 def nothing(entries: bytes) -> Lookup:
+    """Look entries up in an empty index."""
     return IdIndex(DAY).find(HOUR, entries)
 
 
 def commit(store: ObjectStore, bucket: Bucket, committable: Committable, close: bool, clock: Any, new_id: Any) -> Manifest:
-    """By a process that remembers nothing."""
+    """Commit as a process without memory."""
     return commits.commit(store, bucket, committable, close, clock, new_id, DeliveredIndexes(store, DAY))[0]
 
 
@@ -90,7 +92,8 @@ def _ids(store: ObjectStore, names: list[str]) -> Iterator[str]:
                 yield row["event_id"]
 
 
-def test_a_data_file_holds_each_id_once_and_tells_what_became_of_the_rest(store, new_id) -> None:
+def test_write_data_file__each_id_once(store, new_id) -> None:
+    """A data file holds each id once; copies, and ids that are delivered already, are counted as duplicates."""
     packs = [pack("a", "b", "a"), pack("b", "c", "d")]
     index = IdIndex(DAY)
     index.add(HOUR, index_entry(id_hash("d"), 0, digest_of(b"")))
@@ -102,14 +105,16 @@ def test_a_data_file_holds_each_id_once_and_tells_what_became_of_the_rest(store,
     assert (counters[Outcome.DELIVERED].count, counters[Outcome.DUPLICATE].count) == (3, 3)
 
 
-def test_the_index_beside_a_data_file_is_the_sorted_entries_of_its_rows(store, new_id) -> None:
+def test_write_data_file__index_is_sorted(store, new_id) -> None:
+    """The index next to a data file consists of the sorted entries of its rows."""
     commit(store, BUCKET, written(store, new_id, "a", "b", "c"), False, clock, new_id)
     [data_file] = shown_receipt(store, BUCKET).data_files
     data, _ = store.read(f"{BUCKET.folder}/{data_file.index_name}")
-    assert data == b"".join(index_entry(id_hash(one), 0, digest_of(b"")) for one in sorted("abc", key=id_hash))
+    assert data == b"".join(index_entry(id_hash(event_id), 0, digest_of(b"")) for event_id in sorted("abc", key=id_hash))
 
 
-def test_repeating_a_commit_changes_nothing(store, new_id) -> None:
+def test_commit__is_idempotent(store, new_id) -> None:
+    """Repeating a commit changes nothing."""
     committable = combine([written(store, new_id, "a")])
     first = commit(store, BUCKET, committable, True, clock, new_id)
     names = list(store.list(""))
@@ -118,31 +123,35 @@ def test_repeating_a_commit_changes_nothing(store, new_id) -> None:
     assert ids_in_files(store) == ["a"]
 
 
-def test_ids_that_are_there_already_are_taken_out_and_become_duplicates(store, new_id) -> None:
-    one, two = written(store, new_id, "a", "b"), written(store, new_id, "b", "c")
-    commit(store, BUCKET, combine([one]), False, clock, new_id)
-    manifest = commit(store, BUCKET, combine([two]), False, clock, new_id)
+def test_commit__drops_delivered_ids(store, new_id) -> None:
+    """Ids that another file of the bucket holds are removed from the new file and counted as duplicates."""
+    first, second = written(store, new_id, "a", "b"), written(store, new_id, "b", "c")
+    commit(store, BUCKET, combine([first]), False, clock, new_id)
+    manifest = commit(store, BUCKET, combine([second]), False, clock, new_id)
     assert ids_in_files(store) == ["a", "b", "c"]
     counters = manifest.counters["thing"]
     assert (counters[Outcome.DELIVERED].count, counters[Outcome.DUPLICATE].count) == (3, 1)
     assert counters[Outcome.DELIVERED] == manifest.ids
 
 
-def test_two_files_of_one_commit_that_share_an_id_deliver_it_once(store, new_id) -> None:
+def test_commit__two_files_share_an_id(store, new_id) -> None:
+    """Two files of one commit that share an id deliver it once."""
     both = combine([written(store, new_id, "a", "b"), written(store, new_id, "b", "c")])
     manifest = commit(store, BUCKET, both, False, clock, new_id)
     assert ids_in_files(store) == ["a", "b", "c"]
     assert manifest.counters["thing"][Outcome.DUPLICATE].count == 1
 
 
-def test_a_file_of_nothing_but_repeats_is_not_listed(store, new_id) -> None:
+def test_commit__file_of_duplicates_is_not_listed(store, new_id) -> None:
+    """A file of nothing but duplicates is not listed in the manifest; its rows are counted."""
     commit(store, BUCKET, combine([written(store, new_id, "a")]), False, clock, new_id)
     manifest = commit(store, BUCKET, combine([written(store, new_id, "a")]), False, clock, new_id)
     assert len(manifest.data_files) == 1
     assert manifest.counters["thing"][Outcome.DUPLICATE].count == 1
 
 
-def test_shards_of_another_count_are_checked_too(store, new_id) -> None:
+def test_commit__other_number_of_shards(store, new_id) -> None:
+    """Ids are checked against data files of another number of shards too."""
     commit(store, BUCKET, combine([written(store, new_id, "a")]), False, clock, new_id)
     again = written(store, new_id, "a", shard=Shard.of(id_hash("a"), 16))
     commit(store, BUCKET, combine([again]), False, clock, new_id)
@@ -150,7 +159,8 @@ def test_shards_of_another_count_are_checked_too(store, new_id) -> None:
 
 
 @pytest.mark.parametrize("workers", [8])
-def test_many_who_commit_at_once_lose_nothing_and_deliver_nothing_twice(store, new_id, workers) -> None:
+def test_commit__concurrent_workers(store, new_id, workers) -> None:
+    """Concurrent commits to a bucket lose no event and deliver none twice."""
     committables = [combine([written(store, new_id, "shared", f"own {number}")]) for number in range(workers)]
     with ThreadPoolExecutor(workers) as pool:
         list(pool.map(lambda committable: commit(store, BUCKET, committable, True, clock, new_id), committables))
@@ -162,14 +172,14 @@ def test_many_who_commit_at_once_lose_nothing_and_deliver_nothing_twice(store, n
 
 
 class Failing(Directory):
-    """Fails at the n-th write of any kind, and at all after it, as a process that was killed there."""
+    """Fails at the n-th write of any kind and at all later ones, like a process that is killed there."""
 
-    left = 10_000
+    writes_left = 10_000
 
     def _spend(self) -> None:
-        if self.left == 0:
+        if self.writes_left == 0:
             raise StoreError("killed")
-        self.left -= 1
+        self.writes_left -= 1
 
     def create(self, name: str, data: bytes):
         self._spend()
@@ -184,13 +194,14 @@ class Failing(Directory):
         super().publish(source, target)
 
 
-def test_a_crash_at_any_write_leaves_nothing_half_seen_and_the_next_look_finishes_it(tmp_path, new_id) -> None:
+def test_commit__crash_at_any_write(tmp_path, new_id) -> None:
+    """After a crash at any write, readers see the version before or after it, and the next commit recovers it."""
     stopped = 0
     for step in range(20):
         store = Failing(tmp_path / str(step))
         commit(store, BUCKET, combine([written(store, new_id, "a")]), True, clock, new_id)
         committable = combine([written(store, new_id, "a", "b")])
-        store.left = step
+        store.writes_left = step
         try:
             commit(store, BUCKET, committable, True, clock, new_id)
         except StoreError:
@@ -200,7 +211,7 @@ def test_a_crash_at_any_write_leaves_nothing_half_seen_and_the_next_look_finishe
         committed = {f"{BUCKET.folder}/{data_file.name}" for data_file in latest_manifest(store, BUCKET).data_files}
         assert in_folder <= committed
 
-        store.left = 10_000
+        store.writes_left = 10_000
         had_committed = latest_manifest(store, BUCKET).version == 2
         commit(store, BUCKET, CLOSE_CHECK, True, clock, new_id)
         assert ids_in_files(store) == (["a", "b"] if had_committed else ["a"])
@@ -210,7 +221,8 @@ def test_a_crash_at_any_write_leaves_nothing_half_seen_and_the_next_look_finishe
     assert stopped == 8
 
 
-def test_an_index_that_is_not_the_committed_one_is_named_and_nothing_is_committed(store, new_id) -> None:
+def test_commit__replaced_index(store, new_id) -> None:
+    """An index whose content is not the committed one is named in an error, and nothing is committed."""
     manifest = commit(store, BUCKET, combine([written(store, new_id, "a")]), False, clock, new_id)
     name = f"{BUCKET.folder}/{manifest.data_files[0].index_name}"
     store.write(name, bytes(16))

@@ -1,4 +1,4 @@
-"""An id is delivered once within the horizon, in whatever hour its copies come, and whoever commits at the same time."""
+"""An id is delivered once within the dedup horizon, in any hour and with concurrent commits."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from tests.support.contracts import contract_of, field
 from transforms.commit.commit import commit
 from transforms.decode.packs import Pack, label_of
 from transforms.dedup.delivered_index import DeliveredIndex, DeliveredIndexes
-from transforms.write import stage as contributing
+from transforms.write import stage
 from transforms.write.stage import stage_records
 
 NOON = datetime(2026, 1, 31, 12, tzinfo=UTC)
@@ -55,36 +55,37 @@ def store(tmp_path: Path) -> Directory:
 
 
 class Blind(DeliveredIndex):
-    """Knows of nothing, as if all had been delivered while a process wrote."""
+    """An index that finds nothing, as if all copies had been delivered while a process wrote its files."""
 
     def find(self, turn: Turn, own: Manifest, shard: Shard, entries: bytes) -> Lookup:
         return IdIndex(self.horizon).find(own.bucket.hour, entries)
 
 
 class Process:
-    """What one process knows and does: nothing in memory is shared with another."""
+    """A process with its memory, which it shares with no other."""
 
     def __init__(self, store: Directory, new_id: Callable[[], str], horizon: timedelta = DAY) -> None:
         self.store, self.new_id = store, new_id
         self.delivered = DeliveredIndexes(store, horizon)
 
     def write(self, hour: datetime, *events: tuple[str, int], blind: bool = True, late: int = 0) -> Committable:
-        """A committable of events (id, x) that were received `late` microseconds after the hour began."""
+        """Stage a committable of events (id, x) that were received `late` microseconds after the hour began."""
         rows = [self.row(hour + timedelta(microseconds=late), *event) for event in events]
-        entries = [index_entry(id_hash(one), late, digest_of(b"%d" % x)) for one, x in events]
+        entries = [index_entry(id_hash(event_id), late, digest_of(b"%d" % x)) for event_id, x in events]
         pack = Pack.of(self.new_id(), label_of("thing"), entries, [encoder(SCHEMA)(row) for row in rows])
         delivered = Blind(self.store, "thing", DAY) if blind else self.delivered.of("thing")
         return stage_records(self.store, Bucket("thing", hour), WHOLE, [pack.to_bytes()], SCHEMA, delivered)
 
     def row(self, moment: datetime, event_id: str, x: int) -> dict[str, Any]:
+        """Build the row of an event."""
         row = {"event_id": event_id, "event_type": "thing", "schema_version": 1, "received_at": moment, "sent_at": None}
-        own = {"x": x, "raw": b"\x00\xff"}
+        fields = {"x": x, "raw": b"\x00\xff"}
         return {
             **row,
             "message_id": f"m-{event_id}-{x}-{moment}",
             "unknown_fields": '{"y":{"z":1}}',
             "skewed_from": None,
-            **own,
+            **fields,
         }
 
     def commit(self, hour: datetime, committable: Committable) -> Manifest:
@@ -96,7 +97,7 @@ class Process:
 
 
 def rows(store: Directory, stream: str = "thing") -> list[dict[str, Any]]:
-    """All rows that the stream's manifests list."""
+    """Return all rows in the files that the stream's manifests list."""
     found: list[Any] = []
     folder = DEAD_LETTERS if stream == DEAD_LETTERS else f"events/{stream}"
     for name in store.list(f"{folder}/"):
@@ -113,6 +114,7 @@ def delivered(store: Directory) -> list[tuple[str, datetime]]:
 
 
 def balance(manifest: Manifest) -> tuple[int, int, int]:
+    """Check that the counters balance and return (received, delivered, duplicate)."""
     counters = manifest.counters["thing"]
     assert counters[Outcome.RECEIVED] == counters[Outcome.DELIVERED] + counters[Outcome.DUPLICATE]
     return counters[Outcome.RECEIVED].count, counters[Outcome.DELIVERED].count, counters[Outcome.DUPLICATE].count
@@ -120,7 +122,8 @@ def balance(manifest: Manifest) -> tuple[int, int, int]:
 
 @pytest.mark.parametrize("blind", [True, False], ids=["found at the commit", "found by the writer"])
 @pytest.mark.parametrize("first", [NOON, NOON + HOUR], ids=["then later", "then earlier"])
-def test_an_event_that_comes_again_in_another_hour_is_a_duplicate(store, new_id, first: datetime, blind: bool) -> None:
+def test_commit__duplicate_in_another_hour(store, new_id, first: datetime, blind: bool) -> None:
+    """An event that arrives again in a later or earlier hour is a duplicate."""
     second = NOON + HOUR if first == NOON else NOON
     Process(store, new_id).deliver(first, ("a", 1), ("b", 1))
     manifest = Process(store, new_id).deliver(second, ("b", 1), ("c", 1), blind=blind)
@@ -128,14 +131,16 @@ def test_an_event_that_comes_again_in_another_hour_is_a_duplicate(store, new_id,
     assert balance(manifest) == (2, 1, 1)
 
 
-def test_the_horizon_counts_from_the_first_delivery_to_the_microsecond(store, new_id) -> None:
+def test_commit__horizon_is_exact_to_a_microsecond(store, new_id) -> None:
+    """The horizon is counted from the first delivery."""
     process = Process(store, new_id, timedelta(hours=2))
     process.deliver(NOON, ("a", 1), late=7)
     assert balance(process.deliver(NOON + 2 * HOUR, ("a", 1), late=6)) == (1, 0, 1)
     assert balance(process.deliver(NOON + 2 * HOUR, ("a", 1), late=7)) == (2, 1, 1)
 
 
-def test_an_id_of_two_types_is_two_events(store, new_id) -> None:
+def test_find__same_id_of_two_types(store, new_id) -> None:
+    """The same id of two event types is two events."""
     process = Process(store, new_id)
     process.deliver(NOON, ("a", 1))
     own = Manifest(Bucket("other", NOON))
@@ -148,7 +153,8 @@ def test_an_id_of_two_types_is_two_events(store, new_id) -> None:
 
 @pytest.mark.parametrize("blind", [True, False], ids=["found at the commit", "found by the writer"])
 @pytest.mark.parametrize("hours", [0, 1])
-def test_another_payload_under_a_delivered_id_is_a_dead_letter_with_all_it_says(store, new_id, hours, blind) -> None:
+def test_commit__conflicting_payload(store, new_id, hours, blind) -> None:
+    """Another payload under a delivered id becomes a dead letter that keeps all its fields."""
     process, second = Process(store, new_id), NOON + hours * HOUR
     process.deliver(NOON, ("a", 1))
     manifest = process.deliver(second, ("a", 2), ("b", 1), blind=blind)
@@ -158,19 +164,24 @@ def test_another_payload_under_a_delivered_id_is_a_dead_letter_with_all_it_says(
     assert orjson.loads(dead_letter["data"]) == {"x": 2, "raw": "AP8=", "y": {"z": 1}}
     assert dead_letter["attributes"]["received_at"] == second.isoformat().replace("+00:00", "Z")
     dead = finished_receipt(store, Bucket(DEAD_LETTERS, second))
-    assert {way: tally.count for way, tally in dead.counters["thing"].items()} == {Outcome.RECEIVED: 1, Outcome.DEAD_LETTER: 1}
+    assert {outcome: tally.count for outcome, tally in dead.counters["thing"].items()} == {
+        Outcome.RECEIVED: 1,
+        Outcome.DEAD_LETTER: 1,
+    }
     assert dead.report().reasons == {"thing": {"conflicting_payload": 1}}
     assert balance(manifest)[0] == (1 if hours else 2)
 
 
-def test_two_payloads_in_one_file_conflict_too(store, new_id) -> None:
+def test_commit__conflict_within_one_file(store, new_id) -> None:
+    """Two payloads under one id in one file conflict too."""
     manifest = Process(store, new_id).deliver(NOON, ("a", 1), ("a", 1), ("a", 2))
     assert [row["x"] for row in rows(store)] == [1]
     assert len(rows(store, DEAD_LETTERS)) == 1
     assert balance(manifest) == (2, 1, 1)
 
 
-def test_a_commit_that_is_repeated_refuses_what_conflicts_once(store, new_id) -> None:
+def test_commit__repeated_conflict(store, new_id) -> None:
+    """A repeated commit writes the dead letter of a conflict once."""
     process = Process(store, new_id)
     process.deliver(NOON, ("a", 1))
     committable = process.write(NOON, ("a", 2))
@@ -181,8 +192,11 @@ def test_a_commit_that_is_repeated_refuses_what_conflicts_once(store, new_id) ->
     assert dead.counters["thing"][Outcome.RECEIVED].count == 1
 
 
-def test_processes_that_commit_to_different_hours_at_once_deliver_no_id_twice(store, new_id) -> None:
-    """Each has a memory of its own, and found nothing when it wrote."""
+def test_commit__concurrent_hours(store, new_id) -> None:
+    """Concurrent commits to different hours deliver no id twice.
+
+    Each process has a memory of its own, and found no duplicate when it wrote its files.
+    """
     committables = []
     for number in range(12):
         process, hour = Process(store, new_id), NOON + number % 4 * HOUR
@@ -199,7 +213,8 @@ def test_processes_that_commit_to_different_hours_at_once_deliver_no_id_twice(st
     assert sum(balance(manifest)[1] for manifest in manifests) == len(found)
 
 
-def test_a_process_without_memory_learns_from_indexes_and_opens_no_file(store, new_id, monkeypatch) -> None:
+def test_delivered_index__reads_indexes_only(store, new_id, monkeypatch) -> None:
+    """A process without memory builds its index from index files and opens no data file."""
     Process(store, new_id).deliver(NOON, *((f"e{number}", 1) for number in range(100)))
 
     def opened(name: str) -> BytesIO:
@@ -215,15 +230,15 @@ def test_a_process_without_memory_learns_from_indexes_and_opens_no_file(store, n
     assert balance(manifest) == (100, 50, 50)
 
 
-class Stops(Directory):
-    """Fails at the n-th write of any kind and at all after it, as a process that is killed there."""
+class FailsAtNthWrite(Directory):
+    """Fails at the n-th write of any kind and at all later ones, like a process that is killed there."""
 
-    left = 10_000
+    writes_left = 10_000
 
     def _spend(self) -> None:
-        if self.left == 0:
+        if self.writes_left == 0:
             raise StoreError("killed")
-        self.left -= 1
+        self.writes_left -= 1
 
     def create(self, name: str, data: bytes):
         self._spend()
@@ -242,15 +257,16 @@ class Stops(Directory):
         return super().write(name, data)
 
 
-def test_wherever_a_process_is_killed_the_next_one_commits_to_another_hour_what_is_not_there(tmp_path, new_id) -> None:
+def test_commit__killed_then_delivered_to_another_hour(tmp_path, new_id) -> None:
+    """After a kill at any write, the next process delivers to another hour exactly the ids that are not delivered yet."""
     killed = 0
     for step in range(30):
         store = Directory(tmp_path / str(step))
         Process(store, new_id).deliver(NOON - HOUR, ("old", 1))
-        dying = Stops(tmp_path / str(step))
+        dying = FailsAtNthWrite(tmp_path / str(step))
         process = Process(dying, new_id)
         committable = process.write(NOON, ("old", 1), ("a", 1), ("b", 1))
-        dying.left = step
+        dying.writes_left = step
         try:
             process.commit(NOON, committable)
         except StoreError:
@@ -262,26 +278,28 @@ def test_wherever_a_process_is_killed_the_next_one_commits_to_another_hour_what_
     assert 8 <= killed < 30
 
 
-def test_wherever_a_process_is_killed_no_message_is_both_delivered_and_refused_though_they_come_again_in_another_order(
-    tmp_path, new_id
-) -> None:
+def test_commit__killed_then_delivered_in_other_order(tmp_path, new_id) -> None:
+    """After a kill at any write, no message is both delivered and a dead letter, though they arrive again in another order."""
     for step in range(25):
-        store, dying = Directory(tmp_path / str(step)), Stops(tmp_path / str(step))
+        store, dying = Directory(tmp_path / str(step)), FailsAtNthWrite(tmp_path / str(step))
         process = Process(dying, new_id)
         committable = process.write(NOON, ("a", 1), ("a", 2))
-        dying.left = step
+        dying.writes_left = step
         with suppress(StoreError):
             process.commit(NOON, committable)
         Process(store, new_id).deliver(NOON, ("a", 2), ("a", 1), blind=False)
-        exits = sorted(row["message_id"][:5] for row in [*rows(store), *rows(store, DEAD_LETTERS)])
-        assert exits == ["m-a-1", "m-a-2"], step
+        outcomes = sorted(row["message_id"][:5] for row in [*rows(store), *rows(store, DEAD_LETTERS)])
+        assert outcomes == ["m-a-1", "m-a-2"], step
 
 
-def test_wherever_a_worker_is_killed_and_its_commit_tried_again_each_message_has_one_outcome(tmp_path, new_id) -> None:
-    """As on Dataflow, which fixes a committable and gives it to another worker: the messages themselves do not come again."""
+def test_commit__retried_by_another_worker(tmp_path, new_id) -> None:
+    """After a kill at any write and a retry of the commit, each message has one outcome.
+
+    Dataflow makes a committable stable and gives it to another worker; the messages themselves are not delivered again.
+    """
     killed = 0
     for step in range(30):
-        store, dying = Directory(tmp_path / str(step)), Stops(tmp_path / str(step))
+        store, dying = Directory(tmp_path / str(step)), FailsAtNthWrite(tmp_path / str(step))
         Process(store, new_id).deliver(NOON - HOUR, ("c", 1))
         process = Process(dying, new_id)
         found_by_the_writer = process.write(NOON, ("a", 1), ("a", 2))
@@ -291,19 +309,20 @@ def test_wherever_a_worker_is_killed_and_its_commit_tried_again_each_message_has
             process.write(NOON, ("b", 2), ("c", 2)),
         ]
         committable = combine([found_by_the_writer, *found_at_the_commit])
-        dying.left = step
+        dying.writes_left = step
         try:
             process.commit(NOON, committable)
         except StoreError:
             killed += 1
         for _ in range(2):
             Process(store, new_id).commit(NOON, committable)
-        exits = sorted(row["message_id"][:5] for row in [*rows(store), *rows(store, DEAD_LETTERS)])
-        assert exits == ["m-a-1", "m-a-2", "m-a-3", "m-b-1", "m-b-2", "m-c-1", "m-c-2"], step
+        outcomes = sorted(row["message_id"][:5] for row in [*rows(store), *rows(store, DEAD_LETTERS)])
+        assert outcomes == ["m-a-1", "m-a-2", "m-a-3", "m-b-1", "m-b-2", "m-c-1", "m-c-2"], step
     assert 12 <= killed < 30
 
 
-def test_a_bucket_that_was_deleted_does_not_come_back_by_itself_and_can_be_delivered_again(store, new_id) -> None:
+def test_commit__deleted_bucket(store, new_id) -> None:
+    """A deleted bucket does not reappear by itself, and its events can be delivered again."""
     Process(store, new_id).deliver(NOON, ("a", 1))
     for path in sorted(Path(store.uri, "events").rglob("*"), reverse=True):
         path.rmdir() if path.is_dir() else path.unlink()
@@ -313,12 +332,13 @@ def test_a_bucket_that_was_deleted_does_not_come_back_by_itself_and_can_be_deliv
     assert delivered(store) == [("a", NOON), ("b", NOON + HOUR)]
 
 
-def test_wherever_a_process_was_killed_hours_that_are_deleted_later_can_be_delivered_again(tmp_path, new_id) -> None:
-    for left in count():
-        store, stops = Directory(tmp_path / f"{left}"), Stops(tmp_path / f"{left}")
-        process = Process(stops, new_id)
+def test_commit__killed_then_deleted(tmp_path, new_id) -> None:
+    """After a kill at any write, an hour that is deleted later can be delivered again."""
+    for step in count():
+        store, dying = Directory(tmp_path / f"{step}"), FailsAtNthWrite(tmp_path / f"{step}")
+        process = Process(dying, new_id)
         committable = process.write(NOON, ("a", 1))
-        stops.left = left
+        dying.writes_left = step
         with suppress(StoreError):
             process.commit(NOON, committable)
         Process(store, new_id).commit(NOON, CLOSE_CHECK)
@@ -326,11 +346,12 @@ def test_wherever_a_process_was_killed_hours_that_are_deleted_later_can_be_deliv
         shutil.rmtree(Path(store.uri, "events"))
         Process(store, new_id).deliver(NOON, ("a", 1), blind=False)
         assert delivered(store) == [("a", NOON)]
-        if stops.left:
+        if dying.writes_left:
             return
 
 
-def test_what_a_process_remembers_follows_what_others_commit_without_reading_all_anew(store, new_id, monkeypatch) -> None:
+def test_delivered_index__reads_only_new_commits(store, new_id, monkeypatch) -> None:
+    """The index of a process follows the commits of others without reading all indexes again."""
     long_lived = Process(store, new_id)
     for hour in range(5):
         long_lived.deliver(NOON + hour * HOUR, (f"mine {hour}", 1), blind=False)
@@ -338,48 +359,53 @@ def test_what_a_process_remembers_follows_what_others_commit_without_reading_all
     names: list[str] = []
     read = Directory.read
 
-    def noted(self: Directory, name: str) -> tuple[bytes, Stored]:
+    def record_name(self: Directory, name: str) -> tuple[bytes, Stored]:
         names.append(name)
         return read(self, name)
 
-    monkeypatch.setattr(Directory, "read", noted)
+    monkeypatch.setattr(Directory, "read", record_name)
     manifest = long_lived.deliver(NOON + 6 * HOUR, ("theirs", 1), ("mine 4", 1), blind=False)
     assert balance(manifest) == (2, 0, 2)
     indexes = [name for name in names if name.endswith(".ids") and name.startswith("events/")]
-    assert len(indexes) == 2  # theirs, and that of its own last commit
+    assert len(indexes) == 2  # that of the other process's commit, and that of its own last commit
 
 
-def test_a_writer_with_an_older_view_does_not_take_it_to_a_commit_of_its_process(store, new_id, monkeypatch) -> None:
-    """It has read its bucket's manifest; then another process adds an id there, which a commit to the next hour asks for."""
+def test_write__older_view(store, new_id, monkeypatch) -> None:
+    """A writer with an older view of the log does not pass it on to a concurrent commit of its process.
+
+    The writer has read its bucket's manifest. Then another process adds an id there, and a commit to the next hour looks it
+    up.
+    """
     process = Process(store, new_id)
     committable = process.write(NOON + HOUR, ("shared", 1))
-    asks, may_go_on = threading.Event(), threading.Event()
+    commit_reads_staging, may_go_on = threading.Event(), threading.Event()
     read = Directory.read
 
-    def stops(self: Directory, name: str) -> tuple[bytes, Stored]:
+    def blocking_read(self: Directory, name: str) -> tuple[bytes, Stored]:
         if threading.current_thread() is not threading.main_thread() and name.startswith("staging/"):
-            asks.set()
+            commit_reads_staging.set()
             assert may_go_on.wait(10)
         return read(self, name)
 
-    def falls_behind(_: Directory, bucket: Bucket) -> Manifest:
+    def read_then_fall_behind(_: Directory, bucket: Bucket) -> Manifest:
         manifest = finished_receipt(store, bucket)
-        monkeypatch.setattr(contributing, "finished_receipt", finished_receipt)
+        monkeypatch.setattr(stage, "finished_receipt", finished_receipt)
         Process(store, new_id).deliver(NOON, ("shared", 1))
         commits.append(threads.submit(process.commit, NOON + HOUR, committable))
-        assert asks.wait(10)
+        assert commit_reads_staging.wait(10)
         return manifest
 
     commits: list[Future[Manifest]] = []
-    monkeypatch.setattr(Directory, "read", stops)
-    monkeypatch.setattr(contributing, "finished_receipt", falls_behind)
+    monkeypatch.setattr(Directory, "read", blocking_read)
+    monkeypatch.setattr(stage, "finished_receipt", read_then_fall_behind)
     with ThreadPoolExecutor(1) as threads:
         process.write(NOON, ("other", 1), blind=False)
         may_go_on.set()
     assert balance(commits[0].result()) == (1, 0, 1)
 
 
-def test_memory_is_bounded_by_the_window(store, new_id) -> None:
+def test_delivered_index__memory_is_bounded(store, new_id) -> None:
+    """The index keeps only the manifests and ids of hours within the dedup horizon, and some spare."""
     process = Process(store, new_id, timedelta(hours=1))
     for hour in range(30):
         process.deliver(NOON + hour * HOUR, (f"e{hour}", 1), blind=False)
@@ -387,5 +413,5 @@ def test_memory_is_bounded_by_the_window(store, new_id) -> None:
     [loaded] = index._loaded.values()
     assert len(loaded.names) <= 3 + 9
     assert len(index._manifests) <= 3 + 9
-    # What was forgotten is learned again when somebody asks.
+    # An evicted hour is read again on the next look-up.
     assert balance(process.deliver(NOON, ("e0", 1), ("new", 1), blind=False)) == (3, 2, 1)

@@ -1,4 +1,4 @@
-"""Buckets are committed to side by side: what befalls one is not the others' matter, and each keeps its order."""
+"""Buckets are committed in parallel: a failure in one does not affect others, and each keeps its order."""
 
 from __future__ import annotations
 
@@ -32,12 +32,13 @@ def bucket_of(hour: int) -> Bucket:
 
 
 def counted(hour: int, number: int = 0) -> Committable:
-    """A committable without files, so that nothing has to be written for it."""
+    """Build a committable without files."""
     name = f"{hour}-{number}"
     return Committable(name, {"thing": {}}, packs=(f"pack {name}",))
 
 
 def run(step: _Commit, *elements: tuple[Bucket, Committable, bool]) -> list[Any]:
+    """Run one bundle and return its outputs."""
     step.start_bundle()
     for bucket, committable, is_last in elements:
         step.process((bucket.key, (committable.to_json(), is_last)))
@@ -51,14 +52,14 @@ def store(tmp_path: Path) -> Directory:
 
 @pytest.fixture
 def settled(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
-    """The packs that were settled, a list for each call."""
+    """The packs that were acknowledged, one list per call."""
     calls: list[list[str]] = []
 
-    class Listening:
+    class RecordingLeases:
         def ack_packs(self, names: list[str]) -> None:
             calls.append(sorted(names))
 
-    monkeypatch.setattr(closing, "leases_for", {SUBSCRIPTION: Listening()}.get)
+    monkeypatch.setattr(closing, "leases_for", {SUBSCRIPTION: RecordingLeases()}.get)
     return calls
 
 
@@ -67,9 +68,9 @@ def step_for(store: ObjectStore) -> _Commit:
     return _Commit(store, lambda: NOON + timedelta(days=9), delivered, SUBSCRIPTION, ends=True)
 
 
-def test_a_bucket_that_fails_keeps_no_other_from_being_committed_and_settled(
-    store: Directory, settled: list[list[str]], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_commit__one_bucket_fails(store: Directory, settled: list[list[str]], monkeypatch: pytest.MonkeyPatch) -> None:
+    """If one bucket fails, all others are committed and their packs acknowledged."""
+
     def refuse(store: ObjectStore, bucket: Bucket, *more: Any) -> Any:
         if bucket == bucket_of(0):
             raise StoreError("broken")
@@ -83,38 +84,38 @@ def test_a_bucket_that_fails_keeps_no_other_from_being_committed_and_settled(
     assert settled == [sorted(f"pack {hour}-0" for hour in hours if hour)]
 
 
-def test_what_comes_out_belongs_to_its_hour(store: Directory, settled: list[list[str]]) -> None:
-    given = run(step_for(store), *((bucket_of(hour), counted(hour), False) for hour in range(5)))
-    assert [(one.value.bucket, one.timestamp) for one in given] == [
+def test_commit__output_timestamp(store: Directory, settled: list[list[str]]) -> None:
+    """Each output has the timestamp of its bucket's hour."""
+    outputs = run(step_for(store), *((bucket_of(hour), counted(hour), False) for hour in range(5)))
+    assert [(output.value.bucket, output.timestamp) for output in outputs] == [
         (bucket_of(hour), Timestamp.of((NOON + HOUR * hour).timestamp())) for hour in range(5)
     ]
 
 
-def test_buckets_are_committed_to_side_by_side(
-    store: Directory, settled: list[list[str]], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    together = threading.Barrier(AT_ONCE)
+def test_commit__buckets_in_parallel(store: Directory, settled: list[list[str]], monkeypatch: pytest.MonkeyPatch) -> None:
+    barrier = threading.Barrier(AT_ONCE)
 
     def wait(*arguments: Any) -> Any:
-        together.wait(30)
+        barrier.wait(30)
         return commit(*arguments)
 
     monkeypatch.setattr(closing, "commit", wait)
     assert len(run(step_for(store), *((bucket_of(hour), counted(hour), False) for hour in range(AT_ONCE)))) == AT_ONCE
 
 
-def test_what_came_to_a_bucket_before_its_last_look_is_not_late(
+def test_commit__events_before_the_close_are_not_late(
     store: Directory, settled: list[list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    looked = threading.Event()
+    """Events that arrive before the check that closes the bucket are not late."""
+    closed = threading.Event()
 
     def slow(store: ObjectStore, bucket: Bucket, committable: Committable, *more: Any) -> Any:
         if not committable.is_empty:
-            # Were they worked on side by side, the look would be done first.
-            looked.wait(0.3)
+            # If one bucket's elements were processed in parallel, the close would come first.
+            closed.wait(0.3)
             return commit(store, bucket, committable, *more)
         manifest = commit(store, bucket, committable, *more)
-        looked.set()
+        closed.set()
         return manifest
 
     monkeypatch.setattr(closing, "commit", slow)
@@ -124,4 +125,4 @@ def test_what_came_to_a_bucket_before_its_last_look_is_not_late(
     committable = Committable("early", {"thing": {}}, data_files=(data_file,))
     run(step_for(store), (bucket, committable, False), (bucket, CLOSE_CHECK, True))
     manifest = latest_manifest(store, bucket)
-    assert (manifest.closed, [one.late for one in manifest.commits]) == (True, [0])
+    assert (manifest.closed, [commit.late for commit in manifest.commits]) == (True, [0])

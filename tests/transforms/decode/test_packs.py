@@ -1,3 +1,5 @@
+"""Packs and their labels survive serialization."""
+
 from __future__ import annotations
 
 from hypothesis import given
@@ -10,19 +12,19 @@ from transforms.decode.packs import Pack, label_of, read_label
 entries = st.builds(
     index_entry, st.binary(min_size=16, max_size=16), st.integers(0, 2**32 - 1), st.binary(min_size=8, max_size=8)
 )
-names = st.uuids().map(lambda one: one.hex)
+names = st.uuids().map(lambda uuid: uuid.hex)
 records = st.lists(st.tuples(entries, st.binary(max_size=40)), max_size=8)
 
 
 @given(names, st.text(max_size=30), records)
-def test_a_pack_survives_its_bytes(name: str, label: str, given_records: list[tuple[bytes, bytes]]) -> None:
-    pack = Pack.of(name, label, [one for one, _ in given_records], [record for _, record in given_records])
+def test_pack__round_trip(name: str, label: str, given_records: list[tuple[bytes, bytes]]) -> None:
+    pack = Pack.of(name, label, [entry for entry, _ in given_records], [record for _, record in given_records])
     again = Pack.from_bytes(pack.to_bytes())
     assert again == pack
     assert list(again) == given_records
-    assert again.received == total(Tally.of_hashes(one[:16]) for one, _ in given_records)
+    assert again.received == total(Tally.of_hashes(entry[:16]) for entry, _ in given_records)
 
 
 @given(st.text(max_size=30), st.sampled_from(["", "not_json"]))
-def test_a_label_survives_whatever_a_client_claims_as_its_type(kind: str, reason: str) -> None:
-    assert read_label(label_of(kind, reason)) == (kind, reason)
+def test_label_of__round_trip_of_any_type(event_type: str, reason: str) -> None:
+    assert read_label(label_of(event_type, reason)) == (event_type, reason)

@@ -1,4 +1,4 @@
-"""A manifest's files become the partition, whatever order the loads end in."""
+"""Loads replace a partition by the files of a manifest, in whatever order the jobs end."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ TABLE = Table("thing", (), "received_at", "event_id")
 
 
 class Jobs:
-    """Tables that only remember which files a partition holds. A job's id counts, as BigQuery counts it."""
+    """A table store that only remembers which files a partition holds. Like BigQuery, it runs a job id once."""
 
     uri = "memory"
 
@@ -62,11 +62,11 @@ class Jobs:
         return self.done[job_id]
 
     def before_effect(self) -> None:
-        """What happens elsewhere while the job runs."""
+        """Hook that runs while a job runs, before it takes effect."""
 
 
 def manifest_of(store: ObjectStore, *names: str) -> Manifest:
-    """A committed manifest of one-row files."""
+    """Commit one-row files, one version each, and return the last manifest."""
     manifest = Manifest(BUCKET)
     for name in names:
         data_file = staged(store, name)
@@ -76,7 +76,7 @@ def manifest_of(store: ObjectStore, *names: str) -> Manifest:
 
 
 def staged(store: ObjectStore, name: str) -> DataFile:
-    """A one-row file, and its index, that are not yet in the bucket's folder."""
+    """Stage a one-row file with its index."""
     for ending in ("avro", "ids"):
         store.write(f"{STAGING}/{name}.{ending}", b"")
     return DataFile(f"{name}.avro", Shard(0, 1), 1, 1, 1, Tally.of_ids([name]))
@@ -86,7 +86,8 @@ def paths(*names: str) -> list[str]:
     return [f"{BUCKET.folder}/{name}.avro" for name in names]
 
 
-def test_the_partition_becomes_the_manifests_files_once(tmp_path: Path) -> None:
+def test_load__is_idempotent(tmp_path: Path) -> None:
+    """The partition becomes the manifest's files, by one job, however often it is loaded."""
     store, jobs = Directory(tmp_path), Jobs()
     manifest = manifest_of(store, "a", "b")
     assert load(jobs, TABLE, store, manifest) == 2
@@ -95,7 +96,8 @@ def test_the_partition_becomes_the_manifests_files_once(tmp_path: Path) -> None:
     assert len(jobs.run) == 1
 
 
-def test_a_version_with_the_same_files_is_not_loaded_again(tmp_path: Path) -> None:
+def test_load__version_with_the_same_files(tmp_path: Path) -> None:
+    """A version with the same files as the last one is not loaded again."""
     store, jobs = Directory(tmp_path), Jobs()
     manifest = manifest_of(store, "a")
     load(jobs, TABLE, store, manifest)
@@ -105,7 +107,8 @@ def test_a_version_with_the_same_files_is_not_loaded_again(tmp_path: Path) -> No
     assert len(jobs.run) == 1
 
 
-def test_an_empty_bucket_needs_no_load(tmp_path: Path) -> None:
+def test_load__empty_bucket(tmp_path: Path) -> None:
+    """An empty bucket needs no job and is marked as loaded."""
     jobs = Jobs()
     store = Directory(tmp_path)
     assert load(jobs, TABLE, store, Manifest(BUCKET, version=1)) == 0
@@ -113,14 +116,16 @@ def test_an_empty_bucket_needs_no_load(tmp_path: Path) -> None:
     assert marked(store) == ["000001.loaded"]
 
 
-def test_a_load_that_fails_once_is_tried_under_another_id(tmp_path: Path) -> None:
+def test_load__retry_has_a_new_job_id(tmp_path: Path) -> None:
+    """A load that fails once is retried under another job id."""
     store, jobs = Directory(tmp_path), Jobs()
     jobs.fail_next = 1
     assert load(jobs, TABLE, store, manifest_of(store, "a"), sleep=lambda _: None) == 1
     assert len(set(jobs.run)) == 2
 
 
-def test_a_run_gives_up_after_some_failures_and_however_many_there_were_a_later_run_still_can(tmp_path: Path) -> None:
+def test_load__later_run_after_many_failures(tmp_path: Path) -> None:
+    """A run gives up after ATTEMPTS failures; a later run can still load, however many there were."""
     store, jobs = Directory(tmp_path), Jobs()
     manifest = manifest_of(store, "a")
     pauses: list[float] = []
@@ -136,7 +141,8 @@ def test_a_run_gives_up_after_some_failures_and_however_many_there_were_a_later_
     assert all(0 < pause <= LONGEST_PAUSE for pause in pauses)
 
 
-def test_a_load_that_fails_by_its_files_fault_is_not_tried_again_in_this_run(tmp_path: Path) -> None:
+def test_load__permanent_failure(tmp_path: Path) -> None:
+    """A load that fails because of its files is not retried in this run."""
     store, jobs = Directory(tmp_path), Jobs()
     manifest = manifest_of(store, "a")
     jobs.fail_next, jobs.transient = 1, False
@@ -146,7 +152,8 @@ def test_a_load_that_fails_by_its_files_fault_is_not_tried_again_in_this_run(tmp
     assert load(jobs, TABLE, store, manifest) == 1
 
 
-def test_a_partition_that_has_lost_its_rows_is_loaded_again_once_where_that_is_asked_for(tmp_path: Path) -> None:
+def test_load__force_key(tmp_path: Path) -> None:
+    """A partition that has lost its rows is loaded again only with a new force key, and once per key."""
     store, jobs = Directory(tmp_path), Jobs()
     manifest = manifest_of(store, "a")
     load(jobs, TABLE, store, manifest)
@@ -163,7 +170,8 @@ def marked(store: ObjectStore) -> list[str]:
     return [name.rpartition("/")[2] for name in store.list(f"{BUCKET.folder}/_receipts/") if name.endswith(".loaded")]
 
 
-def test_a_manifest_is_marked_when_it_is_loaded_and_not_before(tmp_path: Path) -> None:
+def test_load__marks_after_success(tmp_path: Path) -> None:
+    """A manifest is marked as loaded after its load, not before."""
     store, jobs = Directory(tmp_path), Jobs()
     first = manifest_of(store, "a")
     jobs.before_effect = lambda: unmarked.extend(marked(store))  # type: ignore[method-assign]
@@ -181,12 +189,13 @@ def test_a_manifest_is_marked_when_it_is_loaded_and_not_before(tmp_path: Path) -
     assert marked(store) == ["000001.loaded", "000002.loaded"]
 
 
-def test_an_old_load_that_ends_after_a_newer_one_does_not_win(tmp_path: Path) -> None:
+def test_load__older_load_ends_last(tmp_path: Path) -> None:
+    """An older load that ends after a newer one does not win: the newer manifest is loaded again."""
     store = Directory(tmp_path)
 
     class Overtaken(Jobs):
         def before_effect(self) -> None:
-            """While the load of the first version runs, a second version is committed and loaded."""
+            """Commit and load version 2 while the load of version 1 runs."""
             self.before_effect = lambda: None  # type: ignore[method-assign]
             store.create(BUCKET.version_name(2), manifest_of_both.to_json())
             load(self, TABLE, store, manifest_of_both)
@@ -197,13 +206,16 @@ def test_an_old_load_that_ends_after_a_newer_one_does_not_win(tmp_path: Path) ->
     assert load(jobs, TABLE, store, first) == 2
     assert jobs.partition == paths("a", "b")
     assert len(jobs.run) == 3
-    # Whoever committed it may have moved nothing yet.
+    # The process that committed version 2 may not have moved its files out of staging yet.
     assert all((tmp_path / path).exists() for path in jobs.partition)
     assert marked(store) == ["000002.loaded"]
 
 
-def test_an_old_manifest_takes_back_nothing_even_for_a_moment(tmp_path: Path) -> None:
-    """Whoever is stopped in that moment leaves a partition that is marked as loaded, and is not."""
+def test_load__older_manifest(tmp_path: Path) -> None:
+    """Loading an older manifest never removes rows, not even briefly.
+
+    A process that is killed in between would leave a partition that is marked as loaded and lacks rows.
+    """
     store, jobs = Directory(tmp_path), Jobs()
     first = manifest_of(store, "a")
     both = first.next(Committable("b", data_files=(staged(store, "b"),)), HOUR, close=False)
@@ -213,7 +225,9 @@ def test_an_old_manifest_takes_back_nothing_even_for_a_moment(tmp_path: Path) ->
     assert len(jobs.run) == 1
 
 
-def test_rows_that_are_not_those_of_the_manifest_are_an_error(tmp_path: Path) -> None:
+def test_load__row_count_mismatch(tmp_path: Path) -> None:
+    """Loaded rows that differ in number from the manifest's are an error, and the version is not marked."""
+
     class Short(Jobs):
         def load(self, job_id: str, table: Table, hour: datetime, store: ObjectStore, files: Sequence[str]) -> int:
             return super().load(job_id, table, hour, store, files) - 1
@@ -224,7 +238,8 @@ def test_rows_that_are_not_those_of_the_manifest_are_an_error(tmp_path: Path) ->
     assert marked(store) == []
 
 
-def test_partitions_that_could_not_be_loaded_are_told_together_the_first_few_by_name() -> None:
+def test_not_loaded__names_the_first_few() -> None:
+    """Partitions that could not be loaded are listed in one error, the first few by name."""
     assert str(not_loaded(["b: broken", "a: broken"])).splitlines() == [
         "2 partitions could not be loaded; all others were. No event is lost, and the next run loads them:",
         "  a: broken",
@@ -233,7 +248,8 @@ def test_partitions_that_could_not_be_loaded_are_told_together_the_first_few_by_
     assert str(not_loaded([f"{number}: broken" for number in range(8)])).splitlines()[-2:] == ["  4: broken", "  and 3 more"]
 
 
-def test_an_engine_without_an_end_is_told_of_a_failure_but_not_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_load_step__unbounded_engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In an unbounded run the step pauses before it raises, so that the engine does not retry at once."""
     store, jobs = Directory(tmp_path), Jobs()
     pauses: list[float] = []
     monkeypatch.setattr("transforms.load.transform.time.sleep", pauses.append)
@@ -243,11 +259,11 @@ def test_an_engine_without_an_end_is_told_of_a_failure_but_not_at_once(tmp_path:
     with pytest.raises(LoadJobFailed):
         bundle(step, manifest)
     assert pauses == [PAUSE_SECONDS]
-    assert [given.value for given in bundle(step, manifest)] == [manifest]
+    assert [output.value for output in bundle(step, manifest)] == [manifest]
 
 
 def bundle(step: DoFn, *elements: object) -> list[WindowedValue]:
-    """What a step gives for the elements, as an engine calls it."""
+    """Process the elements in one bundle, as an engine does, and return its outputs."""
     step.start_bundle()
     for element in elements:
         step.process(element)

@@ -1,4 +1,4 @@
-"""Pub/Sub goes away in mid-run, and comes back or does not: the real client, and a broker that is stopped and started."""
+"""Pub/Sub becomes unreachable in mid-run, briefly or permanently: the real client, and a broker that is stopped."""
 
 from __future__ import annotations
 
@@ -30,17 +30,17 @@ LATER = datetime.now(UTC) + timedelta(days=1)
 
 
 class Service:
-    """A broker at one address that goes away and comes back, with what was in it forgotten."""
+    """A broker at a fixed address that can be stopped and started. It loses its messages when stopped."""
 
     def __init__(self) -> None:
         self._port = free_port()
         self.address = f"127.0.0.1:{self._port}"
         self._stack = ExitStack()
 
-    def come(self) -> None:
+    def start(self) -> None:
         self._stack.enter_context(Broker(port=self._port, topics=[TOPIC]))
 
-    def go(self) -> None:
+    def stop(self) -> None:
         self._stack.close()
 
 
@@ -49,9 +49,9 @@ def service(monkeypatch: pytest.MonkeyPatch) -> Iterator[Service]:
     monkeypatch.setattr(leases_module, "PULL_SECONDS", 0.5)
     monkeypatch.setattr(leases_module, "SLOW_PULL_SECONDS", 1.0)
     service = Service()
-    service.come()
+    service.start()
     yield service
-    service.go()
+    service.stop()
 
 
 @pytest.fixture
@@ -68,49 +68,52 @@ def ids(batch: list[Any]) -> list[str]:
     return [received.message.message_id for received in batch]
 
 
-def test_a_run_goes_on_when_pubsub_comes_back(
+def test_batches__pubsub_is_back_after_an_outage(
     service: Service, client: pubsub_v1.SubscriberClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """A run continues when Pub/Sub is reachable again."""
     monkeypatch.setattr(leases_module, "PULL_MESSAGES", 1)
-    # What is published when the service has come back may take its time to arrive; the run is not to end in vain before.
+    # Messages that are published after the restart may be slow to arrive; the run must not end before.
     monkeypatch.setattr(leases_module, "PULL_SECONDS", 10.0)
     publish(service.address, TOPIC, b"before", b"before")
     with Leases(SUBSCRIPTION, client) as leases:
         reading = batches(leases, LATER)
         first = next(reading)
-        while leases.held < 2:  # so that no pull is under way, which the service would answer before it goes
+        while leases.held < 2:  # so that no pull is in flight, which the service would answer before it stops
             time.sleep(0.01)
-        service.go()
+        service.stop()
 
-        def back() -> None:
-            service.come()
+        def start_and_publish() -> None:
+            service.start()
             publish(service.address, TOPIC, b"after")
 
-        returning = threading.Timer(2, back)
-        returning.start()
+        restart = threading.Timer(2, start_and_publish)
+        restart.start()
         second, third = next(reading), next(reading)
         assert payloads(first + second + third) == [b"before", b"before", b"after"]
-        returning.join()
+        restart.join()
         assert list(reading) == []
         leases.acknowledge(ids(first + second + third))
     assert pull(client, SUBSCRIPTION, 1, seconds=0.5) == []
 
 
-def test_an_acknowledgement_waits_for_pubsub_to_come_back(service: Service, client: pubsub_v1.SubscriberClient) -> None:
+def test_acknowledge__waits_for_the_end_of_an_outage(service: Service, client: pubsub_v1.SubscriberClient) -> None:
+    """An acknowledgement waits until Pub/Sub is reachable again."""
     publish(service.address, TOPIC, b"before")
     with Leases(SUBSCRIPTION, client) as leases:
         batch = next(batches(leases, LATER))
-        service.go()
-        returning = threading.Timer(2, service.come)
-        returning.start()
+        service.stop()
+        restart = threading.Timer(2, service.start)
+        restart.start()
         leases.acknowledge(ids(batch))
         assert leases.acknowledged == 1
-        returning.join()
+        restart.join()
 
 
-def test_when_pubsub_stays_away_the_run_ends_with_one_clear_error_and_the_first_one_is_told(
+def test_leases__outage_without_end(
     service: Service, client: pubsub_v1.SubscriberClient, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    """If Pub/Sub stays unreachable, the run ends with one error that names the first failure; later ones are logged."""
     monkeypatch.setattr(pubsub, "AWAY_SECONDS", 2.0)
     monkeypatch.setattr(leases_module, "EXTEND_EVERY_SECONDS", 0.3)
     publish(service.address, TOPIC, b"before")
@@ -119,12 +122,12 @@ def test_when_pubsub_stays_away_the_run_ends_with_one_clear_error_and_the_first_
         with Leases(SUBSCRIPTION, client) as leases:
             reading = batches(leases, LATER)
             next(reading)
-            service.go()
+            service.stop()
             extender = leases._extender
             try:
                 next(reading)
             finally:
-                assert extender.is_alive(), "what extends the leases died"
+                assert extender.is_alive(), "the thread that extends the leases died"
 
     with (
         caplog.at_level(logging.WARNING),
@@ -135,11 +138,12 @@ def test_when_pubsub_stays_away_the_run_ends_with_one_clear_error_and_the_first_
     assert "could not release messages" in caplog.text
 
 
-def test_a_report_that_nobody_takes_is_one_clear_error(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_report__outage_is_one_clear_error(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A report that can't be published ends in one clear error."""
     monkeypatch.setattr(reporting, "REPORT_SECONDS", 1.0)
     step = Report(TOPIC, lambda: publisher(service.address))._fn
     step.setup()
-    service.go()
+    service.stop()
     step.start_bundle()
     step._futures.append(step._client.publish(TOPIC, b"a report"))
     with pytest.raises(PubSubError, match=f"^{TOPIC}: Pub/Sub accepted no report for 1 s"):
@@ -147,7 +151,8 @@ def test_a_report_that_nobody_takes_is_one_clear_error(service: Service, monkeyp
     step.teardown()
 
 
-def test_a_report_to_a_topic_that_was_deleted_is_one_clear_error(service: Service) -> None:
+def test_report__deleted_topic_is_one_clear_error(service: Service) -> None:
+    """A report to a deleted topic ends in one clear error."""
     step = Report(TOPIC, lambda: publisher(service.address))._fn
     step.setup()
     with publisher(service.address) as topics:

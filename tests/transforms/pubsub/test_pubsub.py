@@ -1,4 +1,4 @@
-"""An ack follows durability: what is leased, assigned to packs, acknowledged and released; and the messages of errors."""
+"""Leases: messages are leased, assigned to packs, acknowledged after durability, or released; and messages of errors."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(autouse=True)
-def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def short_pulls(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(leases_module, "PULL_SECONDS", 0.3)
     monkeypatch.setattr(leases_module, "SLOW_PULL_SECONDS", 1.0)
 
@@ -52,102 +52,101 @@ def subscription_with(address: str, *payloads: bytes, seconds: int = 60) -> str:
     return subscription
 
 
-def left(client: pubsub_v1.SubscriberClient, subscription: str) -> list[bytes]:
+def remaining(client: pubsub_v1.SubscriberClient, subscription: str) -> list[bytes]:
+    """Return the sorted payloads that the subscription still delivers."""
     return sorted(received.message.data for received in pull(client, subscription, 10, seconds=0.5))
 
 
-def taken(leases: Leases) -> dict[str, bytes]:
-    """All that is there: payloads by message ids."""
-    return {one.message.message_id: one.message.data for batch in batches(leases, later()) for one in batch}
+def pull_all(leases: Leases) -> dict[str, bytes]:
+    """Pull all messages and return their payloads by message id."""
+    return {received.message.message_id: received.message.data for batch in batches(leases, later()) for received in batch}
 
 
-def test_what_was_acknowledged_does_not_come_again(broker_address: str, client: pubsub_v1.SubscriberClient) -> None:
+def test_acknowledge__is_final(broker_address: str, client: pubsub_v1.SubscriberClient) -> None:
+    """Acknowledged messages are not delivered again."""
     subscription = subscription_with(broker_address, b"a", b"b")
     with Leases(subscription, client) as leases:
-        leases.acknowledge(taken(leases))
+        leases.acknowledge(pull_all(leases))
         assert (leases.acknowledged, leases.held) == (2, 0)
-    assert left(client, subscription) == []
+    assert remaining(client, subscription) == []
 
 
-def test_a_run_that_fails_gives_back_at_once_what_was_not_acknowledged(
-    broker_address: str, client: pubsub_v1.SubscriberClient
-) -> None:
+def test_leases__failed_run_releases_at_once(broker_address: str, client: pubsub_v1.SubscriberClient) -> None:
+    """A run that fails releases unacknowledged messages at once."""
     subscription = subscription_with(broker_address, b"a", b"b", b"c")
 
     def fail() -> None:
         with Leases(subscription, client) as leases:
-            [done] = [one for one, data in taken(leases).items() if data == b"b"]
+            [done] = [message_id for message_id, data in pull_all(leases).items() if data == b"b"]
             leases.acknowledge([done])
             raise RuntimeError("the store is down")
 
     with pytest.raises(RuntimeError, match="store is down"):
         fail()
-    assert left(client, subscription) == [b"a", b"c"]
+    assert remaining(client, subscription) == [b"a", b"c"]
 
 
-def test_a_pack_is_acknowledged_when_it_is_settled_and_one_that_never_is_comes_back(
-    broker_address: str, client: pubsub_v1.SubscriberClient
-) -> None:
+def test_ack_packs__others_are_redelivered(broker_address: str, client: pubsub_v1.SubscriberClient) -> None:
+    """The messages of an acknowledged pack are acknowledged once; those of other packs are redelivered."""
     subscription = subscription_with(broker_address, b"a", b"b", b"c")
     with Leases(subscription, client) as leases:
-        by_payload = {data: one for one, data in taken(leases).items()}
+        by_payload = {data: message_id for message_id, data in pull_all(leases).items()}
         leases.assign_pack("first", [by_payload[b"a"], by_payload[b"b"]])
         leases.assign_pack("second", [by_payload[b"c"]])
         assert (leases.acknowledged, leases.held) == (0, 3)
         leases.ack_packs(["first"])
         leases.ack_packs(["first"])
         assert (leases.acknowledged, leases.held) == (2, 1)
-    assert left(client, subscription) == [b"c"]
+    assert remaining(client, subscription) == [b"c"]
 
 
-def test_to_settle_a_pack_of_another_process_does_nothing(broker_address: str, client: pubsub_v1.SubscriberClient) -> None:
+def test_ack_packs__pack_of_another_process(broker_address: str, client: pubsub_v1.SubscriberClient) -> None:
+    """Acknowledging a pack of another process does nothing."""
     subscription = subscription_with(broker_address, b"a")
     with Leases(subscription, client) as leases:
-        leases.assign_pack("mine", list(taken(leases)))
+        leases.assign_pack("mine", list(pull_all(leases)))
         leases.ack_packs(["another's"])
         leases.ack_packs([])
         assert (leases.acknowledged, leases.held) == (0, 1)
-    assert left(client, subscription) == [b"a"]
+    assert remaining(client, subscription) == [b"a"]
 
 
-def test_a_message_that_comes_twice_is_acknowledged_by_its_newest_lease(
-    broker_address: str, client: pubsub_v1.SubscriberClient
-) -> None:
+def test_ack_packs__redelivered_message(broker_address: str, client: pubsub_v1.SubscriberClient) -> None:
+    """A message that was redelivered is acknowledged by its newest lease."""
     subscription = subscription_with(broker_address, b"a")
     with Leases(subscription, client) as leases:
-        [first] = taken(leases)
+        [first] = pull_all(leases)
         leases.assign_pack("first", [first])
         client.modify_ack_deadline(subscription=subscription, ack_ids=[leases._held[first]], ack_deadline_seconds=0)
-        assert list(taken(leases)) == [first]
+        assert list(pull_all(leases)) == [first]
         leases.assign_pack("second", [first])
         leases.ack_packs(["first"])
         leases.ack_packs(["second"])
         assert leases.acknowledged == 1
-    assert left(client, subscription) == []
+    assert remaining(client, subscription) == []
 
 
-def test_leases_are_lent_to_the_steps_of_their_process_while_their_block_lasts(client: pubsub_v1.SubscriberClient) -> None:
-    with Leases("projects/p/subscriptions/lent", client) as leases:
-        assert leases_for("projects/p/subscriptions/lent") is leases
+def test_leases_for__while_the_block_lasts(client: pubsub_v1.SubscriberClient) -> None:
+    """Steps of the process find the leases by subscription while the block lasts."""
+    with Leases("projects/p/subscriptions/own", client) as leases:
+        assert leases_for("projects/p/subscriptions/own") is leases
         assert leases_for("projects/p/subscriptions/another") is None
-    assert leases_for("projects/p/subscriptions/lent") is None
+    assert leases_for("projects/p/subscriptions/own") is None
 
 
-def test_leases_are_extended_while_the_run_lasts(
-    broker_address: str, client: pubsub_v1.SubscriberClient, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_leases__are_extended(broker_address: str, client: pubsub_v1.SubscriberClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leases are extended while the run lasts."""
     monkeypatch.setattr(leases_module, "LEASE_SECONDS", 2)
     monkeypatch.setattr(leases_module, "EXTEND_EVERY_SECONDS", 0.5)
     subscription = subscription_with(broker_address, b"a", seconds=10)
     with Leases(subscription, client) as leases:
         assert len(list(batches(leases, later()))) == 1
-        # Longer than a lease: without the extension the message would be there again.
+        # Longer than a lease: without the extension the message would be delivered again.
         assert pull(client, subscription, 1, seconds=3.5) == []
 
 
-def test_what_was_published_after_the_run_began_is_left_for_the_next(
-    broker_address: str, client: pubsub_v1.SubscriberClient
-) -> None:
+def test_batches__messages_after_the_start(broker_address: str, client: pubsub_v1.SubscriberClient) -> None:
+    """Messages that are published after the run began are left for the next run."""
     topic = make_topic(broker_address)
     subscription = make_subscription(broker_address, topic)
     publish(broker_address, topic, b"before")
@@ -155,41 +154,42 @@ def test_what_was_published_after_the_run_began_is_left_for_the_next(
     publish(broker_address, topic, b"after")
     with Leases(subscription, client) as leases:
         assert [[received.message.data for received in batch] for batch in batches(leases, began)] == [[b"before"]]
-    assert left(client, subscription) == [b"after", b"before"]
+    assert remaining(client, subscription) == [b"after", b"before"]
 
 
-def test_older_messages_behind_newer_ones_are_taken_too(
+def test_batches__older_messages_behind_newer_ones(
     broker_address: str, client: pubsub_v1.SubscriberClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Older messages behind newer ones are pulled too."""
     monkeypatch.setattr(leases_module, "PULL_MESSAGES", 2)
     topic = make_topic(broker_address)
     subscription = make_subscription(broker_address, topic)
     publish(broker_address, topic, b"before")
     began = datetime.now(UTC)
     publish(broker_address, topic, b"1", b"2", b"3", b"4")
-    # Pub/Sub keeps no order: what is given back is behind the rest.
+    # Pub/Sub keeps no order: a released message goes behind the others.
     [first] = client.pull(subscription=subscription, max_messages=1).received_messages
     client.modify_ack_deadline(subscription=subscription, ack_ids=[first.ack_id], ack_deadline_seconds=0)
     with Leases(subscription, client) as leases:
         assert [[received.message.data for received in batch] for batch in batches(leases, began)] == [[b"before"]]
-    assert len(left(client, subscription)) == 5
+    assert len(remaining(client, subscription)) == 5
 
 
-def test_a_topic_on_which_more_and_more_is_published_does_not_keep_a_run_from_its_end(
+def test_batches__ends_on_a_busy_topic(
     broker_address: str, client: pubsub_v1.SubscriberClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """A run ends although new messages keep arriving."""
     monkeypatch.setattr(leases_module, "PULL_MESSAGES", 1)
     began = datetime.now(UTC)
     subscription = subscription_with(broker_address, *[b"new"] * 30)
     with Leases(subscription, client) as leases:
         assert list(batches(leases, began)) == []
-        assert len(left(client, subscription)) == 10
+        assert len(remaining(client, subscription)) == 10
     assert len(pull(client, subscription, 30, seconds=1)) == 20
 
 
-def test_a_pull_that_is_only_slow_does_not_end_a_run(
-    broker_address: str, client: pubsub_v1.SubscriberClient, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_batches__slow_pull(broker_address: str, client: pubsub_v1.SubscriberClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A slow pull does not end a run: the next one waits longer."""
     subscription = subscription_with(broker_address, b"a")
     pull_once = client.pull
     timeouts = []
@@ -209,7 +209,7 @@ def test_a_pull_that_is_only_slow_does_not_end_a_run(
 class FakeTime:
     """Stands in for the modules `time` and `random` of google.api_core's Retry.
 
-    A sleep moves the clock and takes no time. Each pause is drawn at its upper bound.
+    A sleep advances the clock and takes no time. Each pause is drawn at its upper bound.
     """
 
     def __init__(self) -> None:
@@ -239,7 +239,7 @@ def fake_time(monkeypatch: pytest.MonkeyPatch) -> FakeTime:
 
 
 def failing(*errors: Exception) -> Callable[[], int]:
-    """A request that raises each error in turn, then returns 7."""
+    """Return a request that raises each error in turn, then returns 7."""
     waiting = list(errors)
 
     def call() -> int:
@@ -250,16 +250,19 @@ def failing(*errors: Exception) -> Callable[[], int]:
     return call
 
 
-def test_with_retry__random_pauses_double_up_to_the_longest(fake_time: FakeTime, caplog: pytest.LogCaptureFixture) -> None:
+def test_with_retry__pauses_double_up_to_the_longest(fake_time: FakeTime, caplog: pytest.LogCaptureFixture) -> None:
+    """Pauses are random, and their upper bound doubles up to the longest one."""
     errors = [ServiceUnavailable("no route"), RetryError("no", None), DeadlineExceeded("no"), *[Aborted("no")] * 4]
     with caplog.at_level(logging.WARNING):
         assert with_retry(failing(*errors), "it") == 7
     assert fake_time.pauses == [0.2, 0.4, 0.8, 1.6, 3.2, 5.0, 5.0]
-    assert fake_time.lowest == {0.0}, "runs that fail together come back together"
+    assert fake_time.lowest == {0.0}, "runs that fail together retry at the same time"
     assert caplog.messages == ["it: Pub/Sub does not answer, retrying for 60 s: no route"]
 
 
 def test_with_retry__gives_up_after_a_minute(fake_time: FakeTime) -> None:
+    """Retries end after a minute, and the error names the time."""
+
     def call() -> None:
         raise ServiceUnavailable("connection refused")
 
@@ -292,7 +295,8 @@ def test_with_retry__other_errors_pass(fake_time: FakeTime) -> None:
     assert fake_time.pauses == []
 
 
-def test_a_subscription_that_is_not_there_is_told_in_one_line(client: pubsub_v1.SubscriberClient) -> None:
+def test_check_subscription__missing(client: pubsub_v1.SubscriberClient) -> None:
+    """A missing subscription is reported in one line."""
     name = "projects/test-project/subscriptions/none-such"
     with pytest.raises(PubSubError, match=f"^{name} does not exist. What to do: create it, or correct the name$"):
         check_subscription(client, name)

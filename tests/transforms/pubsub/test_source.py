@@ -1,4 +1,4 @@
-"""The source as a stream: it goes on when nothing comes, its watermark goes with the clock, and it ends when it is told to."""
+"""The source as a stream: it continues without messages, its watermark follows the clock, and it ends when stopped."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(autouse=True)
-def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def short_pulls(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(leases_module, "PULL_SECONDS", 0.3)
     monkeypatch.setattr(leases_module, "SLOW_PULL_SECONDS", 1.0)
 
@@ -45,20 +45,21 @@ def reader_of(leases: Leases) -> UnboundedReader:
 
 
 def take(reader: UnboundedReader, count: int, seconds: float = 10) -> list[bytes]:
-    """The next messages, as a runner takes them: it asks again when there is nothing."""
-    taken: list[bytes] = []
-    until = time.monotonic() + seconds
-    while len(taken) < count and time.monotonic() < until:
+    """Return the next messages, polling as a runner does."""
+    payloads: list[bytes] = []
+    deadline = time.monotonic() + seconds
+    while len(payloads) < count and time.monotonic() < deadline:
         if reader.advance():
-            taken.append(reader.get_current().data)
-    return taken
+            payloads.append(reader.get_current().data)
+    return payloads
 
 
 def moment(when: datetime) -> Timestamp:
     return Timestamp.of(when.timestamp())
 
 
-def test_a_stream_goes_on_when_nothing_comes_until_it_is_stopped(broker_address: str, topic: str, leases: Leases) -> None:
+def test_source__runs_until_stopped(broker_address: str, topic: str, leases: Leases) -> None:
+    """A stream continues while there are no messages, until it is stopped."""
     reader = reader_of(leases)
     assert not reader.start()
     publish(broker_address, topic, b"a", b"b")
@@ -72,9 +73,8 @@ def test_a_stream_goes_on_when_nothing_comes_until_it_is_stopped(broker_address:
     assert reader.get_watermark() == MAX_TIMESTAMP
 
 
-def test_the_watermark_follows_the_clock_while_nothing_comes_and_never_passes_a_message(
-    broker_address: str, topic: str, leases: Leases, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_watermark__follows_the_clock(broker_address: str, topic: str, leases: Leases, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The watermark follows the clock while there are no messages, and never passes a message."""
     now = datetime.now(UTC)
     reader = reader_of(leases)
     for later in (timedelta(), timedelta(minutes=5)):
@@ -82,7 +82,7 @@ def test_the_watermark_follows_the_clock_while_nothing_comes_and_never_passes_a_
         assert not reader.advance()
         assert reader.get_watermark() == moment(now + later - BEHIND)
 
-    # A clock that runs ahead, or messages that have waited: what they say of time counts.
+    # The clock runs ahead, or messages have waited: the messages' own timestamps count.
     fresh = reader_again(leases)
     monkeypatch.setattr(source, "utc_now", lambda: now + timedelta(hours=2))
     publish(broker_address, topic, b"waited")
@@ -96,9 +96,8 @@ def reader_again(leases: Leases) -> UnboundedReader:
     return reader_of(leases)
 
 
-def test_a_reader_that_beam_has_forgotten_is_found_again_with_what_it_holds(
-    broker_address: str, topic: str, leases: Leases
-) -> None:
+def test_create_reader__finds_the_closed_reader(broker_address: str, topic: str, leases: Leases) -> None:
+    """After Beam has closed a reader, the next one continues with the messages that it holds."""
     publish(broker_address, topic, b"a", b"b", b"c")
     first = reader_of(leases)
     taken = take(first, 1)
@@ -109,9 +108,10 @@ def test_a_reader_that_beam_has_forgotten_is_found_again_with_what_it_holds(
     assert sorted(taken + take(again, 1)) == [b"a", b"b", b"c"]
 
 
-def test_no_more_is_pulled_than_may_be_held(
+def test_source__holds_a_bounded_number(
     broker_address: str, topic: str, leases: Leases, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """No more messages are pulled than may be held."""
     monkeypatch.setattr(leases_module, "MOST_HELD", 2)
     monkeypatch.setattr(leases_module, "PULL_MESSAGES", 1)
     publish(broker_address, topic, b"a", b"b", b"c")
@@ -139,9 +139,8 @@ class Failing:
         return self._client.pull(**arguments)
 
 
-def test_a_stream_outlives_a_pub_sub_that_is_out_of_reach_but_not_one_that_refuses(
-    broker_address: str, topic: str, leases: Leases
-) -> None:
+def test_advance__outage_and_refusal(broker_address: str, topic: str, leases: Leases) -> None:
+    """A stream survives an outage of Pub/Sub, but ends if Pub/Sub refuses."""
     client = leases.client
     leases.client = Failing(client, ServiceUnavailable("gone"))
     publish(broker_address, topic, b"a")
@@ -153,9 +152,8 @@ def test_a_stream_outlives_a_pub_sub_that_is_out_of_reach_but_not_one_that_refus
 
 
 @pytest.mark.parametrize("until", [None, datetime.now(UTC) + timedelta(days=1)])
-def test_a_pull_that_has_failed_does_not_pass_for_the_end_where_the_engine_tries_again(
-    broker_address: str, topic: str, leases: Leases, until: datetime | None
-) -> None:
+def test_start__retry_after_a_failed_pull(broker_address: str, topic: str, leases: Leases, until: datetime | None) -> None:
+    """A failed pull does not count as the end of the source if the engine retries."""
     publish(broker_address, topic, b"a")
     leases.client = Failing(leases.client, PermissionDenied("no"))
     reader = PubSubSource(leases.subscription, until).create_reader(None, None)
@@ -165,7 +163,8 @@ def test_a_pull_that_has_failed_does_not_pass_for_the_end_where_the_engine_tries
     assert reader.get_current().data == b"a"
 
 
-def test_what_a_stopped_stream_holds_goes_back_at_once(broker_address: str, topic: str) -> None:
+def test_stop__releases_at_once(broker_address: str, topic: str) -> None:
+    """A stopped stream releases the messages that it holds at once."""
     with subscriber(broker_address) as client:
         with Leases(make_subscription(broker_address, topic), client) as leases:
             publish(broker_address, topic, b"a", b"b")
@@ -173,5 +172,5 @@ def test_what_a_stopped_stream_holds_goes_back_at_once(broker_address: str, topi
             taken = take(reader, 1)
             leases.stop()
             leases.acknowledge([reader.get_current().message_id])
-        left = [one.message.data for one in pull_now(client, leases.subscription)]
-        assert sorted(taken + left) == [b"a", b"b"]
+        released = [received.message.data for received in pull_now(client, leases.subscription)]
+        assert sorted(taken + released) == [b"a", b"b"]

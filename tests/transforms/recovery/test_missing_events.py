@@ -1,4 +1,4 @@
-"""Which of the archive's messages are missing: asked to the microsecond, as deliver does."""
+"""The archive's messages that are missing, with deliver's dedup horizon to the microsecond."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from apache_beam.io.gcp.pubsub import PubsubMessage
 from schemas.buckets import HOUR
 from schemas.registry.contracts import Contracts
 from storage.tables.duckdb_file import DuckDBFile
-from tests.model.process import HORIZON, LATENESS, Process, Stopping
+from tests.model.process import HORIZON, LATENESS, KillableDirectory, Process
 from tests.support.contracts import contract_of, field
 from transforms.dedup.delivered_index import DeliveredIndexes
 from transforms.recovery.archive import Wanted
@@ -23,8 +23,9 @@ def tap(message_id: str, published: datetime) -> PubsubMessage:
     return PubsubMessage(b'{"x": 1}', {"event_type": "thing", "event_id": "a"}, message_id, published)
 
 
-def test_an_event_that_came_again_after_the_horizon_is_missing_and_one_within_it_is_not(tmp_path: Path) -> None:
-    store = Stopping(tmp_path / "storage")
+def test_missing__horizon(tmp_path: Path) -> None:
+    """A copy that arrived after the dedup horizon is missing; one that arrived within it is not."""
+    store = KillableDirectory(tmp_path / "storage")
     contract = contract_of(field("x", "long"))
     contracts = Contracts({"thing": {None: contract, "1": contract}})
     process = Process(store, DuckDBFile(tmp_path / "tables.duckdb"), contracts, shards=1)

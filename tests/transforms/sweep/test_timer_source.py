@@ -27,8 +27,8 @@ NOON = datetime(2026, 1, 31, 12, tzinfo=UTC)
 MINUTE = timedelta(minutes=1)
 
 
-class Nothing:
-    """A client that is asked for nothing."""
+class UnusedClient:
+    """A client that must get no request."""
 
     def modify_ack_deadline(self, **_: object) -> None:
         raise AssertionError("no message is held")
@@ -36,7 +36,7 @@ class Nothing:
 
 @pytest.fixture
 def leases() -> Iterator[Leases]:
-    with Leases("subscription-of-ticks", cast(pubsub_v1.SubscriberClient, Nothing())) as leases:
+    with Leases("subscription-of-ticks", cast(pubsub_v1.SubscriberClient, UnusedClient())) as leases:
         yield leases
 
 
@@ -51,41 +51,41 @@ def moments(reader: UnboundedReader) -> list[datetime]:
     return found
 
 
-def test_a_tick_comes_when_its_time_has_come_goes_on_from_its_mark_and_ends_with_the_leases(
-    leases: Leases, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_periodic_source__ticks(leases: Leases, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ticks are emitted when due, continue from the checkpoint, and end when the leases stop."""
     source = PeriodicSource(leases.subscription, NOON, 5 * MINUTE)
     set_clock(monkeypatch, NOON + 7 * MINUTE)
     reader = source.create_reader(None, None)
     assert moments(reader) == [NOON, NOON + 5 * MINUTE]
     assert reader.get_watermark() == Timestamp.of((NOON + 7 * MINUTE - BEHIND).timestamp())
 
-    again = source.create_reader(None, reader.get_checkpoint_mark())
-    assert moments(again) == []
+    resumed = source.create_reader(None, reader.get_checkpoint_mark())
+    assert moments(resumed) == []
     set_clock(monkeypatch, NOON + 10 * MINUTE)
-    assert moments(again) == [NOON + 10 * MINUTE]
+    assert moments(resumed) == [NOON + 10 * MINUTE]
     leases.stop()
     set_clock(monkeypatch, NOON + 30 * MINUTE)
-    assert moments(again) == []
-    assert again.get_watermark() == MAX_TIMESTAMP
+    assert moments(resumed) == []
+    assert resumed.get_watermark() == MAX_TIMESTAMP
 
 
 def test_hours__old_hour_with_unresolved_failure(leases: Leases, tmp_path: Path) -> None:
-    """A late event has come for it, and its table can't be loaded."""
+    """An hour with an unresolved failure is swept, however old: a late event arrived, and its table can't be loaded."""
     old, dead = Bucket("search_made", NOON - 50 * HOUR), Bucket(DEAD_LETTERS, NOON - 60 * HOUR)
     watch = SweepPeriodically(Directory(tmp_path), [old.stream, DEAD_LETTERS], NOON - 99 * HOUR, NOON, leases.subscription)
 
-    def looked_at() -> list[str]:
+    def swept() -> list[str]:
         return watch._sweep(b"", Timestamp.of((NOON + 5 * MINUTE).timestamp()))
 
-    leases.failures.failed(_load_of(old), "its table is away")
+    leases.failures.failed(_load_of(old), "its table is unreachable")
     leases.failures.failed(dead.folder, "an index is broken", blocks_closing=True)
-    assert looked_at() == [format_time(dead.hour), format_time(old.hour)]
+    assert swept() == [format_time(dead.hour), format_time(old.hour)]
     leases.failures.recovered(_load_of(old))
-    assert looked_at() == [format_time(dead.hour)]
+    assert swept() == [format_time(dead.hour)]
 
 
-def test_an_hour_is_looked_at_as_it_begins_and_again_when_it_is_over_until_it_is_done(tmp_path: Path) -> None:
+def test_hours_to_sweep__until_loaded(tmp_path: Path) -> None:
+    """An hour is swept when it begins, and from its end until it is closed and loaded."""
     store = Directory(tmp_path)
     bucket = Bucket("search_made", NOON)
     store.create(bucket.version_name(1), Manifest(bucket, 1).to_json())
