@@ -1,4 +1,4 @@
-"""One list of dependencies, one lock: setup.py, requirements.txt and what the code imports."""
+"""One list of dependencies and one lock: setup.py, requirements.txt and the imports of the code agree."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ TOOLS = ["templates", "tests", "bench"]
 
 @pytest.fixture
 def package(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """What setup.py passes to setuptools."""
+    """Return the arguments that setup.py passes to setuptools."""
     passed: dict[str, Any] = {}
     monkeypatch.setattr(setuptools, "setup", passed.update)
     monkeypatch.chdir(ROOT)
@@ -38,7 +38,7 @@ def package(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 
 
 def locked() -> dict[str, list[Requirement]]:
-    """The lock's packages by name. One may be pinned several times, for different Pythons."""
+    """Return the lock's pins by name. A package may be pinned several times, for different Pythons."""
     pins: dict[str, list[Requirement]] = {}
     for line in (ROOT / "requirements.txt").read_text().splitlines():
         if not line.startswith((" ", "#")):
@@ -48,21 +48,21 @@ def locked() -> dict[str, list[Requirement]]:
 
 
 def imports(rooms: list[str]) -> Iterator[tuple[str, str]]:
-    """Each module that files of the rooms import, with the file's name."""
+    """Yield each module that files of the rooms import, with the file's name."""
     for path in sorted(path for room in rooms for path in (ROOT / room).rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text())):
             names: list[str] = []
             if isinstance(node, ast.Import):
                 names = [alias.name for alias in node.names]
             elif isinstance(node, ast.ImportFrom) and node.module:
-                # `from google.cloud import bigquery` names a module of a package that is in no distribution by itself.
+                # `from google.cloud import bigquery`: google.cloud itself belongs to no distribution, its module does.
                 names = [f"{node.module}.{alias.name}" for alias in node.names]
             yield from ((name, str(path.relative_to(ROOT))) for name in names)
 
 
 @cache
 def distributions() -> dict[str, str]:
-    """Which installed distribution brings a module or package, by its dotted name."""
+    """Return the installed distribution of each module or package, by its dotted name."""
     found: dict[str, str] = {}
     for distribution in importlib.metadata.distributions():
         owner = canonicalize_name(distribution.metadata["Name"])
@@ -76,16 +76,16 @@ def distributions() -> dict[str, str]:
 
 
 def undeclared(rooms: list[str], declared: set[str]) -> list[str]:
-    """Imports of the rooms that no declared dependency brings."""
-    own, brings, missing = {*SHIPPED, *TOOLS}, distributions(), []
+    """Return the imports of the rooms that no declared dependency provides."""
+    own, providers, missing = {*SHIPPED, *TOOLS}, distributions(), []
     for name, path in imports(rooms):
         if name.split(".")[0] in own | sys.stdlib_module_names:
             continue
         parts = name.split(".")
         prefixes = [".".join(parts[:length]) for length in range(len(parts), 0, -1)]
-        source = next((brings[prefix] for prefix in prefixes if prefix in brings), None)
-        if source not in declared:
-            missing.append(f"{path}: {name} comes from {source or 'nothing that is installed'}")
+        provider = next((providers[prefix] for prefix in prefixes if prefix in providers), None)
+        if provider not in declared:
+            missing.append(f"{path}: {name} comes from {provider or 'no installed distribution'}")
     return missing
 
 
@@ -93,7 +93,8 @@ def names(requirements: list[str]) -> set[str]:
     return {canonicalize_name(Requirement(requirement).name) for requirement in requirements}
 
 
-def test_the_lock_pins_every_direct_dependency_to_a_version_that_setup_py_allows(package: dict[str, Any]) -> None:
+def test_lock__versions_fit_setup_py(package: dict[str, Any]) -> None:
+    """The lock pins every direct dependency to a version that setup.py allows."""
     pins = locked()
     for requirement in map(Requirement, package["install_requires"] + package["extras_require"]["dev"]):
         for pin in pins[canonicalize_name(requirement.name)]:
@@ -102,19 +103,20 @@ def test_the_lock_pins_every_direct_dependency_to_a_version_that_setup_py_allows
             assert version.version in requirement.specifier, f"{pin} does not fit {requirement}: run `make lock`"
 
 
-def test_the_lock_has_a_hash_for_every_package() -> None:
+def test_lock__has_hashes() -> None:
     entries = re.split(r"\n(?=[^ #])", (ROOT / "requirements.txt").read_text())[1:]
     assert len(entries) > 100
     assert [entry for entry in entries if "--hash=sha256:" not in entry] == []
 
 
-def test_the_lock_names_no_registry_and_no_path() -> None:
+def test_lock__names_no_registry_and_no_path() -> None:
     lines = (ROOT / "requirements.txt").read_text().splitlines()
     wrong = [line for line in lines if re.search(r"://|--(index|extra|find|trusted)|@|(^|[\s=])/|file:", line)]
     assert wrong == []
 
 
-def test_the_pythons_are_said_alike_by_setup_py_the_makefile_and_the_tools(package: dict[str, Any]) -> None:
+def test_python_versions__agree(package: dict[str, Any]) -> None:
+    """setup.py, the Makefile and pyproject.toml name the same Python versions."""
     allowed = SpecifierSet(package["python_requires"])
     assert [minor for minor in range(8, 20) if f"3.{minor}.0" in allowed] == [11, 12, 13, 14]
     makefile, tools = (ROOT / "Makefile").read_text(), (ROOT / "pyproject.toml").read_text()
@@ -124,25 +126,29 @@ def test_the_pythons_are_said_alike_by_setup_py_the_makefile_and_the_tools(packa
     assert 'python_version = "3.11"' in tools
 
 
-def test_all_that_the_shipped_code_imports_is_asked_for(package: dict[str, Any]) -> None:
+def test_dependencies__of_shipped_code(package: dict[str, Any]) -> None:
+    """All imports of the shipped code are declared."""
     assert undeclared(SHIPPED, names(package["install_requires"])) == []
 
 
-def test_all_that_tests_and_tools_import_is_asked_for(package: dict[str, Any]) -> None:
+def test_dependencies__of_tests_and_tools(package: dict[str, Any]) -> None:
+    """All imports of tests and tools are declared."""
     assert undeclared(TOOLS, names(package["install_requires"] + package["extras_require"]["dev"])) == []
 
 
-def test_make_alone_prints_every_target_with_a_sentence() -> None:
+def test_make__prints_every_target() -> None:
+    """`make` without a target prints every target with a sentence."""
     makefile = (ROOT / "Makefile").read_text()
     targets = re.search(r"^\.PHONY: (.+)$", makefile, re.MULTILINE)
     assert targets
-    # --no-print-directory: this test may itself be run by make, which would say so.
+    # --no-print-directory: make prints the directory if this test itself is run by make.
     printed = subprocess.run(["make", "--no-print-directory"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     lines = [re.fullmatch(r"make ([a-z-]+) +[A-Z].{10,}", line) for line in printed.splitlines()]
     assert [line and line[1] for line in lines] == targets[1].split()
 
 
-def test_make_venv_says_what_to_do_where_no_python_fits(tmp_path: Path) -> None:
+def test_make_venv__no_python_fits(tmp_path: Path) -> None:
+    """`make venv` prints a hint if no suitable Python is installed, and leaves no `.venv`."""
     shutil.copy(ROOT / "Makefile", tmp_path)
     for name in ("requirements.txt", "setup.py"):
         (tmp_path / name).touch()
@@ -152,9 +158,9 @@ def test_make_venv_says_what_to_do_where_no_python_fits(tmp_path: Path) -> None:
     make = shutil.which("make")
     assert make
     path = {"PATH": str(tmp_path)}
-    made = subprocess.run([make, "venv"], check=False, cwd=tmp_path, capture_output=True, text=True, env=path)
-    assert made.returncode != 0
-    assert "make venv PYTHON=" in made.stderr
+    result = subprocess.run([make, "venv"], check=False, cwd=tmp_path, capture_output=True, text=True, env=path)
+    assert result.returncode != 0
+    assert "make venv PYTHON=" in result.stderr
     assert not (tmp_path / ".venv").exists()
 
 
@@ -219,7 +225,8 @@ def test_make_venv__begins_again_after_a_failure(checkout: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_wheel_has_the_contracts_and_every_room_but_no_tests_and_no_tools(tmp_path: Path) -> None:
+def test_wheel__contents(tmp_path: Path) -> None:
+    """The wheel has every shipped room and the contracts, but no tests and no tools."""
     source = tmp_path / "source"
     source.mkdir()
     for name in ("setup.py", "pyproject.toml", "MANIFEST.in", "LICENSE", "requirements.txt"):

@@ -1,4 +1,4 @@
-"""The walk by hand in README works as it is written."""
+"""The walk by hand in README works as written."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ ROOT = Path(__file__).parents[1]
 
 
 @pytest.mark.slow
-def test_the_walk_by_hand_ends_with_nothing_but_complete(tmp_path: Path) -> None:
-    # A folder that looks like the checkout, for what the walk makes to lie there.
+def test_readme__walk_by_hand(tmp_path: Path) -> None:
+    """Every command of the walk succeeds, and all verdicts are COMPLETE."""
+    # A folder that looks like the checkout, so that the walk's files are written there.
     for room in ("local", "pipelines", "publisher", "schemas", "storage", "audit", "tests", "transforms"):
         (tmp_path / room).symlink_to(ROOT / room)
     python = tmp_path / ".venv" / "bin" / "python"
@@ -27,7 +28,7 @@ def test_the_walk_by_hand_ends_with_nothing_but_complete(tmp_path: Path) -> None
     section = (ROOT / "README.md").read_text().split("## Run it yourself")[1]
     [walk] = re.findall(r"^```sh\n(.*?)^```$", section.split("\n## ")[0], re.MULTILINE | re.DOTALL)
     assert "pipelines.audit" in walk
-    # As typed into a shell with job control, and ended by the first command that fails.
+    # As typed into a shell with job control. The first command that fails ends the script.
     script = "set -em\ntrap 'kill %1 2>/dev/null' EXIT\n" + walk.replace("8085", str(free_port()))
     done = subprocess.run(["bash", "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=240, check=False)
     assert done.returncode == 0, done.stdout + done.stderr

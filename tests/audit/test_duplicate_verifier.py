@@ -1,4 +1,4 @@
-"""What is dropped because another hour holds it is named, and counts only where that hour really holds it."""
+"""Duplicates of another hour are listed, and count only if that hour really contains them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from storage.buckets.manifest import Manifest
 from storage.buckets.manifest_store import shown_receipt
 from storage.objects.base import Stored, StoreError
 from storage.objects.local import Directory
-from tests.transforms.commit.test_dedup_horizon import DAY, NOON, Process, Stops, balance, rows
+from tests.transforms.commit.test_dedup_horizon import DAY, NOON, FailsAtNthWrite, Process, balance, rows
 from transforms.commit.commit import commit
 
 LATER = NOON + HOUR
@@ -50,7 +50,8 @@ def files(store: Directory, hour: Any, pattern: str) -> list[Path]:
 
 
 @pytest.mark.parametrize("blind", [True, False], ids=["found at the commit", "found by the writer"])
-def test_what_another_hour_holds_counts_as_arrived_and_is_not_unexpected(store, new_id, blind: bool) -> None:
+def test_see_events__duplicate_of_another_hour(store, new_id, blind: bool) -> None:
+    """A duplicate of another hour counts as arrived, and its refs file is not unexpected."""
     Process(store, new_id).deliver(NOON, ("a", 1), ("b", 1))
     manifest = Process(store, new_id).deliver(LATER, ("b", 1), ("c", 1), blind=blind)
     seen = see_events(store, manifest, DuplicateVerifier(store))
@@ -64,7 +65,8 @@ def test_what_another_hour_holds_counts_as_arrived_and_is_not_unexpected(store, 
     assert [file.count for file in manifest.elsewhere] == [1]
 
 
-def test_a_bucket_of_nothing_but_such_duplicates_has_no_data_file_and_counts_them(store, new_id) -> None:
+def test_see_events__only_duplicates(store, new_id) -> None:
+    """A bucket of nothing but such duplicates has no data file and counts them."""
     Process(store, new_id).deliver(NOON, ("a", 1), ("b", 1))
     for blind in (False, True):
         manifest = Process(store, new_id).deliver(LATER, ("a", 1), ("b", 1), ("b", 1), blind=blind)
@@ -73,7 +75,8 @@ def test_a_bucket_of_nothing_but_such_duplicates_has_no_data_file_and_counts_the
 
 
 @pytest.mark.parametrize("blind", [True, False])
-def test_there_is_no_file_where_no_other_hour_holds_anything(store, new_id, blind: bool) -> None:
+def test_duplicate_refs__no_file_without_duplicates(store, new_id, blind: bool) -> None:
+    """No refs file is written if all duplicates are of the same hour, or conflict."""
     process = Process(store, new_id)
     process.deliver(NOON, ("a", 1), blind=blind)
     process.deliver(NOON, ("a", 1), ("a", 1), ("a", 2), ("b", 1), blind=blind)
@@ -83,16 +86,18 @@ def test_there_is_no_file_where_no_other_hour_holds_anything(store, new_id, blin
 
 
 @pytest.mark.parametrize("blind", [True, False])
-def test_an_event_counts_for_the_hour_that_it_was_published_for_when_it_came_too_late_for_it(store, new_id, blind) -> None:
+def test_see_events__skewed_duplicate(store, new_id, blind) -> None:
+    """A skewed event counts for the hour that it was published for."""
     Process(store, new_id).deliver(NOON, ("a", 1))
     process, early = Process(store, new_id), NOON - 99 * HOUR
-    plain = process.row
-    process.row = lambda *event: {**plain(*event), "skewed_from": early + timedelta(minutes=5)}  # type: ignore[method-assign]
+    original_row = process.row
+    process.row = lambda *event: {**original_row(*event), "skewed_from": early + timedelta(minutes=5)}  # type: ignore[method-assign]
     manifest = process.deliver(LATER, ("a", 1), blind=blind)
     assert see_events(store, manifest, DuplicateVerifier(store)).ids == {early: ids("a")}
 
 
-def test_a_closed_bucket_gets_a_version_with_what_comes_late_and_all_versions_count(store, new_id) -> None:
+def test_see_events__late_duplicate(store, new_id) -> None:
+    """A late duplicate gives a closed bucket a new version, and the refs of all versions count."""
     process = Process(store, new_id)
     process.deliver(NOON, ("a", 1), ("b", 1))
     process.deliver(LATER, ("a", 1))
@@ -102,8 +107,11 @@ def test_a_closed_bucket_gets_a_version_with_what_comes_late_and_all_versions_co
     assert see_events(store, manifest, DuplicateVerifier(store)).ids == {LATER: ids("a", "b")}
 
 
-def test_what_was_taken_out_of_a_file_repeats_nothing(store, new_id) -> None:
-    """Of one committable, the first file conflicts; the second is the delivered event itself, and no conflict."""
+def test_see_events__conflict_is_no_duplicate(store, new_id) -> None:
+    """An event that conflicts is removed from its file and counts as no duplicate.
+
+    Of one committable, the first file conflicts; the second is the delivered event itself.
+    """
     process = Process(store, new_id)
     process.deliver(NOON, ("a", 1))
     both = combine([process.write(LATER, ("a", 2)), process.write(LATER, ("a", 1))])
@@ -123,31 +131,32 @@ def lose_a_row(file: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("damage", "told"),
+    ("damage", "problem"),
     [
-        (lambda b: files(b, NOON, "part-*.avro")[0].unlink(), "no object"),
-        (lambda b: lose_a_row(files(b, NOON, "part-*.avro")[0]), "size or checksum"),
-        (lambda b: files(b, NOON, "part-*.ids")[0].unlink(), "no object"),
-        (lambda b: files(b, NOON, "part-*.ids")[0].write_bytes(b""), "is not the index"),
-        (lambda b: files(b, NOON, "_RECEIPT.json")[0].write_text("{"), "can't be read"),
-        (lambda b: files(b, LATER, "elsewhere-*")[0].unlink(), "no object"),
-        (lambda b: files(b, LATER, "elsewhere-*")[0].write_bytes(bytes(24)), "is not the file that was committed"),
-        (lambda b: files(b, LATER, "elsewhere-*")[0].write_bytes(b"secret"), "is not the file that was committed"),
+        (lambda store: files(store, NOON, "part-*.avro")[0].unlink(), "no object"),
+        (lambda store: lose_a_row(files(store, NOON, "part-*.avro")[0]), "size or checksum"),
+        (lambda store: files(store, NOON, "part-*.ids")[0].unlink(), "no object"),
+        (lambda store: files(store, NOON, "part-*.ids")[0].write_bytes(b""), "is not the index"),
+        (lambda store: files(store, NOON, "_RECEIPT.json")[0].write_text("{"), "can't be read"),
+        (lambda store: files(store, LATER, "elsewhere-*")[0].unlink(), "no object"),
+        (lambda store: files(store, LATER, "elsewhere-*")[0].write_bytes(bytes(24)), "is not the file that was committed"),
+        (lambda store: files(store, LATER, "elsewhere-*")[0].write_bytes(b"secret"), "is not the file that was committed"),
     ],
 )
-def test_what_cannot_be_read_or_trusted_in_either_hour_proves_nothing(store, new_id, damage, told: str) -> None:
+def test_verify__damaged_evidence(store, new_id, damage, problem: str) -> None:
+    """A file of either hour that can't be read or trusted proves nothing, and is named without its content."""
     Process(store, new_id).deliver(NOON, ("a", 1), ("b", 1))
     manifest = Process(store, new_id).deliver(LATER, ("a", 1))
     assert DuplicateVerifier(store).verify(manifest).ids == {LATER: ids("a")}
     damage(store)
     verification = DuplicateVerifier(store).verify(manifest)
     assert (verification.ids, verification.unheld, len(verification.unreadable)) == ({}, 0, 1)
-    assert told in verification.unreadable[0]
+    assert problem in verification.unreadable[0]
     assert "secret" not in verification.unreadable[0]
 
 
 def with_entries(store: Directory, manifest: Manifest, data: bytes) -> Manifest:
-    """The manifest as if its only file had these bytes, and it had always listed them."""
+    """Return the manifest as if its only refs file had this content and had always been listed with it."""
     name = manifest.elsewhere[0].name
     stored = store.write(f"{manifest.bucket.folder}/{name}", data)
     assert stored.crc32c == google_crc32c.value(data)
@@ -156,38 +165,41 @@ def with_entries(store: Directory, manifest: Manifest, data: bytes) -> Manifest:
     return Manifest.from_json(json.dumps(value).encode(), "r")
 
 
-def test_an_entry_whose_hour_does_not_hold_the_id_does_not_count_and_is_told_of(store, new_id) -> None:
+def test_verify__id_is_not_in_its_hour(store, new_id) -> None:
+    """A ref whose hour does not contain the id does not count, and is reported."""
     Process(store, new_id).deliver(NOON, ("a", 1), ("b", 1))
     manifest = Process(store, new_id).deliver(LATER, ("a", 1))
     noon, empty = hour_number(NOON), hour_number(NOON - HOUR)
     forged = [("a", noon), ("lost", noon), ("b", empty), ("lost too", empty)]
-    data, _ = packed(entry(id_hash(name), LATER, held) for name, held in forged)
+    data, _ = packed(entry(id_hash(name), LATER, hour) for name, hour in forged)
     verification = DuplicateVerifier(store).verify(with_entries(store, manifest, data))
     assert (verification.ids, verification.unheld, verification.unreadable) == ({LATER: ids("a")}, 3, ())
 
 
 @pytest.mark.parametrize("data", [b"secret", b"\x7f" * 24])
-def test_a_listed_file_that_holds_no_entries_is_named(store, new_id, data: bytes) -> None:
+def test_verify__file_without_entries(store, new_id, data: bytes) -> None:
+    """A listed file without entries is named."""
     Process(store, new_id).deliver(NOON, ("a", 1))
     manifest = with_entries(store, Process(store, new_id).deliver(LATER, ("a", 1)), data)
-    [told] = DuplicateVerifier(store).verify(manifest).unreadable
+    [problem] = DuplicateVerifier(store).verify(manifest).unreadable
     name = f"{manifest.bucket.folder}/{manifest.elsewhere[0].name}"
-    assert told == f"{name} can't be read: it contains no ids with their hours. What to do: restore it from a copy"
+    assert problem == f"{name} can't be read: it contains no ids with their hours. What to do: restore it from a copy"
 
 
-def test_wherever_a_process_is_killed_what_it_dropped_is_proved_in_the_end(tmp_path, new_id) -> None:
+def test_verify__killed_at_any_write(tmp_path, new_id) -> None:
+    """After a kill at any write, the duplicates that the process dropped are verified in the end."""
     killed = 0
     for step in range(20):
         store = Directory(tmp_path / str(step))
         Process(store, new_id).deliver(NOON, ("a", 1), ("b", 1))
-        dying = Stops(tmp_path / str(step))
+        dying = FailsAtNthWrite(tmp_path / str(step))
         committable = Process(dying, new_id).write(LATER, ("a", 1), ("c", 1), blind=bool(step % 2))
-        dying.left = step // 2
+        dying.writes_left = step // 2
         try:
             Process(dying, new_id).commit(LATER, committable)
         except StoreError:
             killed += 1
-        # What readers see meanwhile is whole, at any moment.
+        # Readers see a consistent state at any moment.
         verification = DuplicateVerifier(store).verify(shown_receipt(store, Bucket("thing", LATER)))
         assert (verification.unheld, verification.unreadable) == (0, ()), step
         manifest = Process(store, new_id).commit(LATER, committable)
@@ -197,7 +209,8 @@ def test_wherever_a_process_is_killed_what_it_dropped_is_proved_in_the_end(tmp_p
 
 
 @pytest.mark.parametrize(("kept_bytes", "reads"), [(10**6, 1), (0, 3)])
-def test_an_index_is_read_once_as_long_as_there_is_room(store, new_id, monkeypatch, kept_bytes: int, reads: int) -> None:
+def test_verify__caches_indexes(store, new_id, monkeypatch, kept_bytes: int, reads: int) -> None:
+    """An index is read once as long as the cache has room."""
     for hour in (NOON - 3 * HOUR, NOON):
         Process(store, new_id).deliver(hour, (f"a{hour}", 1), (f"b{hour}", 1))
     again = [(f"a{hour}", 1) for hour in (NOON - 3 * HOUR, NOON)]
@@ -206,11 +219,11 @@ def test_an_index_is_read_once_as_long_as_there_is_room(store, new_id, monkeypat
     names: list[str] = []
     read = Directory.read
 
-    def noted(self: Directory, name: str) -> tuple[bytes, Stored]:
+    def record_name(self: Directory, name: str) -> tuple[bytes, Stored]:
         names.append(name)
         return read(self, name)
 
-    monkeypatch.setattr(Directory, "read", noted)
+    monkeypatch.setattr(Directory, "read", record_name)
     verifier = DuplicateVerifier(store)
     for manifest in manifests:
         assert len(verifier.verify(manifest).ids[manifest.bucket.hour]) == 2

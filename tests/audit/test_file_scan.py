@@ -1,4 +1,4 @@
-"""Witnesses count what files hold, and nothing that is wrong with a file ends an audit or goes unseen."""
+"""File scans count the rows of files, and no damage of a file ends an audit or goes unnoticed."""
 
 from __future__ import annotations
 
@@ -40,7 +40,11 @@ def store(tmp_path: Path) -> Directory:
 
 
 def deliver(store: Directory, *messages: tuple[bytes, dict[str, str]]) -> dict[str, Manifest]:
-    """Messages that were published at the hour's start, each into a data file of its own, by stream."""
+    """Deliver messages that were published at the hour's start, each into a data file of its own.
+
+    Returns:
+        stream -> its last manifest
+    """
     decoder = Decoder(Contracts({"thing": {None: CONTRACT, "1": CONTRACT}}), timedelta(days=1), 1, new_id)
     manifests = {}
     for number, (data, attributes) in enumerate(messages):
@@ -58,7 +62,8 @@ def thing(event_id: str, data: bytes = b'{"x": 1}', **attributes: str) -> tuple[
     return data, {"event_type": "thing", "event_id": event_id, **attributes}
 
 
-def test_events_are_counted_for_the_hour_that_they_were_published_for(store: Directory) -> None:
+def test_see_events__hour_of_publishing(store: Directory) -> None:
+    """Events are counted for the hour that they were published for."""
     manifests = deliver(store, thing("a"), thing("late", received_at=EARLY.isoformat()), thing("b"))
     seen = see_events(store, manifests["thing"], DuplicateVerifier(store))
     assert (seen.row_counts, seen.unreadable, seen.unexpected) == (RowCounts(3, Tally.of_ids(["a", "late", "b"])), (), ())
@@ -75,9 +80,8 @@ def test_events_are_counted_for_the_hour_that_they_were_published_for(store: Dir
         ({"received_at": (HOUR + timedelta(days=1)).isoformat()}, HOUR),
     ],
 )
-def test_dead_letters_are_counted_for_the_hour_that_their_publisher_counts_them_in(
-    store: Directory, stamp: dict[str, str], hour: datetime
-) -> None:
+def test_see_dead_letters__hour_of_the_publisher(store: Directory, stamp: dict[str, str], hour: datetime) -> None:
+    """Dead letters are counted for the hour in which their publisher counts them."""
     dead_letter_scan = see_dead_letters(
         store, deliver(store, thing("x", b"{", **stamp), thing("x", b"[", **stamp))[DEAD_LETTERS]
     )
@@ -87,13 +91,14 @@ def test_dead_letters_are_counted_for_the_hour_that_their_publisher_counts_them_
 
 
 @pytest.mark.parametrize("suffix", ["avro", "ids"])
-def test_no_change_of_a_file_or_its_index_is_unseen_or_ends_the_audit(store: Directory, tmp_path: Path, suffix: str) -> None:
+def test_see_events__any_damage_is_found(store: Directory, tmp_path: Path, suffix: str) -> None:
+    """Any truncation, and any flipped bit, of a file or its index is found and does not end the audit."""
     rng = Random(1)
     manifest = deliver(store, thing("a"), thing("b"), thing("x", b"{"))["thing"]
     file = min((tmp_path / manifest.bucket.folder).glob(f"part-*.{suffix}"))
     whole = file.read_bytes()
-    damaged = [whole[:-1], whole + b"\0", b"", *(whole[:at] for at in range(1, len(whole), 50))]
-    flipped = [whole[:at] + bytes([whole[at] ^ 1 << rng.randrange(8)]) + whole[at + 1 :] for at in range(len(whole))]
+    damaged = [whole[:-1], whole + b"\0", b"", *(whole[:length] for length in range(1, len(whole), 50))]
+    flipped = [whole[:i] + bytes([whole[i] ^ 1 << rng.randrange(8)]) + whole[i + 1 :] for i in range(len(whole))]
     for data in damaged + flipped:
         file.write_bytes(data)
         assert see_events(store, manifest, DuplicateVerifier(store)).unreadable
@@ -101,15 +106,17 @@ def test_no_change_of_a_file_or_its_index_is_unseen_or_ends_the_audit(store: Dir
     assert see_events(store, manifest, DuplicateVerifier(store)).unreadable == ()
 
 
-def test_what_a_damaged_file_says_is_not_quoted(store: Directory, tmp_path: Path) -> None:
+def test_see_events__damaged_file_is_not_quoted(store: Directory, tmp_path: Path) -> None:
+    """The content of a damaged file is not quoted."""
     manifest = deliver(store, thing("a"))["thing"]
     [file] = (tmp_path / manifest.bucket.folder).glob("part-*.avro")
     file.write_bytes(b"secret" * 99)
-    [told] = see_events(store, manifest, DuplicateVerifier(store)).unreadable
-    assert "secret" not in told
+    [problem] = see_events(store, manifest, DuplicateVerifier(store)).unreadable
+    assert "secret" not in problem
 
 
-def test_event_types_and_their_buckets_are_found_by_name(store: Directory) -> None:
+def test_event_types_of__finds_buckets_by_name(store: Directory) -> None:
+    """Event types and their buckets are found by the names of folders; other folders are ignored."""
     folders = [Bucket(stream, HOUR + timedelta(hours=step)).folder for stream in ("tap", "tap_two", "a") for step in (0, 1, 20)]
     for name in [*folders, Bucket(DEAD_LETTERS, HOUR).folder]:
         store.create(f"{name}/_RECEIPT.json", b"")

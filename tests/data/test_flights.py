@@ -1,4 +1,4 @@
-"""The flights file holds what README.md says of it."""
+"""The flights file has the content that README.md describes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ def flights() -> list[dict[str, str]]:
         return [json.loads(line) for line in lines]
 
 
-def test_the_file_holds_the_events_of_each_type_that_readme_tells(flights: list[dict[str, str]]) -> None:
+def test_flights__events_per_type(flights: list[dict[str, str]]) -> None:
+    """The file has as many events of each type as README.md says."""
     assert Counter(event["event_type"] for event in flights) == {
         "flight_departed": 2_780,
         "flight_arrived": 2_776,
@@ -28,13 +29,15 @@ def test_the_file_holds_the_events_of_each_type_that_readme_tells(flights: list[
     }
 
 
-def test_each_hour_of_each_type_holds_what_duckdb_counted(flights: list[dict[str, str]]) -> None:
+def test_flights__events_per_hour(flights: list[dict[str, str]]) -> None:
+    """Events per type and hour equal the counts that DuckDB made."""
     with (HERE / "flights_by_hour.csv").open(newline="") as rows:
         counted = {(row["event_type"], row["hour"]): int(row["events"]) for row in csv.DictReader(rows)}
     assert Counter((event["event_type"], event["received_at"][:13] + ":00:00Z") for event in flights) == counted
 
 
-def test_the_events_span_77_hours_in_order_and_no_id_comes_twice(flights: list[dict[str, str]]) -> None:
+def test_flights__77_hours_in_order(flights: list[dict[str, str]]) -> None:
+    """The events span 77 hours, are in order, and have unique ids."""
     times = [event["received_at"] for event in flights]
     assert times == sorted(times)
     assert (times[0], times[-1][:13], len({time[:13] for time in times})) == ("2013-07-01T04:00:00Z", "2013-07-04T08", 77)

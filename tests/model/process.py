@@ -103,12 +103,12 @@ class Process:
         self._schemas = {event_type: row_schema(contracts.newest(event_type)) for event_type in contracts.types} | {
             DEAD_LETTERS: dead_letter_schema()
         }
-        self.forget()
+        self.lose_memory()
         for table in self._by_stream.values():
             tables.ensure(table)
 
-    def forget(self) -> None:
-        """Drop what this process has cached, as a restart does."""
+    def lose_memory(self) -> None:
+        """Drop the cached indexes, as a restart does."""
         self._delivered = DeliveredIndexes(self._store, HORIZON)
 
     def run(

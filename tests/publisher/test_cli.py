@@ -1,3 +1,5 @@
+"""The publisher's command line against a broker."""
+
 from __future__ import annotations
 
 import gzip
@@ -29,7 +31,7 @@ Message = tuple[bytes, dict[str, str]]
 
 @dataclass(frozen=True)
 class Stack:
-    """Two topics in a broker, and all that was published to them."""
+    """Two topics in a broker, and the messages that were published to them."""
 
     address: str
     topic: str
@@ -43,14 +45,15 @@ class Stack:
         return ["--topic", self.topic, "--audit_topic", self.audit_topic]
 
     def messages(self, expected: int) -> list[Message]:
-        """`expected` messages, and whatever there is beyond."""
+        """Return all messages: at least `expected`, plus any surplus."""
         received = pull(self.client, self.events, expected) + pull_now(self.client, self.events)
-        return [(one.message.data, dict(one.message.attributes)) for one in received]
+        return [(item.message.data, dict(item.message.attributes)) for item in received]
 
     def reports(self, expected: int) -> list[PublishedReport]:
+        """Return all reports: at least `expected`, plus any surplus."""
         received = pull(self.client, self.audit, expected) + pull_now(self.client, self.audit)
-        reports = [parse_report(one.message.data) for one in received]
-        return [one for one in reports if isinstance(one, PublishedReport)]
+        reports = [parse_report(item.message.data) for item in received]
+        return [report for report in reports if isinstance(report, PublishedReport)]
 
 
 @pytest.fixture
@@ -67,6 +70,8 @@ Printed = Callable[[], tuple[str, str]]
 
 @pytest.fixture
 def printed(capsys: pytest.CaptureFixture[str]) -> Printed:
+    """Read stdout and stderr since the last call, and check that there is no stack trace."""
+
     def read() -> tuple[str, str]:
         captured = capsys.readouterr()
         assert "Traceback" not in captured.out + captured.err
@@ -75,7 +80,8 @@ def printed(capsys: pytest.CaptureFixture[str]) -> Printed:
     return read
 
 
-def test_the_flights_arrive_whole_and_the_reports_say_so_for_every_hour(stack: Stack, printed: Printed) -> None:
+def test_publish__flights(stack: Stack, printed: Printed) -> None:
+    """All flights arrive unchanged, and the reports agree for every hour."""
     assert main(["publish", str(FLIGHTS), *stack.flags]) == 0
     out, _ = printed()
     assert f"published 5,884 events to {stack.topic}" in out
@@ -92,16 +98,17 @@ def test_the_flights_arrive_whole_and_the_reports_say_so_for_every_hour(stack: S
     ids: dict[tuple[str, str], list[str]] = {}
     for line in lines:
         ids.setdefault((line["event_type"], line["received_at"][:13]), []).append(line["event_id"])
-    reports = {(one.event_type, f"{one.hour:%Y-%m-%dT%H}"): one for one in stack.reports(308)}
+    reports = {(report.event_type, f"{report.hour:%Y-%m-%dT%H}"): report for report in stack.reports(308)}
     first = datetime(2013, 7, 1, 4, tzinfo=UTC)
     hours = [f"{first + timedelta(hours=n):%Y-%m-%dT%H}" for n in range(77)]
     types = {"flight_departed", "flight_arrived", "flight_cancelled", "weather_observed"}
-    assert reports.keys() == {(kind, hour) for kind in types for hour in hours}
+    assert reports.keys() == {(event_type, hour) for event_type in types for hour in hours}
     for key, report in reports.items():
         assert report.messages == report.distinct == Tally.of_ids(ids.get(key, []))
 
 
-def test_all_keys_of_a_line_reach_the_message(stack: Stack, tmp_path: Path) -> None:
+def test_publish__keys_of_a_line(stack: Stack, tmp_path: Path) -> None:
+    """All keys of a line reach the message."""
     line = {
         "event_type": "click",
         "event_id": "e1",
@@ -150,9 +157,8 @@ BAD_LINES = {
 
 
 @pytest.mark.parametrize("bad", BAD_LINES, ids=BAD_LINES.values())
-def test_a_bad_line_is_told_and_kept_and_its_neighbours_arrive(
-    stack: Stack, tmp_path: Path, printed: Printed, bad: bytes
-) -> None:
+def test_publish__bad_line(stack: Stack, tmp_path: Path, printed: Printed, bad: bytes) -> None:
+    """A bad line is named and kept in a file, and its neighbours are published."""
     path = tmp_path / "events.ndjson"
     first, last = (LINE % (name, "2026-01-31T08:00:00Z") for name in ("first", "last"))
     path.write_bytes(first.encode() + bad + b"\n" + last.encode())
@@ -167,9 +173,10 @@ def test_a_bad_line_is_told_and_kept_and_its_neighbours_arrive(
     assert stack.reports(1)[0].distinct == Tally.of_ids(["first", "last"])
 
 
-def test_when_the_topic_vanishes_midway_what_failed_is_exactly_what_did_not_arrive(
+def test_publish__topic_is_deleted_midway(
     stack: Stack, tmp_path: Path, printed: Printed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """The file of failed lines contains exactly the events that were not published."""
     path = tmp_path / "events.ndjson"
     path.write_text("".join(LINE % (f"e{number}", "2026-01-31T08:00:00Z") for number in range(3_000)))
 
@@ -192,9 +199,9 @@ def test_when_the_topic_vanishes_midway_what_failed_is_exactly_what_did_not_arri
     assert stack.reports(1)[0].distinct == Tally.of_ids(arrived)
 
 
-def test_when_it_is_stopped_by_hand_what_was_sent_is_finished_and_reported(
-    stack: Stack, printed: Printed, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_publish__interrupted(stack: Stack, printed: Printed, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After Ctrl-C, events that were sent already are completed and reported."""
+
     def read_and_stop(path: Path, position: Callable[[int], None]) -> Iterator[Line]:
         for line in read_lines(path, position):
             if line.number > 100:
@@ -207,12 +214,11 @@ def test_when_it_is_stopped_by_hand_what_was_sent_is_finished_and_reported(
     assert "published 100 events" in out
     assert err == "error: stopped by hand; the rest of the file was not published.\n"
     arrived = [attributes["event_id"] for _, attributes in stack.messages(100)]
-    assert total(one.messages for one in stack.reports(1)) == Tally.of_ids(arrived)
+    assert total(report.messages for report in stack.reports(1)) == Tally.of_ids(arrived)
 
 
-def test_progress_is_a_line_now_and_then_where_there_is_no_terminal(
-    stack: Stack, printed: Printed, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_publish__progress_without_a_terminal(stack: Stack, printed: Printed, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a terminal, progress is a line every LINE_SECONDS."""
     assert main(["publish", str(FLIGHTS), "--topic", stack.topic]) == 0
     assert printed()[1] == ""
     monkeypatch.setattr("publisher.progress.LINE_SECONDS", 0.0)
@@ -222,7 +228,8 @@ def test_progress_is_a_line_now_and_then_where_there_is_no_terminal(
     assert lines[-1] == "publishing flights.ndjson.gz: 100%"
 
 
-def test_failed_lines_can_be_published_as_they_are_once_the_topic_is_back(stack: Stack, tmp_path: Path) -> None:
+def test_publish__file_of_failed_lines(stack: Stack, tmp_path: Path) -> None:
+    """The file of failed lines can be published unchanged once the topic exists again."""
     path = tmp_path / "events.ndjson.failed.ndjson"
     path.write_text(LINE % ("e1", "2026-01-31T08:00:00Z"))
     assert main(["publish", str(path), *stack.flags]) == 0
@@ -230,7 +237,8 @@ def test_failed_lines_can_be_published_as_they_are_once_the_topic_is_back(stack:
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_file_that_is_cut_is_published_up_to_there_and_told(stack: Stack, tmp_path: Path, printed: Printed) -> None:
+def test_publish__truncated_file(stack: Stack, tmp_path: Path, printed: Printed) -> None:
+    """A truncated file is published up to the cut, and the error names it."""
     path = tmp_path / "cut.ndjson.gz"
     path.write_bytes(FLIGHTS.read_bytes()[:100_000])
     assert main(["publish", str(path), *stack.flags]) == 1
@@ -239,7 +247,7 @@ def test_a_file_that_is_cut_is_published_up_to_there_and_told(stack: Stack, tmp_
     published = int(out.split()[1].replace(",", ""))
     assert 1_000 < published < 5_884
     reports = stack.reports(4)
-    assert total(one.messages for one in reports).count == published
+    assert total(report.messages for report in reports).count == published
 
 
 @pytest.mark.parametrize(
@@ -249,9 +257,10 @@ def test_a_file_that_is_cut_is_published_up_to_there_and_told(stack: Stack, tmp_
         ("plain.ndjson.gz", b'{"event_type": "click", "payload": {}}\n', "is not gzipped"),
     ],
 )
-def test_a_file_that_cant_be_read_is_one_clear_line(
+def test_publish__unreadable_file(
     stack: Stack, tmp_path: Path, printed: Printed, name: str, data: bytes | None, error: str
 ) -> None:
+    """A file that can't be read is one clear line."""
     path = tmp_path / name
     if data is not None:
         path.write_bytes(data)
@@ -262,9 +271,8 @@ def test_a_file_that_cant_be_read_is_one_clear_line(
     assert error in err
 
 
-def test_events_of_very_distant_hours_are_published_without_their_empty_hours(
-    stack: Stack, tmp_path: Path, printed: Printed
-) -> None:
+def test_publish__very_distant_hours(stack: Stack, tmp_path: Path, printed: Printed) -> None:
+    """Events of very distant hours are published, and the empty hours between them are not reported."""
     path = tmp_path / "events.ndjson"
     path.write_text(LINE % ("a", "1970-01-01T00:00:00Z") + LINE % ("b", "2026-01-31T08:00:00Z"))
     assert main(["publish", str(path), *stack.flags]) == 0
@@ -273,9 +281,8 @@ def test_events_of_very_distant_hours_are_published_without_their_empty_hours(
 
 
 @pytest.mark.parametrize("command", [["publish", str(FLIGHTS)], ["simulate"]])
-def test_an_unreachable_broker_is_one_clear_line_before_anything_is_done(
-    monkeypatch: pytest.MonkeyPatch, printed: Printed, command: list[str]
-) -> None:
+def test_main__unreachable_broker(monkeypatch: pytest.MonkeyPatch, printed: Printed, command: list[str]) -> None:
+    """An unreachable broker is one clear line before anything is done."""
     address = f"127.0.0.1:{free_port()}"
     monkeypatch.setenv("PUBSUB_EMULATOR_HOST", address)
     assert main([*command, "--topic", "projects/some-project/topics/events"]) == 2
@@ -286,7 +293,8 @@ def test_an_unreachable_broker_is_one_clear_line_before_anything_is_done(
 
 
 @pytest.mark.parametrize("flag", ["--topic", "--audit_topic"])
-def test_a_missing_topic_is_one_clear_line_before_anything_is_published(stack: Stack, printed: Printed, flag: str) -> None:
+def test_publish__missing_topic(stack: Stack, printed: Printed, flag: str) -> None:
+    """A missing topic is one clear line, and nothing is published."""
     missing = "projects/some-project/topics/missing"
     assert main(["publish", str(FLIGHTS), *stack.flags, flag, missing]) == 2
     assert printed() == ("", f"error: topic {missing} does not exist. Create it, or correct its name.\n")
@@ -296,7 +304,7 @@ def test_a_missing_topic_is_one_clear_line_before_anything_is_published(stack: S
 @pytest.mark.parametrize(
     "end", [(END + timedelta(minutes=1)).isoformat(), "2999-01-01T00:00:00Z"], ids=["within an hour", "in the future"]
 )
-def test_simulated_hours_must_be_over(stack: Stack, printed: Printed, end: str) -> None:
+def test_simulate__end_must_be_over(stack: Stack, printed: Printed, end: str) -> None:
     assert main(["simulate", *stack.flags, "--end", end]) == 2
     assert "must be the start of an hour, and not in the future" in printed()[1]
 
@@ -304,39 +312,41 @@ def test_simulated_hours_must_be_over(stack: Stack, printed: Printed, end: str) 
 @pytest.mark.parametrize(
     "flags", [[], ["--topic", "t", "--events", "0"], ["--topic", "t", "--end", "noon"], ["--topic", "t", "--part", "third"]]
 )
-def test_wrong_flags_end_with_the_usage(printed: Printed, flags: list[str]) -> None:
+def test_simulate__wrong_flags(printed: Printed, flags: list[str]) -> None:
+    """Wrong flags print the usage."""
     with pytest.raises(SystemExit) as ended:
         main(["simulate", *flags])
     assert ended.value.code == 2
     assert "usage:" in printed()[1]
 
 
-def test_the_two_parts_of_simulated_traffic_are_all_of_it_and_the_reports_add_up(stack: Stack) -> None:
+def test_simulate__two_parts(stack: Stack) -> None:
+    """The two parts of simulated traffic add up to all of it, and so do their reports."""
     flags = ["--events", "3000", "--seed", "7", "--end", END.isoformat(), *stack.flags]
-    made = list(simulate(7, 3_000, 3, END))
-    late = [message.event_id for message in made if message.round == 2]
+    simulated = list(simulate(7, 3_000, 3, END))
+    late = [message.event_id for message in simulated if message.round == 2]
     assert late
     assert main(["simulate", "--part", "first", *flags]) == 0
-    first = stack.messages(len(made) - len(late))
+    first = stack.messages(len(simulated) - len(late))
     assert main(["simulate", "--part", "second", *flags]) == 0
     second = stack.messages(len(late))
     assert Counter(attributes["event_id"] for _, attributes in first) == Counter(
-        message.event_id for message in made if message.round == 1
+        message.event_id for message in simulated if message.round == 1
     )
     assert Counter((data, attributes["event_id"], attributes.get("event_type")) for data, attributes in second) == (
-        Counter((message.data, message.event_id, message.event_type) for message in made if message.round == 2)
+        Counter((message.data, message.event_id, message.event_type) for message in simulated if message.round == 2)
     )
-    silent = {(kind, END - timedelta(hours=n)) for kind in EVENT_TYPES for n in (1, 2, 3)}
+    silent = {(event_type, END - timedelta(hours=n)) for event_type in EVENT_TYPES for n in (1, 2, 3)}
     reports = stack.reports(len(silent | set(expected(7, 3_000, 3, END))) + len(silent))
-    assert len({one.id for one in reports}) == len(reports)
-    for event_type in {message.event_type or "" for message in made} | set(EVENT_TYPES):
+    assert len({report.id for report in reports}) == len(reports)
+    for event_type in {message.event_type or "" for message in simulated} | set(EVENT_TYPES):
         for hour in (END - timedelta(hours=n) for n in (3, 2, 1)):
             ids = [
                 message.event_id
-                for message in made
+                for message in simulated
                 if (message.event_type or "") == event_type and hour <= message.received_at < hour + timedelta(hours=1)
             ]
-            told = [one for one in reports if (one.event_type, one.hour) == (event_type, hour)]
-            assert total(one.messages for one in told) == Tally.of_ids(ids)
-            assert total(one.distinct for one in told) == Tally.of_ids(set(ids))
-            assert told or not (ids or event_type in EVENT_TYPES)
+            of_hour = [report for report in reports if (report.event_type, report.hour) == (event_type, hour)]
+            assert total(report.messages for report in of_hour) == Tally.of_ids(ids)
+            assert total(report.distinct for report in of_hour) == Tally.of_ids(set(ids))
+            assert of_hour or not (ids or event_type in EVENT_TYPES)

@@ -1,3 +1,5 @@
+"""The client library against a broker."""
+
 from __future__ import annotations
 
 import json
@@ -26,25 +28,26 @@ HOUR = datetime(2026, 1, 31, 9, tzinfo=UTC)
 
 @dataclass(frozen=True)
 class Channel:
-    """A topic, and what came out of a subscription on it."""
+    """A topic with a subscription on it."""
 
     topic: str
     subscription: str
     client: pubsub_v1.SubscriberClient
 
     def messages(self, expected: int) -> list[PubsubMessage]:
-        """All messages, in no order: `expected` of them, and whatever there is beyond."""
+        """Return all messages in no order: at least `expected`, plus any surplus."""
         received = pull(self.client, self.subscription, expected) + pull_now(self.client, self.subscription)
-        return [one.message for one in received]
+        return [item.message for item in received]
 
     def reports(self, expected: int) -> list[PublishedReport]:
-        found = []
+        """Return all reports in no order: at least `expected`, plus any surplus."""
+        reports = []
         for message in self.messages(expected):
             report = parse_report(message.data)
             assert dict(message.attributes) == {"report": "published", "report_id": report.id}
             assert isinstance(report, PublishedReport)
-            found.append(report)
-        return found
+            reports.append(report)
+        return reports
 
 
 MakeChannel = Callable[[], Channel]
@@ -81,19 +84,21 @@ def at_now() -> datetime:
     return NOW
 
 
-def test_a_mapping_is_published_as_json_with_an_id_and_the_clocks_time(events: Channel) -> None:
-    with EventPublisher(events.topic, clock=at_now, new_id=ids(), reporter="r") as made:
-        made.publish("click", {"x": 1, "text": "ü"})
+def test_publish__mapping(events: Channel) -> None:
+    """A mapping is published as JSON with an id and the clock's time."""
+    with EventPublisher(events.topic, clock=at_now, new_id=ids(), reporter="r") as sender:
+        sender.publish("click", {"x": 1, "text": "ü"})
     (message,) = events.messages(1)
     assert json.loads(message.data) == {"x": 1, "text": "ü"}
     own = {"event_type": "click", "event_id": "id-1", "received_at": "2026-01-31T09:30:00Z"}
     assert dict(message.attributes) == own | {"dedup_key": "id-2"}
 
 
-def test_all_that_the_caller_says_of_an_event_goes_into_its_attributes(events: Channel) -> None:
+def test_publish__all_arguments(events: Channel) -> None:
+    """All arguments of `publish` become attributes of the message."""
     received_at = datetime(2026, 1, 30, 22, 15, 0, 250_000, tzinfo=UTC)
-    with EventPublisher(events.topic, new_id=ids()) as made:
-        made.publish(
+    with EventPublisher(events.topic, new_id=ids()) as sender:
+        sender.publish(
             "click",
             b"\x00\xff",
             event_id="e1",
@@ -117,53 +122,72 @@ def test_all_that_the_caller_says_of_an_event_goes_into_its_attributes(events: C
     }
 
 
-def test_each_message_that_is_counted_has_a_dedup_key_of_its_own(events: Channel, audit: Channel) -> None:
-    """Dataflow drops the second one of a key unseen: the counters would miss it, and where the first was refused, the event."""
-    said = [("click", "a", 1, NOW), ("click", "a", 1, NOW), ("click", "a", 2, NOW), ("click", "a", 1, NOW + timedelta(hours=1))]
-    with EventPublisher(events.topic, audit.topic) as made:
-        for event_type, event_id, version, moment in said:
-            made.publish(event_type, {"x": 1}, event_id=event_id, schema_version=version, received_at=moment)
-    keys = {message.attributes["dedup_key"] for message in events.messages(len(said))}
-    assert len(keys) == sum(report.messages.count for report in audit.reports(2)) == len(said)
+def test_publish__dedup_key_per_message(events: Channel, audit: Channel) -> None:
+    """Each message that is counted has a dedup key of its own.
+
+    Dataflow silently drops the second message with the same key: the counters would miss it, and the event would be lost if
+    the first one was refused.
+    """
+    events_sent = [
+        ("click", "a", 1, NOW),
+        ("click", "a", 1, NOW),
+        ("click", "a", 2, NOW),
+        ("click", "a", 1, NOW + timedelta(hours=1)),
+    ]
+    with EventPublisher(events.topic, audit.topic) as sender:
+        for event_type, event_id, version, moment in events_sent:
+            sender.publish(event_type, {"x": 1}, event_id=event_id, schema_version=version, received_at=moment)
+    keys = {message.attributes["dedup_key"] for message in events.messages(len(events_sent))}
+    assert len(keys) == sum(report.messages.count for report in audit.reports(2)) == len(events_sent)
 
 
-def test_the_reports_say_per_type_and_hour_what_a_subscriber_finds(events: Channel, audit: Channel) -> None:
-    with EventPublisher(events.topic, audit.topic, reporter="r") as made:
+def test_reports__equal_the_messages(events: Channel, audit: Channel) -> None:
+    """Reports per type and hour equal the messages that a subscriber receives."""
+    with EventPublisher(events.topic, audit.topic, reporter="r") as sender:
         for number in range(3_000):
-            made.publish(
+            sender.publish(
                 f"type_{number % 3}",
                 {"n": number},
                 event_id=f"e{number % 2_500}",
                 received_at=HOUR + timedelta(minutes=number % 120),
             )
-    assert (made.acknowledged, made.failures, made.reported, made.unreported) == (3_000, [], 6, [])
+    assert (sender.acknowledged, sender.failures, sender.reported, sender.unreported) == (
+        3_000,
+        [],
+        6,
+        [],
+    )
     found: dict[tuple[str, str], list[str]] = {}
     for message in events.messages(3_000):
         key = message.attributes["event_type"], message.attributes["received_at"][:13]
         found.setdefault(key, []).append(message.attributes["event_id"])
-    reports = {(one.event_type, f"{one.hour:%Y-%m-%dT%H}"): one for one in audit.reports(6)}
-    assert {key: one.messages for key, one in reports.items()} == {key: Tally.of_ids(all_) for key, all_ in found.items()}
-    assert {key: one.distinct for key, one in reports.items()} == {key: Tally.of_ids(set(all_)) for key, all_ in found.items()}
-    assert sum(len(all_) for all_ in found.values()) == 3_000
-    assert {one.reporter for one in reports.values()} == {"r"}
+    reports = {(report.event_type, f"{report.hour:%Y-%m-%dT%H}"): report for report in audit.reports(6)}
+    assert {key: report.messages for key, report in reports.items()} == {
+        key: Tally.of_ids(event_ids) for key, event_ids in found.items()
+    }
+    assert {key: report.distinct for key, report in reports.items()} == {
+        key: Tally.of_ids(set(event_ids)) for key, event_ids in found.items()
+    }
+    assert sum(len(event_ids) for event_ids in found.values()) == 3_000
+    assert {report.reporter for report in reports.values()} == {"r"}
 
 
 @pytest.mark.parametrize("no_id", [{}, {"event_id": ""}])
-def test_an_event_without_an_id_counts_by_its_message_id_and_one_without_a_type_under_no_name(
-    events: Channel, audit: Channel, no_id: dict[str, str]
-) -> None:
-    with EventPublisher(events.topic, audit.topic, clock=at_now) as made:
-        made.publish_raw(b"{", {"received_at": "2026-01-31T07:59:00Z", **no_id})
+def test_publish_raw__without_id_and_type(events: Channel, audit: Channel, no_id: dict[str, str]) -> None:
+    """An event without an id counts by its message id, and one without a type under the empty name."""
+    with EventPublisher(events.topic, audit.topic, clock=at_now) as sender:
+        sender.publish_raw(b"{", {"received_at": "2026-01-31T07:59:00Z", **no_id})
     (message,) = events.messages(1)
     (report,) = audit.reports(1)
     assert (report.event_type, report.hour) == ("", HOUR - timedelta(hours=2))
     assert report.messages == Tally.of_ids([message.message_id])
 
 
-def test_an_empty_id_is_none(events: Channel, audit: Channel) -> None:
-    with EventPublisher(events.topic, audit.topic, clock=at_now, new_id=ids()) as made:
-        made.publish("click", {}, event_id="")
-        made.publish("click", {}, event_id="")
+def test_publish__empty_id(events: Channel, audit: Channel) -> None:
+    """An empty id counts as none: a new one is made."""
+    with EventPublisher(events.topic, audit.topic, clock=at_now, new_id=ids()) as sender:
+        sender.publish("click", {}, event_id="")
+        sender.publish("click", {}, event_id="")
     found = {message.attributes["event_id"] for message in events.messages(2)}
     assert len(found) == 2
     assert all(found)
@@ -171,11 +195,10 @@ def test_an_empty_id_is_none(events: Channel, audit: Channel) -> None:
     assert report.distinct == Tally.of_ids(found)
 
 
-def test_a_raw_message_arrives_as_it_is_and_counts_under_the_hour_of_the_clock_if_it_claims_none(
-    events: Channel, audit: Channel
-) -> None:
-    with EventPublisher(events.topic, audit.topic, clock=at_now) as made:
-        made.publish_raw(b"", {"event_type": "click", "event_id": "e1", "received_at": "soon"})
+def test_publish_raw__unreadable_stamp(events: Channel, audit: Channel) -> None:
+    """A raw message arrives unchanged, and counts for the clock's hour if its stamp can't be read."""
+    with EventPublisher(events.topic, audit.topic, clock=at_now) as sender:
+        sender.publish_raw(b"", {"event_type": "click", "event_id": "e1", "received_at": "soon"})
     (message,) = events.messages(1)
     assert (message.data, dict(message.attributes)) == (
         b"",
@@ -185,37 +208,40 @@ def test_a_raw_message_arrives_as_it_is_and_counts_under_the_hour_of_the_clock_i
     assert (report.event_type, report.hour, report.distinct) == ("click", HOUR, Tally.of_ids(["e1"]))
 
 
-def test_an_expected_hour_is_reported_as_zero(events: Channel, audit: Channel) -> None:
-    with EventPublisher(events.topic, audit.topic) as made:
-        made.expect("click", HOUR)
+def test_expect__empty_hour(events: Channel, audit: Channel) -> None:
+    """An expected hour without events is reported as zero."""
+    with EventPublisher(events.topic, audit.topic) as sender:
+        sender.expect("click", HOUR)
     (report,) = audit.reports(1)
     assert (report.event_type, report.hour, report.messages, report.distinct) == ("click", HOUR, Tally(), Tally())
 
 
-def test_a_second_report_adds_only_what_came_since(events: Channel, audit: Channel) -> None:
-    with EventPublisher(events.topic, audit.topic, clock=at_now) as made:
-        made.publish("click", {}, event_id="a")
-        made.report()
-        made.publish("click", {}, event_id="a")
-        made.publish("click", {}, event_id="b")
+def test_report__only_new_events(events: Channel, audit: Channel) -> None:
+    """A second report adds only events since the first."""
+    with EventPublisher(events.topic, audit.topic, clock=at_now) as sender:
+        sender.publish("click", {}, event_id="a")
+        sender.report()
+        sender.publish("click", {}, event_id="a")
+        sender.publish("click", {}, event_id="b")
     reports = audit.reports(2)
-    assert Counter(one.messages.count for one in reports) == {1: 1, 2: 1}
-    assert sum((one.distinct for one in reports), Tally()) == Tally.of_ids(["a", "b"])
+    assert Counter(report.messages.count for report in reports) == {1: 1, 2: 1}
+    assert sum((report.distinct for report in reports), Tally()) == Tally.of_ids(["a", "b"])
 
 
-def test_many_threads_may_publish(events: Channel, audit: Channel) -> None:
-    with EventPublisher(events.topic, audit.topic, clock=at_now) as made:
+def test_publish__thread_safe(events: Channel, audit: Channel) -> None:
+    """Several threads may publish."""
+    with EventPublisher(events.topic, audit.topic, clock=at_now) as sender:
 
-        def work(name: int) -> None:
+        def publish_many(worker: int) -> None:
             for number in range(1_500):
-                made.publish("click", {}, event_id=f"{name}-{number}")
+                sender.publish("click", {}, event_id=f"{worker}-{number}")
 
-        threads = [threading.Thread(target=work, args=(name,)) for name in range(4)]
+        threads = [threading.Thread(target=publish_many, args=(worker,)) for worker in range(4)]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
-    expected = Tally.of_ids(f"{name}-{number}" for name in range(4) for number in range(1_500))
+    expected = Tally.of_ids(f"{worker}-{number}" for worker in range(4) for number in range(1_500))
     assert Tally.of_ids(message.attributes["event_id"] for message in events.messages(6_000)) == expected
     (report,) = audit.reports(1)
     assert report.messages == report.distinct == expected
@@ -235,14 +261,15 @@ def test_many_threads_may_publish(events: Channel, audit: Channel) -> None:
     ],
     ids=["10 MB", "nothing", "long name", "long value", "many", "an argument's name", "Google's name", "half a character"],
 )
-def test_what_pubsub_would_refuse_is_a_failure_of_its_own_and_its_neighbours_arrive(
+def test_publish_raw__refused_by_pubsub(
     events: Channel, audit: Channel, data: bytes, attributes: dict[str, str], error: str
 ) -> None:
-    with EventPublisher(events.topic, audit.topic, clock=at_now) as made:
-        made.publish("click", {}, event_id="before")
-        made.publish_raw(data, attributes, source="line 2")
-        made.publish("click", {}, event_id="after")
-    (failure,) = made.failures
+    """A message that Pub/Sub would refuse is a failure of its own, and its neighbours arrive."""
+    with EventPublisher(events.topic, audit.topic, clock=at_now) as sender:
+        sender.publish("click", {}, event_id="before")
+        sender.publish_raw(data, attributes, source="line 2")
+        sender.publish("click", {}, event_id="after")
+    (failure,) = sender.failures
     assert failure.event == Outgoing(data, attributes, "line 2")
     assert error in failure.error
     assert {message.attributes["event_id"] for message in events.messages(2)} == {"before", "after"}
@@ -250,85 +277,92 @@ def test_what_pubsub_would_refuse_is_a_failure_of_its_own_and_its_neighbours_arr
     assert report.messages == Tally.of_ids(["before", "after"])
 
 
-def test_a_payload_of_9_mb_and_attributes_of_the_largest_size_arrive(events: Channel) -> None:
+def test_publish_raw__largest_message(events: Channel) -> None:
+    """A payload of 9.8 MB with attributes of the largest size arrives."""
     attributes = {f"{number:0256}": "v" * 1_024 for number in range(100)}
-    with EventPublisher(events.topic) as made:
-        made.publish_raw(b"x" * 9_800_000, attributes)
-    assert made.failures == []
+    with EventPublisher(events.topic) as sender:
+        sender.publish_raw(b"x" * 9_800_000, attributes)
+    assert sender.failures == []
     (message,) = events.messages(1)
     assert len(message.data) == 9_800_000
     assert dict(message.attributes) == attributes
 
 
-def test_when_the_topic_is_deleted_midway_each_event_is_either_counted_or_a_failure(
+def test_publish__topic_is_deleted_midway(
     events: Channel,
     audit: Channel,
     broker_address: str,
 ) -> None:
-    with EventPublisher(events.topic, audit.topic, clock=at_now) as made:
+    """Each event is either counted or a failure."""
+    with EventPublisher(events.topic, audit.topic, clock=at_now) as sender:
         for number in range(500):
-            made.publish("click", {}, event_id=f"a{number}")
-        made.report()
+            sender.publish("click", {}, event_id=f"a{number}")
+        sender.report()
         with publisher(broker_address) as client:
             client.delete_topic(topic=events.topic)
         for number in range(1_500):
-            made.publish("click", {"n": number}, event_id=f"b{number}", source=number)
-    assert made.acknowledged == 500
-    assert sorted(failure.event.source for failure in made.failures) == list(range(1_500))  # type: ignore[type-var]
-    assert {json.loads(failure.event.data)["n"] for failure in made.failures} == set(range(1_500))
-    assert all("404" in failure.error and "\n" not in failure.error for failure in made.failures)
+            sender.publish("click", {"n": number}, event_id=f"b{number}", source=number)
+    assert sender.acknowledged == 500
+    assert sorted(failure.event.source for failure in sender.failures) == list(range(1_500))  # type: ignore[type-var]
+    assert {json.loads(failure.event.data)["n"] for failure in sender.failures} == set(range(1_500))
+    assert all("404" in failure.error and "\n" not in failure.error for failure in sender.failures)
     (report,) = audit.reports(1)
     assert report.distinct == Tally.of_ids(f"a{number}" for number in range(500))
 
 
-def test_reports_that_were_not_taken_are_told_and_go_out_again_under_their_ids(
+def test_report__retried_under_its_id(
     events: Channel,
     audit: Channel,
     broker_address: str,
 ) -> None:
+    """Reports that could not be published are listed, and are sent again under their ids."""
     with publisher(broker_address) as client:
         client.delete_topic(topic=audit.topic)
-        with EventPublisher(events.topic, audit.topic, clock=at_now) as made:
-            made.publish("click", {}, event_id="a")
-            made.report()
-            (lost,) = made.unreported
-            assert (lost.report.distinct, made.reported) == (Tally.of_ids(["a"]), 0)
+        with EventPublisher(events.topic, audit.topic, clock=at_now) as sender:
+            sender.publish("click", {}, event_id="a")
+            sender.report()
+            (lost,) = sender.unreported
+            assert (lost.report.distinct, sender.reported) == (Tally.of_ids(["a"]), 0)
             assert "404" in lost.error
             client.create_topic(name=audit.topic)
             subscription = make_subscription(broker_address, audit.topic)
-    assert (made.unreported, made.reported) == ([], 1)
+    assert (sender.unreported, sender.reported) == ([], 1)
     assert Channel(audit.topic, subscription, audit.client).reports(1) == [lost.report]
 
 
-def test_a_broker_that_does_not_answer_makes_failures_when_the_deadline_is_over(
+def test_publish__deadline(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    """Events become failures if the broker does not respond within the deadline."""
     monkeypatch.setenv("PUBSUB_EMULATOR_HOST", f"127.0.0.1:{free_port()}")
     monkeypatch.setattr(publisher_settings, "PUBLISH_DEADLINE_SECONDS", 1.0)
-    with EventPublisher("projects/some-project/topics/events", "projects/some-project/topics/audit", clock=at_now) as made:
-        made.publish("click", {}, event_id="a")
-    assert [failure.event.attributes["event_id"] for failure in made.failures] == ["a"]
-    assert made.acknowledged == 0
-    assert made.unreported == []
+    with EventPublisher("projects/some-project/topics/events", "projects/some-project/topics/audit", clock=at_now) as sender:
+        sender.publish("click", {}, event_id="a")
+    assert [failure.event.attributes["event_id"] for failure in sender.failures] == ["a"]
+    assert sender.acknowledged == 0
+    assert sender.unreported == []
 
 
-def test_an_unreachable_broker_is_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_check__unreachable_broker(monkeypatch: pytest.MonkeyPatch) -> None:
     address = f"127.0.0.1:{free_port()}"
     monkeypatch.setenv("PUBSUB_EMULATOR_HOST", address)
-    with EventPublisher("projects/some-project/topics/events") as made, pytest.raises(PublisherError, match=address):
-        made.check()
+    with EventPublisher("projects/some-project/topics/events") as sender, pytest.raises(PublisherError, match=address):
+        sender.check()
 
 
-def test_a_missing_topic_is_told_also_the_audits(events: Channel) -> None:
+def test_check__missing_topic(events: Channel) -> None:
     missing = "projects/some-project/topics/missing"
-    with EventPublisher(events.topic) as made:
-        made.check()
+    with EventPublisher(events.topic) as sender:
+        sender.check()
     for topic, audit_topic in ((missing, None), (events.topic, missing)):
-        with EventPublisher(topic, audit_topic) as made, pytest.raises(PublisherError, match=f"topic {missing} does not exist"):
-            made.check()
+        with (
+            EventPublisher(topic, audit_topic) as sender,
+            pytest.raises(PublisherError, match=f"topic {missing} does not exist"),
+        ):
+            sender.check()
 
 
-def test_missing_credentials_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_publisher__missing_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("PUBSUB_EMULATOR_HOST", raising=False)
     monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", "nowhere.json")
     with pytest.raises(PublisherError, match=r"no credentials for Pub/Sub: .*nowhere.json.*PUBSUB_EMULATOR_HOST"):
@@ -344,35 +378,40 @@ def test_missing_credentials_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
         ("projects/p/topics/e", "projects/p/topics/e"),
     ],
 )
-def test_a_name_that_is_no_topic_and_one_topic_for_both_uses_are_refused(topic: str, audit_topic: str | None) -> None:
+def test_publisher__invalid_topics(topic: str, audit_topic: str | None) -> None:
+    """Names that are no topic, and one topic for both events and reports, are refused."""
     with pytest.raises(PublisherError):
         EventPublisher(topic, audit_topic)
 
 
-def test_a_closed_publisher_takes_no_events_and_can_be_closed_again(events: Channel) -> None:
-    made = EventPublisher(events.topic)
-    made.close()
-    made.close()
+def test_close__is_idempotent(events: Channel) -> None:
+    """A closed publisher accepts no events and can be closed again."""
+    sender = EventPublisher(events.topic)
+    sender.close()
+    sender.close()
     with pytest.raises(RuntimeError, match="closed"):
-        made.publish("click", {})
+        sender.publish("click", {})
 
 
-def test_a_client_that_was_given_stays_open(events: Channel) -> None:
+def test_close__leaves_a_passed_client_open(events: Channel) -> None:
+    """A client that the caller has passed stays open."""
     client = publisher_settings.make_client()
     for number in range(2):
-        with EventPublisher(events.topic, client=client) as made:
-            made.publish("click", {}, event_id=f"e{number}")
+        with EventPublisher(events.topic, client=client) as sender:
+            sender.publish("click", {}, event_id=f"e{number}")
     client.stop()
     assert {message.attributes["event_id"] for message in events.messages(2)} == {"e0", "e1"}
 
 
 @pytest.mark.parametrize("field", ["received_at", "sent_at"])
-def test_a_time_without_a_zone_is_the_callers_mistake(events: Channel, field: str) -> None:
-    with EventPublisher(events.topic) as made, pytest.raises(ValueError, match="no time zone"):
-        made.publish("click", {}, **{field: datetime(2026, 1, 31, 9)})  # type: ignore[arg-type]  # noqa: DTZ001
+def test_publish__time_without_a_zone(events: Channel, field: str) -> None:
+    """A time without a zone is the caller's mistake: ValueError, not a failure."""
+    with EventPublisher(events.topic) as sender, pytest.raises(ValueError, match="no time zone"):
+        sender.publish("click", {}, **{field: datetime(2026, 1, 31, 9)})  # type: ignore[arg-type]  # noqa: DTZ001
 
 
-def test_the_client_blocks_rather_than_hoard_and_retries_for_ten_minutes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_make_client__settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The client blocks instead of buffering without bounds, and retries for ten minutes."""
     monkeypatch.setenv("PUBSUB_EMULATOR_HOST", "127.0.0.1:1")
     client = publisher_settings.make_client()
     options = client.publisher_options

@@ -1,3 +1,5 @@
+"""Counts of acknowledged events, and the reports on them."""
+
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
@@ -12,68 +14,73 @@ HOUR = datetime(2026, 1, 31, 9, tzinfo=UTC)
 NEXT = HOUR + timedelta(hours=1)
 
 
-def taken(*ids: str, event_type: str = "click", hour: datetime = HOUR) -> list[Acknowledged]:
+def acknowledged(*ids: str, event_type: str = "click", hour: datetime = HOUR) -> list[Acknowledged]:
     return [Acknowledged(event_type, hour, event_id) for event_id in ids]
 
 
 def counts(reports: list[PublishedReport]) -> dict[tuple[str, datetime], tuple[int, int]]:
-    return {(one.event_type, one.hour): (one.messages.count, one.distinct.count) for one in reports}
+    return {(report.event_type, report.hour): (report.messages.count, report.distinct.count) for report in reports}
 
 
-def test_each_type_and_hour_is_counted_for_itself() -> None:
+def test_add__per_type_and_hour() -> None:
     ledger = Ledger()
-    ledger.add(taken("a", "b") + taken("a", event_type="view") + taken("a", hour=NEXT))
+    ledger.add(acknowledged("a", "b") + acknowledged("a", event_type="view") + acknowledged("a", hour=NEXT))
     assert counts(ledger.reports("r")) == {("click", HOUR): (2, 2), ("view", HOUR): (1, 1), ("click", NEXT): (1, 1)}
 
 
-def test_an_id_that_comes_twice_counts_once_as_distinct_within_and_across_batches() -> None:
+def test_add__repeated_id() -> None:
+    """A repeated id counts once as distinct, within and across batches."""
     ledger = Ledger()
-    ledger.add(taken("a", "a", "b"))
-    ledger.add(taken("b", "c"))
+    ledger.add(acknowledged("a", "a", "b"))
+    ledger.add(acknowledged("b", "c"))
     (report,) = ledger.reports("r")
     assert report.messages == Tally.of_ids(["a", "a", "b", "b", "c"])
     assert report.distinct == Tally.of_ids(["a", "b", "c"])
 
 
-def test_a_later_report_tells_only_what_came_since_and_never_an_old_id_as_distinct() -> None:
+def test_reports__only_new_events() -> None:
+    """A later report contains only new events, and no earlier id as distinct."""
     ledger = Ledger()
-    ledger.add(taken("a", "b"))
+    ledger.add(acknowledged("a", "b"))
     first = ledger.reports("r")
-    ledger.add(taken("b", "c"))
+    ledger.add(acknowledged("b", "c"))
     second = ledger.reports("r")
     assert second[0].messages == Tally.of_ids(["b", "c"])
     assert second[0].distinct == Tally.of_ids(["c"])
-    assert total(one.distinct for one in first + second) == Tally.of_ids(["a", "b", "c"])
+    assert total(report.distinct for report in first + second) == Tally.of_ids(["a", "b", "c"])
 
 
-def test_nothing_new_is_no_report() -> None:
+def test_reports__nothing_new() -> None:
     ledger = Ledger()
-    ledger.add(taken("a"))
+    ledger.add(acknowledged("a"))
     assert len(ledger.reports("r")) == 1
     assert ledger.reports("r") == []
 
 
-def test_an_expected_hour_without_events_is_reported_as_zero() -> None:
+def test_expect__hour_without_events() -> None:
     ledger = Ledger()
     ledger.expect("click", HOUR)
     (report,) = ledger.reports("r")
     assert (report.event_type, report.hour, report.messages, report.distinct) == ("click", HOUR, Tally(), Tally())
 
 
-def test_expecting_an_hour_that_has_events_changes_no_count() -> None:
+def test_expect__hour_with_events() -> None:
+    """Expecting an hour that has events changes no count."""
     ledger = Ledger()
     ledger.expect("click", HOUR)
-    ledger.add(taken("a"))
+    ledger.add(acknowledged("a"))
     ledger.expect("click", HOUR)
     assert counts(ledger.reports("r")) == {("click", HOUR): (1, 1)}
 
 
-def test_the_same_run_makes_the_same_report_ids_and_all_others_differ() -> None:
+def test_reports__ids_are_reproducible() -> None:
+    """The same run makes the same report ids; all others differ."""
+
     def run(reporter: str) -> list[str]:
         ledger = Ledger()
         ids = []
         for _ in range(2):
-            ledger.add(taken("a") + taken("a", hour=NEXT) + taken("a", event_type="view"))
+            ledger.add(acknowledged("a") + acknowledged("a", hour=NEXT) + acknowledged("a", event_type="view"))
             ids += [report.id for report in ledger.reports(reporter)]
         return ids
 
@@ -81,15 +88,16 @@ def test_the_same_run_makes_the_same_report_ids_and_all_others_differ() -> None:
     assert len({*run("r"), *run("s")}) == 12
 
 
-def test_a_report_has_an_id_that_fits_an_attribute_however_long_the_type_is() -> None:
+def test_reports__id_fits_an_attribute() -> None:
+    """A report's id fits an attribute, however long the event type is."""
     ledger = Ledger()
-    ledger.add(taken("a", event_type="x" * 1_024))
+    ledger.add(acknowledged("a", event_type="x" * 1_024))
     assert len(ledger.reports("r" * 1_024)[0].id) < 100
 
 
-def test_a_report_can_be_read_back() -> None:
+def test_reports__round_trip() -> None:
     ledger = Ledger()
-    ledger.add(taken("a", "a", event_type=""))
+    ledger.add(acknowledged("a", "a", event_type=""))
     (report,) = ledger.reports("r")
     assert parse_report(report.to_json()) == report
 
@@ -110,11 +118,13 @@ NOW = HOUR + timedelta(minutes=30)
     ],
     ids=["none", "past", "with an offset", "30 minutes ahead", "unreadable", "before all years", "far ahead"],
 )
-def test_a_stamp_that_the_receiver_accepts_decides_the_hour_and_the_clock_otherwise(stamp: str | None, hour: datetime) -> None:
+def test_claimed_hour__stamp_or_clock(stamp: str | None, hour: datetime) -> None:
+    """A stamp that deliver accepts decides the hour, otherwise the clock does."""
     assert claimed_hour({} if stamp is None else {"received_at": stamp}, NOW) == hour
 
 
-def test_a_stamp_a_little_ahead_of_the_clock_still_decides_the_hour() -> None:
+def test_claimed_hour__stamp_ahead_of_the_clock() -> None:
+    """A stamp a little ahead of the clock still decides the hour."""
     now = NEXT - timedelta(minutes=1)
     assert claimed_hour({"received_at": "2026-01-31T10:03:59Z"}, now) == NEXT
     assert claimed_hour({"received_at": "2026-01-31T10:04:01Z"}, now) == HOUR

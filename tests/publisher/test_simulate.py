@@ -1,3 +1,5 @@
+"""Simulated traffic: its shares of faults, its expected outcomes, and its payloads."""
+
 from __future__ import annotations
 
 import json
@@ -38,8 +40,8 @@ def messages() -> list[Simulated]:
     return list(simulate(1, 20_000, 3, END))
 
 
-def ruling(message: Simulated) -> Reason | None:
-    """Why the receiver's own rules refuse a message, or None."""
+def rejection_reason(message: Simulated) -> Reason | None:
+    """Return deliver's reason to refuse the message, or None."""
     if message.event_type is None:
         return Reason.NO_TYPE
     try:
@@ -51,25 +53,29 @@ def ruling(message: Simulated) -> Reason | None:
     return None
 
 
-def test_equal_arguments_make_equal_messages_and_other_ones_have_other_ids(messages: list[Simulated]) -> None:
+def test_simulate__is_reproducible(messages: list[Simulated]) -> None:
+    """Equal arguments make equal messages; others have other ids."""
     assert list(simulate(1, 20_000, 3, END)) == messages
     ids = {message.event_id for message in messages}
     for other in (simulate(2, 500, 3, END), simulate(1, 500, 3, END - timedelta(hours=1))):
         assert ids.isdisjoint(message.event_id for message in other)
 
 
-def test_the_number_of_events_is_the_number_of_ids_and_copies_come_on_top(messages: list[Simulated]) -> None:
+def test_simulate__number_of_events(messages: list[Simulated]) -> None:
+    """The number of events is the number of ids; copies come on top."""
     assert len({message.event_id for message in messages}) == 20_000
     assert sum(not message.copy for message in messages) == 20_000
     assert 100 < sum(message.copy for message in messages) < 300
 
 
-def test_every_message_lies_within_the_hours_and_was_sent_shortly_before(messages: list[Simulated]) -> None:
+def test_simulate__times(messages: list[Simulated]) -> None:
+    """Every message is received within the hours, and was sent at most 3 seconds earlier."""
     assert all(END - timedelta(hours=3) <= message.received_at < END for message in messages)
     assert all(timedelta() < message.received_at - message.sent_at < timedelta(seconds=3) for message in messages)
 
 
-def test_a_copy_is_the_same_in_all_but_being_one_and_follows_in_the_same_round(messages: list[Simulated]) -> None:
+def test_simulate__copies(messages: list[Simulated]) -> None:
+    """A copy equals its original and follows it in the same round."""
     first: dict[str, Simulated] = {}
     for message in messages:
         if message.copy:
@@ -79,12 +85,14 @@ def test_a_copy_is_the_same_in_all_but_being_one_and_follows_in_the_same_round(m
     assert {message.round for message in messages if message.copy} == {1, 2}
 
 
-def test_each_message_is_refused_for_the_reason_that_it_names_and_the_good_ones_are_taken() -> None:
+def test_simulate__reasons() -> None:
+    """Each bad message is refused for the reason that it names, and valid ones are accepted."""
     checked = list(simulate(5, 4_000, 3, END))
-    assert [ruling(message) for message in checked] == [message.reason for message in checked]
+    assert [rejection_reason(message) for message in checked] == [message.reason for message in checked]
 
 
-def test_all_that_goes_wrong_is_there_in_the_shares_that_are_told(messages: list[Simulated]) -> None:
+def test_simulate__shares_of_faults(messages: list[Simulated]) -> None:
+    """Every fault occurs, with the documented share."""
     reasons = Counter(message.reason for message in messages)
     assert set(reasons) == {None, *BROKEN, Reason.UNKNOWN_TYPE, Reason.NO_TYPE}
     assert 30 < sum(reasons[reason] for reason in BROKEN) < 120
@@ -93,7 +101,8 @@ def test_all_that_goes_wrong_is_there_in_the_shares_that_are_told(messages: list
     assert {message.event_type is None for message in messages if message.reason is Reason.NO_TYPE} == {True}
 
 
-def test_all_that_is_right_but_rare_is_there(messages: list[Simulated]) -> None:
+def test_simulate__rare_valid_messages(messages: list[Simulated]) -> None:
+    """Rare but valid messages occur: Avro of every type, old versions, and unknown fields."""
     good = [message for message in messages if message.reason is None]
     in_avro = [message for message in good if message.content_type == AVRO]
     assert {message.event_type for message in in_avro} == set(EVENT_TYPES)
@@ -102,8 +111,9 @@ def test_all_that_is_right_but_rare_is_there(messages: list[Simulated]) -> None:
     assert 100 < sum("experiment" in payload for payload in as_json) < 800
 
 
-def test_a_message_in_avro_is_one_of_the_version_that_it_names(messages: list[Simulated]) -> None:
-    seen = set()
+def test_simulate__avro_messages(messages: list[Simulated]) -> None:
+    """A message in Avro follows the contract version that it names."""
+    versions = set()
     for message in messages:
         if message.content_type == AVRO and message.event_type == "track_played" and message.reason is None:
             contract = contracts().get("track_played", str(message.schema_version or 2))
@@ -112,18 +122,20 @@ def test_a_message_in_avro_is_one_of_the_version_that_it_names(messages: list[Si
             assert isinstance(payload, dict)
             assert stream.tell() == len(message.data)
             assert ("quality" in payload) == (contract.version == 2)
-            seen.add(contract.version)
-    assert seen == {1, 2}
+            versions.add(contract.version)
+    assert versions == {1, 2}
 
 
-def test_some_of_a_few_buckets_are_held_back_and_all_of_them_are_good(messages: list[Simulated]) -> None:
+def test_simulate__late_messages(messages: list[Simulated]) -> None:
+    """Some messages of a few buckets are held back for round 2; all of them are valid."""
     late = [message for message in messages if message.round == 2]
     assert 120 < sum(not message.copy for message in late) < 320
     assert {message.reason for message in late} == {None}
     assert len({(message.event_type, message.received_at.hour) for message in late}) == 4
 
 
-def test_two_types_are_silent_in_one_hour_each() -> None:
+def test_expected__silent_hours() -> None:
+    """Two types have no event in one hour each."""
     rows = expected(1, 20_000, 3, END)
     assert [key for key, row in rows.items() if row.messages == 0] == [
         ("playlist_created", HOURS[2]),
@@ -131,29 +143,31 @@ def test_two_types_are_silent_in_one_hour_each() -> None:
     ]
 
 
-def test_some_types_happen_much_more_often_than_others(messages: list[Simulated]) -> None:
+def test_simulate__frequencies(messages: list[Simulated]) -> None:
+    """Some types occur much more often than others."""
     counts = Counter(message.event_type for message in messages)
     assert counts["track_played"] > 6_000
     assert 20 < counts["subscription_changed"] < 200
 
 
-def test_what_is_expected_is_what_delivering_the_messages_one_by_one_gives(messages: list[Simulated]) -> None:
+def test_expected__equals_a_naive_delivery(messages: list[Simulated]) -> None:
+    """Expected counts equal a delivery of the messages one by one."""
     rows = expected(1, 20_000, 3, END)
     delivered: dict[tuple[str, datetime], set[str]] = {}
     outcome: Counter[tuple[str, datetime, str]] = Counter()
     for message in sorted(messages, key=lambda message: message.round):
         hour = message.received_at.replace(minute=0, second=0, microsecond=0)
         key = message.event_type or "", hour
-        rows_there = delivered.setdefault(key, set())
+        delivered_ids = delivered.setdefault(key, set())
         if message.reason is not None:
             outcome[*key, str(message.reason)] += 1
-        elif message.event_id in rows_there:
+        elif message.event_id in delivered_ids:
             outcome[*key, "duplicate"] += 1
         else:
-            rows_there.add(message.event_id)
+            delivered_ids.add(message.event_id)
             outcome[*key, "late"] += message.round == 2
     assert {key: row.delivered for key, row in rows.items() if row.delivered} == {
-        key: len(there) for key, there in delivered.items() if there
+        key: len(event_ids) for key, event_ids in delivered.items() if event_ids
     }
     for (event_type, hour), row in rows.items():
         assert row.duplicates == outcome[event_type, hour, "duplicate"]
@@ -162,35 +176,39 @@ def test_what_is_expected_is_what_delivering_the_messages_one_by_one_gives(messa
         assert row.messages == row.delivered + row.duplicates + row.dead.total()
         assert row.events == row.messages - row.duplicates
     assert sum(row.messages for row in rows.values()) == len(messages)
-    assert {key for key in rows if key[0] in EVENT_TYPES} == {(kind, hour) for kind in EVENT_TYPES for hour in HOURS}
+    assert {key for key in rows if key[0] in EVENT_TYPES} == {
+        (event_type, hour) for event_type in EVENT_TYPES for hour in HOURS
+    }
 
 
 @pytest.mark.parametrize("hours", [1, 2, 50])
-def test_any_number_of_hours_and_events_will_do(hours: int) -> None:
+def test_simulate__any_number_of_hours(hours: int) -> None:
     for events in (1, 300):
-        made = list(simulate(3, events, hours, END))
-        assert len({message.event_id for message in made}) == events
-        assert all(END - timedelta(hours=hours) <= message.received_at < END for message in made)
+        messages = list(simulate(3, events, hours, END))
+        assert len({message.event_id for message in messages}) == events
+        assert all(END - timedelta(hours=hours) <= message.received_at < END for message in messages)
 
 
-def test_an_end_within_an_hour_is_refused() -> None:
+def test_hours_of__end_within_an_hour() -> None:
     with pytest.raises(ValueError, match="not the start of an hour"):
         hours_of(3, END + timedelta(minutes=1))
 
 
-def test_the_contracts_use_every_form_that_is_to_be_shown() -> None:
-    text = json.dumps([contracts().newest(kind).schema for kind in EVENT_TYPES])
-    for form in ("record", "array", "map", "enum", "date", "timestamp-micros", "decimal", "uuid"):
-        assert f'"{form}"' in text
+def test_contracts__use_every_avro_type() -> None:
+    """The contracts of the example use every Avro type that it is to show."""
+    text = json.dumps([contracts().newest(event_type).schema for event_type in EVENT_TYPES])
+    for avro_type in ("record", "array", "map", "enum", "date", "timestamp-micros", "decimal", "uuid"):
+        assert f'"{avro_type}"' in text
 
 
 @pytest.mark.parametrize("event_type", EVENT_TYPES)
-def test_a_maker_fills_the_fields_of_the_newest_contract(event_type: str) -> None:
-    fields = [one["name"] for one in contracts().newest(event_type).schema["fields"]]
+def test_makers__fill_the_newest_contract(event_type: str) -> None:
+    fields = [field["name"] for field in contracts().newest(event_type).schema["fields"]]
     assert list(MAKERS[event_type][1](Random(1), END)) == fields
 
 
-def test_json_has_the_forms_that_contracts_want() -> None:
+def test_to_json__forms() -> None:
+    """Values become JSON in the forms that contracts require."""
     payload: dict[str, object] = {
         "at": datetime(2026, 1, 31, 10, 0, 0, 250_000, tzinfo=UTC),
         "on": date(2026, 1, 31),
