@@ -36,6 +36,9 @@ A successful job is recorded in the transaction that writes its rows.
 MEMORY = "256MB"
 """Limit of DuckDB's memory; more goes to the disk. Its default is most of the machine's memory, which it would fill in time."""
 
+STORAGE_VERSION = "v1.4.0"
+"""Format of a new file: DuckDB 1.4 and later open it. Without it a new file could be read by this DuckDB and later only."""
+
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 """Times are read as microseconds since this one: for a TIMESTAMPTZ, DuckDB's Python client needs another package."""
 
@@ -176,6 +179,9 @@ class DuckDBFile:
     def _connect(self) -> duckdb.DuckDBPyConnection:
         try:
             Path(self.path).parent.mkdir(parents=True, exist_ok=True)
+            if not Path(self.path).exists():
+                # By a connection of its own: DuckDB refuses others of this process that have not the same settings.
+                duckdb.connect(self.path, config={"storage_compatibility_version": STORAGE_VERSION}).close()
             connection = duckdb.connect(self.path)
             connection.execute("SET TimeZone = 'UTC'")
             connection.execute(f"SET memory_limit = '{MEMORY}'")

@@ -4,7 +4,7 @@ import pickle
 import subprocess
 import sys
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 
@@ -147,3 +147,36 @@ def test_load__error_without_values(store: Store) -> None:
     with pytest.raises(LoadJobFailed) as error:
         store.tables.load(job_id(), table, TEN, store.objects, [file])
     assert "secret" not in str(error.value)
+
+
+def storage_version(path: str) -> int:
+    """The version in the file's header: 8 bytes of checksum, the letters DUCK, then the number."""
+    header = Path(path).read_bytes()[:20]
+    assert header[8:12] == b"DUCK"
+    return int.from_bytes(header[12:20], "little")
+
+
+def test_connect__storage_version(store: Store) -> None:
+    """67 is the format of DuckDB 1.4; this DuckDB's own is another. Later loads don't change it."""
+    table = store.table()
+    store.tables.check_writable(store.objects)
+    assert storage_version(store.tables.uri) == 67
+    for hour in (TEN, TEN + timedelta(hours=1)):
+        store.tables.ensure(table)
+        store.tables.load(job_id(), table, hour, store.objects, [store.write([{**ROW, "received_at": hour}])])
+        store.tables.close()  # type: ignore[attr-defined]
+        assert storage_version(store.tables.uri) == 67
+
+
+def test_connect__file_of_other_version(store: Store, tmp_path: Path) -> None:
+    """A file that is there keeps its rows and its version."""
+    path = tmp_path / "other.duckdb"
+    duckdb.connect(path).execute("CREATE TABLE kept AS SELECT 1 AS a").close()
+    before = storage_version(str(path))
+    assert before != 67
+    tables = DuckDBFile(path)
+    tables.check_writable(store.objects)
+    tables.close()
+    assert storage_version(str(path)) == before
+    with duckdb.connect(path, read_only=True) as db:
+        assert db.sql("FROM kept").fetchall() == [(1,)]
