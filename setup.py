@@ -45,7 +45,9 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11,<3.15",
     # Without templates/: its files are used from a checkout, to build the image and the template spec.
-    packages=find_packages(include=["schemas*", "storage*", "transforms*", "audit*", "pipelines*", "publisher*", "local*"]),
+    packages=find_packages(
+        include=["cli*", "schemas*", "storage*", "transforms*", "audit*", "pipelines*", "publisher*", "local*"]
+    ),
     package_data={"schemas": ["contracts/**/*.avsc"]},
     install_requires=RUN,
     extras_require={"dev": DEV},

@@ -7,6 +7,16 @@ bench/latest.json.
 
 from __future__ import annotations
 
+if __name__ == "__main__":
+    from cli.interrupts import STATUS, end_in_one_line, raise_again
+
+    end_in_one_line()
+elif __name__ == "__mp_main__":
+    import signal
+
+    # A contender's process gets the terminal's Ctrl-C too; it ends without a word.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
 import argparse
 import gc
 import json
@@ -173,4 +183,9 @@ def _positive(text: str) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    raise_again()  # so that the contenders' processes end too
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(STATUS)

@@ -7,6 +7,11 @@ manifest. An hour that is not over yet is written, but not closed.
 
 from __future__ import annotations
 
+if __name__ == "__main__":
+    from cli.interrupts import end_in_one_line
+
+    end_in_one_line()
+
 import argparse
 import logging
 import sys

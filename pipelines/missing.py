@@ -6,6 +6,11 @@ the archive and the buckets' indexes, and writes nothing. Exit status 2 when not
 
 from __future__ import annotations
 
+if __name__ == "__main__":
+    from cli.interrupts import end_in_one_line
+
+    end_in_one_line()
+
 import argparse
 import sys
 from collections.abc import Sequence

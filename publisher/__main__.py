@@ -1,8 +1,17 @@
 """`python -m publisher`: see publisher/cli.py."""
 
+from __future__ import annotations
+
+if __name__ == "__main__":
+    from cli.interrupts import end_in_one_line, raise_again
+
+    end_in_one_line()
+
 import sys
 
 from publisher.cli import main
 
 if __name__ == "__main__":
+    # From here on Ctrl-C must not end the process at once: what was sent is finished and reported first.
+    raise_again()
     sys.exit(main())

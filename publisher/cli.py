@@ -33,9 +33,9 @@ MAX_HOURS = 24 * 366
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and returns the exit code."""
-    arguments = _parser().parse_args(argv)
     console = Console(stderr=True)
     try:
+        arguments = _parser().parse_args(argv)
         return publish_file(arguments, console) if arguments.command == "publish" else publish_simulated(arguments, console)
     except (PublisherError, ContractError) as error:
         return _complain(f"error: {error}", 2)

@@ -23,7 +23,7 @@ from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[1]
-SHIPPED = ["schemas", "storage", "transforms", "audit", "pipelines", "publisher", "local"]
+SHIPPED = ["cli", "schemas", "storage", "transforms", "audit", "pipelines", "publisher", "local"]
 TOOLS = ["templates", "tests", "bench"]
 
 

@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[1]
 def test_readme__walk_by_hand(tmp_path: Path) -> None:
     """Every command of the walk succeeds, and all verdicts are COMPLETE."""
     # A folder that looks like the checkout, so that the walk's files are written there.
-    for room in ("local", "pipelines", "publisher", "schemas", "storage", "audit", "tests", "transforms"):
+    for room in ("cli", "local", "pipelines", "publisher", "schemas", "storage", "audit", "tests", "transforms"):
         (tmp_path / room).symlink_to(ROOT / room)
     python = tmp_path / ".venv" / "bin" / "python"
     python.parent.mkdir(parents=True)

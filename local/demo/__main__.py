@@ -6,6 +6,11 @@ traffic, some of them late. Ends with one table, and with status 1 if the audit 
 
 from __future__ import annotations
 
+if __name__ == "__main__":
+    from cli.interrupts import end_in_one_line
+
+    end_in_one_line()
+
 import argparse
 import os
 import shutil
@@ -76,6 +81,8 @@ def main(folder: Path = Path("demo")) -> int:
             console.print(f"[bold cyan]{title}[/]\n[dim]$ python -m {' '.join(command)}[/]")
             status = run.command(command)
             if run.signals:
+                if status - 128 not in (signal.SIGINT, signal.SIGTERM):  # else the command has said so
+                    print("interrupted", file=sys.stderr)
                 return 128 + run.signals[0]
             if status not in good:
                 console.print(f"[bold red]failed with exit status {status}: {title}[/]")

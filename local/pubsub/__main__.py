@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+if __name__ == "__main__":
+    from cli.interrupts import end_in_one_line
+
+    end_in_one_line()
+
 import argparse
 import signal
 import sys

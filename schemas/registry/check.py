@@ -6,6 +6,11 @@ does not exist.
 
 from __future__ import annotations
 
+if __name__ == "__main__":
+    from cli.interrupts import end_in_one_line
+
+    end_in_one_line()
+
 import argparse
 import sys
 from collections.abc import Sequence

@@ -105,6 +105,7 @@ def test_a_demo_that_is_ended_ends_the_command_that_runs(tmp_path: Path, number:
         _, complaint = demo.communicate(timeout=30)
     assert demo.returncode == 128 + number
     assert "Traceback" not in complaint
+    assert complaint.count("interrupted") == 1
     assert len(children) == 1
     with pytest.raises(ProcessLookupError):
         os.kill(children[0], 0)

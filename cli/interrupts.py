@@ -1,0 +1,28 @@
+"""Ctrl-C while a command still imports its libraries. Imports little itself, so that a command can import it first."""
+
+import os
+import signal
+
+STATUS = 128 + signal.SIGINT
+
+
+def end_in_one_line() -> None:
+    """Make SIGINT end the process with one line and status 130, until the command installs a handler of its own.
+
+    A KeyboardInterrupt would print a stack trace, or be lost: some libraries catch every exception of their imports.
+    """
+    # A shell without job control starts background programs with SIGINT ignored.
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, _end)
+
+
+def raise_again() -> None:
+    """Undo `end_in_one_line`, for a command that handles KeyboardInterrupt."""
+    if signal.getsignal(signal.SIGINT) is _end:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _end(_number: int, _frame: object) -> None:
+    # Not print: the signal may have come in the middle of one.
+    os.write(2, b"interrupted\n")
+    os._exit(STATUS)
