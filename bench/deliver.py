@@ -42,8 +42,8 @@ from rich.table import Table
 
 from bench.contenders import CONTENDERS, STEPS
 from bench.events import messages
+from cli.progress import progress_bar
 from local.pubsub.broker import Broker
-from publisher.progress import progress
 from schemas.envelope import EVENT_ID
 
 EVENTS = 200_000
@@ -124,7 +124,7 @@ def compare(events: int, console: Console) -> dict[str, Timings]:
             client.create_topic(name=TOPIC)
         spawn = get_context("spawn")
         processes = {name: stack.enter_context(ProcessPoolExecutor(1, mp_context=spawn)) for name in names}
-        report_progress = stack.enter_context(progress("measured", len(names) * (ROUNDS + 1), console))
+        report_progress = stack.enter_context(progress_bar("measured", len(names) * (ROUNDS + 1), console))
         measured = 0
         for round_number in range(ROUNDS + 1):
             for name, process in processes.items():

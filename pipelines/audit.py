@@ -24,13 +24,12 @@ from pathlib import Path
 from typing import Any
 
 from google.cloud import pubsub_v1
-from rich.console import Console
-from rich.progress import Progress
 
 from audit.auditor import judge_hours
 from audit.report_log import keep, known_hours
 from audit.verdict_table import TABLE, keep_verdicts, to_json
 from audit.verdicts import Status
+from cli.progress import progress_bar, status_line
 from pipelines.arguments import hours, resource
 from pipelines.command import UserError, run_main
 from pipelines.pubsub_clients import subscriber
@@ -122,7 +121,7 @@ def check_delivered(store: ObjectStore, tables: TableStore) -> None:
 def take_reports(client: pubsub_v1.SubscriberClient, subscription: str, store: ObjectStore) -> int:
     """Keeps what has come, and only then acknowledges it. Returns how many messages are no reports."""
     unreadable = 0
-    with Leases(subscription, client) as leases:
+    with Leases(subscription, client) as leases, status_line(lambda: f"reports pulled {leases.pulled:,}"):
         for batch in batches(leases, utc_now()):
             reports = []
             for received in batch:
@@ -142,11 +141,11 @@ def audit(store: ObjectStore, tables: TableStore, asked: Sequence[datetime]) -> 
     """Judges hours and keeps the verdicts, hour by hour. Returns them as JSON objects, in the order of hours and types."""
     tables.ensure(TABLE)
     rows = []
-    with Progress(console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task("hours judged", total=len(asked))
-        for hour, verdicts in groupby(judge_hours(store, tables, asked), key=lambda verdict: verdict.hour):
+    with progress_bar("hours judged", len(asked)) as show_done:
+        by_hour = groupby(judge_hours(store, tables, asked), key=lambda verdict: verdict.hour)
+        for done, (hour, verdicts) in enumerate(by_hour, 1):
             rows += keep_verdicts(store, tables, hour, list(verdicts), utc_now())
-            progress.advance(task)
+            show_done(done)
     return [to_json(row) for row in sorted(rows, key=lambda row: (row["hour"], row["event_type"]))]
 
 

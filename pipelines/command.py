@@ -20,6 +20,7 @@ from transforms.pubsub.leases import release_all
 
 T = TypeVar("T")
 
+_log = logging.getLogger(__name__)
 
 DRAIN_SECONDS = 600.0
 """How long a stream may drain after a signal; messages that are not delivered by then are released."""
@@ -57,7 +58,8 @@ def run_main(main: Callable[[Sequence[str]], int]) -> int:
     threading.Thread(target=work, name="work", daemon=True).start()
     end = _first(ends)
     if isinstance(end, signal.Signals) and _drains:
-        print("draining: delivering messages already pulled; send the signal again to stop now", file=stderr, flush=True)
+        # Logged, not printed: a log line is printed above the progress of a terminal.
+        _log.info("draining: delivering messages already pulled; send the signal again to stop now")
         for drain in _drains:
             drain()
         with suppress(Empty):
@@ -112,7 +114,7 @@ def _interrupted(number: signal.Signals, stderr: TextIO) -> NoReturn:
     """Ends the process while its work goes on, as a kill would, but releases its leases first."""
     release_all()
     if stderr.isatty():
-        print("\x1b[?25h", end="", file=stderr)  # a progress bar may have hidden the cursor
+        print("\r\x1b[2K\x1b[?25h", end="", file=stderr)  # over the progress, which has hidden the cursor
     print("interrupted: no undelivered message was acknowledged; run the command again", file=stderr, flush=True)
     sys.stdout.flush()
     os._exit(128 + number)

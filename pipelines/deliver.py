@@ -25,7 +25,9 @@ import grpc
 from apache_beam.io.gcp.pubsub import ReadFromPubSub
 from apache_beam.options.pipeline_options import DebugOptions, PipelineOptions
 from google.protobuf.json_format import MessageToJson
+from rich.console import Console
 
+from cli.progress import status_line
 from pipelines.arguments import add_stores, duration, resource
 from pipelines.command import UserError, on_shutdown, run_main
 from pipelines.graph import DATAFLOW_PACE, DATAFLOW_SHARDS, LOCAL_SHARDS, Plan, launch, local_pace
@@ -48,6 +50,8 @@ from transforms.pubsub.source import PubSubSource
 
 AVAILABLE_NOW, STREAMING = "available_now", "stream"
 FLUSH_EVERY = timedelta(seconds=60)
+STATUS_EVERY = timedelta(minutes=1)
+"""How often a stream whose standard error is no terminal says how far it is."""
 
 _log = logging.getLogger(__name__)
 
@@ -165,13 +169,18 @@ def run_once(options: PipelineOptions, plan: Plan, subscription: str) -> int:
     If the run fails, those whose events are in no manifest yet go back to Pub/Sub.
     """
     begin = time.monotonic()
-    with subscriber() as client, Leases(subscription, client) as leases:
+    with subscriber() as client, Leases(subscription, client) as leases, status_line(lambda: progress_of(leases)):
         launch(options, plan).wait_until_finish()
     seconds, taken = time.monotonic() - begin, leases.acknowledged
-    _log.info("%s: %d messages delivered and acknowledged in %.1f s", subscription, taken, seconds)
+    _log.info("%s messages delivered and acknowledged in %.1f s", f"{taken:,}", seconds)
     if not taken:
         _log.info("What another run holds, or one that was killed, comes back within %d s after its end", LEASE_SECONDS)
     return taken
+
+
+def progress_of(leases: Leases) -> str:
+    """Return how far a run is. Fits a terminal of 80 columns up to ten million messages."""
+    return f"pulled {leases.pulled:,}, acknowledged {leases.acknowledged:,}, table loads {leases.loaded:,}"
 
 
 def failure_summary(failures: Sequence[str]) -> str:
@@ -189,13 +198,15 @@ def run_streaming(options: PipelineOptions, plan: Plan, subscription: str) -> No
     If the run fails, those messages whose events are in no manifest yet go back to Pub/Sub.
     """
     give_back_freed()
+    console = Console(file=sys.stderr)  # bound now: a running Prism silences sys.stderr
     with (
         running_prism(options),
         subscriber() as client,
         Leases(subscription, client) as leases,
+        status_line(lambda: progress_of(leases), STATUS_EVERY.total_seconds(), console),
         on_shutdown(leases.stop),
     ):
-        _log.info("%s: taking what comes, until SIGTERM or SIGINT", subscription)
+        _log.info("taking what comes, until SIGTERM or SIGINT")
         try:
             launch(options, plan).wait_until_finish()
         except RuntimeError as error:
@@ -207,7 +218,7 @@ def run_streaming(options: PipelineOptions, plan: Plan, subscription: str) -> No
             leases.stop()
     if failures := leases.failures.unresolved():
         raise UserError(failure_summary(failures))
-    _log.info("%s: %d messages delivered and acknowledged", subscription, leases.acknowledged)
+    _log.info("%s messages delivered and acknowledged", f"{leases.acknowledged:,}")
 
 
 if __name__ == "__main__":

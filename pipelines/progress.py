@@ -1,4 +1,4 @@
-"""Progress: many calls of a store at once, and how far they are, for whoever watches."""
+"""Many calls of a store at once, with a progress bar."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import TypeVar
 
-from rich.console import Console
-from rich.progress import Progress
+from cli.progress import progress_bar
 
 THREADS = 8
 """Calls at a time: they wait for the store, most of the time."""
@@ -21,13 +20,12 @@ def map_with_progress(description: str, function: Callable[[Item], Result], item
 
     The first error ends it, and calls that have not begun are cancelled.
     """
-    with Progress(console=Console(stderr=True), transient=True) as progress, ThreadPoolExecutor(THREADS) as threads:
-        task = progress.add_task(description, total=len(items))
+    with progress_bar(description, len(items)) as show_done, ThreadPoolExecutor(THREADS) as threads:
         futures = [threads.submit(function, item) for item in items]
         try:
-            for future in as_completed(futures):
+            for done, future in enumerate(as_completed(futures), 1):
                 future.result()
-                progress.advance(task)
+                show_done(done)
         except BaseException:
             threads.shutdown(wait=False, cancel_futures=True)
             raise

@@ -19,9 +19,7 @@ import sys
 from collections.abc import Sequence
 from datetime import timedelta
 
-from rich.console import Console
-from rich.progress import Progress
-
+from cli.progress import progress_bar
 from pipelines.arguments import duration, hours, resource
 from pipelines.command import UserError, run_main
 from pipelines.pubsub_clients import publisher
@@ -67,15 +65,14 @@ def main(argv: Sequence[str]) -> int:
         raise UserError(f"{store.uri}: there are no dead letters here. Give the --storage that deliver writes to.")
     asked = list(buckets_of(store, DEAD_LETTERS, first, last))
     replay = Replay(store, frozenset(flags.reason), now, flags.allowed_lateness)
-    with publisher() as client, Progress(console=Console(stderr=True), transient=True) as progress:
+    with publisher() as client, progress_bar("hours replayed", len(asked)) as show_done:
         check_topic(client, flags.topic)
         outbox = Outbox(client, flags.topic)
-        task = progress.add_task("hours replayed", total=len(asked))
-        for bucket in asked:
+        for done, bucket in enumerate(asked, 1):
             for dead_letter in replay.due(bucket):
                 if problem := outbox.add(dead_letter):
                     replay.problems.append(f"{bucket.folder}: {problem}")
-            progress.advance(task)
+            show_done(done)
         outbox.flush()
     print(f"{outbox.published} dead letters published again; {replay.delivered} more are delivered already")
     if not replay.read and not replay.problems:

@@ -15,10 +15,10 @@ from pathlib import Path
 
 from rich.console import Console
 
+from cli.progress import progress_bar
 from publisher.client import EventPublisher
 from publisher.errors import PublisherError
 from publisher.event_file import Line, parse_line, read_lines
-from publisher.progress import progress
 from publisher.simulate import EVENT_TYPES, hours_of, simulate
 from schemas.buckets import HOUR, hour_of
 from schemas.envelope import format_time, parse_time
@@ -60,7 +60,7 @@ def publish_file(arguments: argparse.Namespace, console: Console) -> int:
         publisher.check()
         seen: set[tuple[str, datetime | None]] = set()
         try:
-            with progress(f"publishing {path.name}", size, console) as tell:
+            with progress_bar(f"publishing {path.name}", size, console) as tell:
                 for line in read_lines(path, tell):
                     try:
                         event = parse_line(line.data)
@@ -95,7 +95,7 @@ def publish_simulated(arguments: argparse.Namespace, console: Console) -> int:
     started = time.monotonic()
     with EventPublisher(arguments.topic, arguments.audit_topic) as publisher:
         publisher.check()
-        with progress("publishing simulated events", arguments.events, console) as tell:
+        with progress_bar("publishing simulated events", arguments.events, console) as tell:
             for number, message in enumerate(simulate(arguments.seed, arguments.events, arguments.hours, end)):
                 tell(number)
                 if message.round in rounds:

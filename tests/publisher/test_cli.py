@@ -19,6 +19,7 @@ from publisher.simulate import EVENT_TYPES, expected, simulate
 from schemas.audit_reports import PublishedReport, parse_report
 from schemas.fingerprints import Tally, total
 from tests.support.pubsub import free_port, make_subscription, make_topic, publisher, pull, pull_now, subscriber
+from tests.support.terminal import run_on_terminal
 
 pytestmark = pytest.mark.slow
 
@@ -217,11 +218,20 @@ def test_publish__interrupted(stack: Stack, printed: Printed, monkeypatch: pytes
     assert total(report.messages for report in stack.reports(1)) == Tally.of_ids(arrived)
 
 
+def test_main__interrupted_on_terminal(stack: Stack) -> None:
+    """The handler for the imports has given way: what is being sent is finished first."""
+    command = ["-m", "publisher", "simulate", *stack.flags, "--events=1000000"]
+    shown = run_on_terminal(*command, interrupt_at="publishing simulated events")
+    assert shown.status == 130, shown.text
+    assert shown.lines[-1] == "error: stopped by hand"
+    assert "Traceback" not in shown.text
+
+
 def test_publish__progress_without_a_terminal(stack: Stack, printed: Printed, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without a terminal, progress is a line every LINE_SECONDS."""
     assert main(["publish", str(FLIGHTS), "--topic", stack.topic]) == 0
     assert printed()[1] == ""
-    monkeypatch.setattr("publisher.progress.LINE_SECONDS", 0.0)
+    monkeypatch.setattr("cli.progress.LINE_SECONDS", 0.0)
     assert main(["publish", str(FLIGHTS), "--topic", stack.topic]) == 0
     lines = printed()[1].splitlines()
     assert set(lines) <= {f"publishing flights.ndjson.gz: {done}%" for done in range(101)}

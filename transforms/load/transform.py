@@ -128,6 +128,8 @@ class _Load(ParallelByBucket):
             if self._ends and isinstance(failure, LoadError):
                 return [beam.pvalue.TaggedOutput(_FAILED, in_hour(str(failure), bucket.hour))]
             raise
+        if running := leases_for(self._leased):
+            running.count_load()
         if leases:
             leases.failures.recovered(_load_of(bucket))
         if rows:

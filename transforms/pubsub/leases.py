@@ -32,8 +32,6 @@ IDS_A_REQUEST = 2000
 """Ack ids in one request. Pub/Sub accepts requests of up to 512 KiB, and an ack id has up to about 200 bytes."""
 PULLS_OF_NEWER = 10
 """A bounded run ends after this many consecutive pulls that return only messages published after its start."""
-PROGRESS_EVERY = 10_000
-"""Messages between two lines of progress in the log."""
 MOST_HELD = 100_000
 """A stream does not pull while it holds this many messages, because unacknowledged messages are in this machine's memory."""
 NACK_DELAY_SECONDS = 60
@@ -55,6 +53,10 @@ class Leases:
         self.client = client
         self.acknowledged = 0
         """Messages acknowledged so far."""
+        self.pulled = 0
+        """Messages pulled so far."""
+        self.loaded = 0
+        """Partition loads that have succeeded so far."""
         self.failures = FailureTracker(lambda: NACK_DELAY_SECONDS)
         """Buckets and partitions that a stream has skipped."""
         self.reader: Any = None
@@ -102,6 +104,7 @@ class Leases:
         ack_ids = {item.message.message_id: item.ack_id for item in received}
         with self._lock:
             self._held.update(ack_ids)
+            self.pulled += len(ack_ids)
         with_retry(lambda: self._modify(list(ack_ids.values()), LEASE_SECONDS), self.subscription)
 
     def take(self, *timeouts: float) -> list[Any]:
@@ -146,6 +149,11 @@ class Leases:
             with_retry(lambda ids=ids: self._acknowledge(ids), self.subscription)  # type: ignore[misc]
         with self._lock:
             self.acknowledged += len(ack_ids)
+
+    def count_load(self) -> None:
+        """Count a successful load of a partition."""
+        with self._lock:
+            self.loaded += 1
 
     def nack_later(self, tokens: Iterable[str]) -> None:
         """Give up the leases of the messages of packs that can't be delivered now.
@@ -231,7 +239,7 @@ def batches(leases: Leases, until: datetime) -> Iterator[list[Any]]:
     Yields:
         Lists of Pub/Sub's ReceivedMessages, none of them empty.
     """
-    count = newer = 0
+    newer = 0
     with ThreadPoolExecutor(1, "pull") as ahead:
         next_pull = ahead.submit(leases.take, PULL_SECONDS, SLOW_PULL_SECONDS)
         while newer < PULLS_OF_NEWER and (received := next_pull.result()):
@@ -239,9 +247,6 @@ def batches(leases: Leases, until: datetime) -> Iterator[list[Any]]:
             next_pull = ahead.submit(leases.take, PULL_SECONDS, SLOW_PULL_SECONDS)
             in_time = [item for item in received if item.message.publish_time.ToDatetime(until.tzinfo) < until]
             newer = 0 if in_time else newer + 1
-            before, count = count, count + len(in_time)
-            if before // PROGRESS_EVERY < count // PROGRESS_EVERY:
-                _log.info("%s: %d messages pulled", leases.subscription, count)
             if in_time:
                 yield in_time
 
