@@ -37,6 +37,7 @@ from typing import Any
 
 import fastavro
 from google.cloud import pubsub_v1
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -49,7 +50,8 @@ from schemas.envelope import EVENT_ID
 EVENTS = 200_000
 ROUNDS = 3
 TOPIC = "projects/local-bench/topics/audit"
-TABLE_WIDTH = 120
+WIDTH = 80
+"""Columns that the table fits, as a terminal has by default."""
 LATEST = Path(__file__).parent / "latest.json"
 
 
@@ -143,10 +145,12 @@ def summary_table(events: int, timings: Mapping[str, Timings]) -> Table:
     """Return the table of rates, ratios, start-up times and memory, one row per contender and step."""
     cores = "one core" if hasattr(os, "sched_setaffinity") else f"{os.cpu_count()} cores"
     machine = f"{platform.system()} {platform.machine()}, {cores}, Python {platform.python_version()}"
-    table = Table(title=f"{events:,} events, {ROUNDS} rounds; {machine}")
+    title = f"{events:,} events, {ROUNDS} rounds; {machine}"
+    table = Table(title=title, box=SIMPLE_HEAD, padding=0, show_edge=False)
     table.add_column("", no_wrap=True)
-    for header in ("events/s, median", "events/s, best", "of textbook", "of bare loop", "start-up", "peak memory"):
-        table.add_column(header, justify="right")
+    headers = ("events/s\nmedian", "events/s\nbest", "of\ntextbook", "of bare\nloop", "start-up", "peak\nmemory")
+    for header in headers:
+        table.add_column(header, justify="right", no_wrap=True)
     rate = {name: events / median(timing.all_events) for name, timing in timings.items()}
     for name, timing in timings.items():
         if name == next(iter(STEPS)):
@@ -167,9 +171,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     events: int = parser.parse_args(argv).events
     timings = compare(events, Console(stderr=True))
     # In a narrower terminal rich would truncate the numbers.
-    console = Console(highlight=False, width=max(Console().width, TABLE_WIDTH))
+    console = Console(highlight=False, width=max(Console().width, WIDTH))
     console.print(summary_table(events, timings))
-    console.print("Start-up is a whole run with one event; the rates include it. docs/benchmark.md describes the contenders.")
+    console.print("Start-up is a whole run with one event; the rates include it.")
+    console.print("docs/benchmark.md describes the contenders.")
     rates = {name: round(events / median(timing.all_events)) for name, timing in timings.items()}
     latest = {"deliver": rates["deliver, files"], "textbook": rates["textbook"], "bare_loop": rates["bare loop"]}
     LATEST.write_text(json.dumps(latest) + "\n")

@@ -29,6 +29,7 @@ from audit.auditor import judge_hours
 from audit.report_log import keep, known_hours
 from audit.verdict_table import TABLE, keep_verdicts, to_json
 from audit.verdicts import Status
+from cli.help import ParagraphFormatter
 from cli.progress import progress_bar, status_line
 from pipelines.arguments import hours, resource
 from pipelines.command import UserError, run_main
@@ -52,7 +53,9 @@ _log = logging.getLogger(__name__)
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    flags = argparse.ArgumentParser(prog="python -m pipelines.audit", description=__doc__, allow_abbrev=False)
+    flags = argparse.ArgumentParser(
+        prog="python -m pipelines.audit", description=__doc__, formatter_class=ParagraphFormatter, allow_abbrev=False
+    )
     flags.add_argument("--subscription", required=True, type=resource("subscriptions"), help="where the reports come from")
     flags.add_argument("--storage", required=True, help="the folder or gs://bucket[/prefix] that deliver writes to")
     flags.add_argument("--tables", required=True, help="the FILE.duckdb or bigquery://project.dataset that deliver loads")

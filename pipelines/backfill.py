@@ -24,6 +24,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from cli.help import ParagraphFormatter
 from pipelines.arguments import add_stores, hours
 from pipelines.command import UserError, run_main
 from pipelines.graph import LOCAL_SHARDS, Plan, SweepScope, launch
@@ -44,7 +45,9 @@ from transforms.recovery.archive_source import ReadBatch, Reading
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    flags = argparse.ArgumentParser(prog="python -m pipelines.backfill", description=__doc__, allow_abbrev=False)
+    flags = argparse.ArgumentParser(
+        prog="python -m pipelines.backfill", description=__doc__, formatter_class=ParagraphFormatter, allow_abbrev=False
+    )
     flags.add_argument("--archive", required=True, help="the folder or gs://bucket[/prefix] that the subscription writes to")
     flags.add_argument(
         "--hours", required=True, type=hours, help="events of which hours, FROM..TO as 2026-01-31T00..2026-01-31T23"

@@ -27,6 +27,7 @@ from apache_beam.options.pipeline_options import DebugOptions, PipelineOptions
 from google.protobuf.json_format import MessageToJson
 from rich.console import Console
 
+from cli.help import ParagraphFormatter
 from cli.progress import status_line
 from pipelines.arguments import add_stores, duration, resource
 from pipelines.command import UserError, on_shutdown, run_main
@@ -58,7 +59,9 @@ _log = logging.getLogger(__name__)
 
 def parser() -> argparse.ArgumentParser:
     """The command line. Beam's own flags come beside these."""
-    flags = argparse.ArgumentParser(prog="python -m pipelines.deliver", description=__doc__, allow_abbrev=False)
+    flags = argparse.ArgumentParser(
+        prog="python -m pipelines.deliver", description=__doc__, formatter_class=ParagraphFormatter, allow_abbrev=False
+    )
     flags.add_argument("--subscription", required=True, type=resource("subscriptions"), help="where the events come from")
     add_stores(flags)
     flags.add_argument(

@@ -15,6 +15,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+from cli.help import ParagraphFormatter
 from pipelines.arguments import add_settings, hours
 from pipelines.command import UserError, run_main
 from schemas.errors import with_list
@@ -27,7 +28,9 @@ from transforms.recovery.missing_events import missing
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    flags = argparse.ArgumentParser(prog="python -m pipelines.missing", description=__doc__, allow_abbrev=False)
+    flags = argparse.ArgumentParser(
+        prog="python -m pipelines.missing", description=__doc__, formatter_class=ParagraphFormatter, allow_abbrev=False
+    )
     flags.add_argument("--archive", required=True, help="the folder or gs://bucket[/prefix] that the subscription writes to")
     flags.add_argument("--storage", required=True, help="the folder or gs://bucket[/prefix] that deliver writes to")
     flags.add_argument(

@@ -16,6 +16,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from cli.help import ParagraphFormatter
 from pipelines.arguments import hours
 from pipelines.command import UserError, run_main
 from pipelines.progress import map_with_progress
@@ -31,7 +32,9 @@ from transforms.load.load import load, not_loaded
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    flags = argparse.ArgumentParser(prog="python -m pipelines.reload", description=__doc__, allow_abbrev=False)
+    flags = argparse.ArgumentParser(
+        prog="python -m pipelines.reload", description=__doc__, formatter_class=ParagraphFormatter, allow_abbrev=False
+    )
     flags.add_argument("--storage", required=True, help="the folder or gs://bucket[/prefix] that deliver writes to")
     flags.add_argument("--tables", required=True, help="the FILE.duckdb or bigquery://project.dataset that deliver loads")
     flags.add_argument(

@@ -19,6 +19,7 @@ import sys
 from collections.abc import Sequence
 from datetime import timedelta
 
+from cli.help import ParagraphFormatter
 from cli.progress import progress_bar
 from pipelines.arguments import duration, hours, resource
 from pipelines.command import UserError, run_main
@@ -32,13 +33,24 @@ from transforms.clocks import utc_now
 from transforms.pubsub.retry import check_topic
 from transforms.recovery.replay import Outbox, Replay
 
-EXAMPLE = """mend the contract or the program first; run deliver afterwards. For example: python -m pipelines.replay --storage
-out/storage --topic projects/my-project/topics/events --hours 2026-01-31T00..2026-01-31T23 --reason unknown_type"""
+EXAMPLE = """
+mend the contract or the program first; run deliver afterwards. For example:
+
+  python -m pipelines.replay --storage out/storage \\
+    --topic projects/my-project/topics/events --reason unknown_type \\
+    --hours 2026-01-31T00..2026-01-31T23
+"""
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    flags = argparse.ArgumentParser(prog="python -m pipelines.replay", description=__doc__, epilog=EXAMPLE, allow_abbrev=False)
+    flags = argparse.ArgumentParser(
+        prog="python -m pipelines.replay",
+        description=__doc__,
+        formatter_class=ParagraphFormatter,
+        epilog=EXAMPLE,
+        allow_abbrev=False,
+    )
     flags.add_argument("--storage", required=True, help="the folder or gs://bucket[/prefix] that deliver writes to")
     flags.add_argument(
         "--reason",

@@ -129,7 +129,7 @@ def _between(hours: set[datetime], console: Console) -> list[datetime]:
 def _summary(arguments: argparse.Namespace, publisher: EventPublisher, seconds: float, errors: list[str]) -> int:
     """Prints what was done and what was not, and returns the exit code."""
     rate = publisher.acknowledged / max(seconds, 0.001)
-    print(f"published {publisher.acknowledged:,} events to {arguments.topic} in {seconds:.1f} s ({rate:,.0f} events/s)")
+    print(f"published {publisher.acknowledged:,} events to {arguments.topic} in {seconds:.1f} s ({rate:,.0f}/s)")
     if arguments.audit_topic is not None:
         print(f"reported {publisher.reported:,} counts to {arguments.audit_topic}")
     code = 0

@@ -83,10 +83,10 @@ def main(argv: Sequence[str]) -> int:
         return 2
     SPEC.parent.mkdir(parents=True, exist_ok=True)
     SPEC.write_text(json.dumps(spec, indent=2) + "\n")
-    print(f"wrote {SPEC} for the image {image}")
+    print(f"wrote {SPEC} for the image\n  {image}")
     if image == IMAGE:
-        print(f"The image is a placeholder. Name your own: python -m templates.render {IMAGE}")
-    print(f"Upload the spec: gcloud storage cp {SPEC} gs://BUCKET/templates/VERSION/deliver.json")
+        print(f"The image is a placeholder. Name your own:\n  python -m templates.render \\\n    {IMAGE}")
+    print(f"Upload the spec:\n  gcloud storage cp {SPEC} \\\n    gs://BUCKET/templates/VERSION/deliver.json")
     return 0
 
 

@@ -13,6 +13,7 @@ if __name__ == "__main__":
 
 import argparse
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -22,12 +23,13 @@ from collections.abc import Sequence
 from contextlib import chdir
 from datetime import UTC, datetime
 from pathlib import Path
+from textwrap import wrap
 from typing import Any
 
 from rich.console import Console
 
 from local.demo.expected import differences, expected_results, flights_hours
-from local.demo.summary import dead_letters_by_reason, read_verdicts, summary_table, unfinished
+from local.demo.summary import dead_letters_by_reason, late_by_type, read_verdicts, summary_table, unfinished
 from local.pubsub.broker import Broker
 from publisher.simulate import EVENT_TYPES
 from schemas.buckets import HOUR, Bucket, hour_of
@@ -41,7 +43,8 @@ SEED, EVENTS, HOURS = 1, 20_000, 3
 
 PROJECT = "projects/local-demo"
 STORAGE, TABLES, VERDICTS = "storage", "tables.duckdb", "verdicts.json"
-TABLE_WIDTH = 110
+WIDTH = 80
+"""Columns that the table and the commands fit, as a terminal has by default."""
 
 
 class Run:
@@ -78,7 +81,7 @@ def main(folder: Path = Path("demo")) -> int:
         os.environ["PUBSUB_EMULATOR_HOST"] = broker.address
         clear(folder, console)
         for title, good, command in commands(folder, end):
-            console.print(f"[bold cyan]{title}[/]\n[dim]$ python -m {' '.join(command)}[/]")
+            console.print(f"[bold cyan]{title}[/]\n[dim]{shell_lines(['$ python -m', *command])}[/]")
             status = run.command(command)
             if run.signals:
                 if status - 128 not in (signal.SIGINT, signal.SIGTERM):  # else the command has said so
@@ -159,29 +162,38 @@ def commands(folder: Path, end: datetime) -> Sequence[tuple[str, tuple[int, ...]
 
 def show(console: Console, folder: Path, verdicts: Sequence[dict[str, Any]], wrong: Sequence[str]) -> None:
     """The table, and below it what a person should look at."""
-    # A terminal that is too narrow would cut the numbers.
-    Console(highlight=False, width=max(console.width, TABLE_WIDTH)).print(summary_table(verdicts))
+    # A terminal that is narrower still would cut the numbers.
+    console.print()
+    Console(highlight=False, width=max(console.width, WIDTH)).print(summary_table(verdicts))
+    console.print()
     for line in unfinished(verdicts):
         console.print(line)
+    console.print("late, delivered after their hour had closed:", *late_by_type(verdicts), sep="\n")
     console.print("dead letters by reason:", *dead_letters_by_reason(folder / TABLES), sep="\n")
     for line in wrong:
         console.print(f"[bold red]not as put in:[/] {line}")
 
 
 def where_next(console: Console, folder: Path, end: datetime) -> None:
-    """Tells where everything lies, and what to try."""
+    """Print where everything lies, and what to try."""
     hour, sql = end - HOUR, f".venv/bin/python -m local.sql {folder / TABLES}"
-    of_hour = f"received_at >= '{format_time(hour)}' AND received_at < '{format_time(end)}'"
-    top = f"SELECT event_id, received_at, track.title, played_ms FROM track_played WHERE {of_hour} LIMIT 5"
-    hourly = (
-        "SELECT hour, status, published, in_files, in_table FROM verdicts WHERE event_type = 'flight_departed' ORDER BY hour"
-    )
-    console.print(
-        f"\nFiles and manifests: {folder / STORAGE}/   tables: {folder / TABLES}   verdicts: {folder / VERDICTS}\nTry next:"
-    )
-    console.print(f'  {sql} "{top}"')
-    console.print(f"  cat {folder / STORAGE / Bucket('track_played', hour).manifest_name}")
-    console.print(f'  {sql} "{hourly}"\n')
+    console.print(f"\nFiles and manifests: {folder / STORAGE}/\nTables: {folder / TABLES}\nVerdicts: {folder / VERDICTS}")
+    console.print(f"""Try next:
+  {sql} "
+    SELECT event_id, track.title, played_ms FROM track_played
+    WHERE received_at >= '{format_time(hour)}' LIMIT 5"
+  {sql} "
+    SELECT hour, status, published, in_files FROM verdicts
+    WHERE event_type = 'flight_departed' ORDER BY hour" --format csv
+  cat {folder / STORAGE / Bucket("track_played", hour).manifest_name}
+""")
+
+
+def shell_lines(words: Sequence[str]) -> str:
+    """Return a command as lines of at most WIDTH columns, as a shell takes them. A flag stays with its value."""
+    bound = re.sub(r"( --\w+) (?!-)", "\\1\0", " ".join(words))
+    lines = wrap(bound, WIDTH - 2, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False)
+    return " \\\n".join(lines).replace("\0", " ")
 
 
 if __name__ == "__main__":

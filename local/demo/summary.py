@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,12 @@ from rich.table import Table
 _NUMBERS = {
     "published": "published",
     "received": "received",
-    "in_files": "delivered\nto files",
-    "in_table": "delivered\nto table",
-    "late": "late",
+    "in_files": "in\nfiles",
+    "in_table": "in\ntable",
     "duplicates": "dupli-\ncates",
     "dead_letters": "dead\nletters",
 }
+"""Column of the verdicts -> header."""
 
 
 def read_verdicts(file: Path) -> list[dict[str, Any]]:
@@ -29,8 +30,8 @@ def read_verdicts(file: Path) -> list[dict[str, Any]]:
 
 
 def summary_table(verdicts: Sequence[dict[str, Any]]) -> Table:
-    """One row for each event type: its hours, its events, and how many of its hours are COMPLETE."""
-    table = Table("event type", "hours", *_NUMBERS.values(), "hours\nCOMPLETE", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    """Return a row for each event type: its events, and how many of its hours are COMPLETE. 80 columns wide at most."""
+    table = Table("event type", *_NUMBERS.values(), "hours\nCOMPLETE", box=SIMPLE_HEAD, padding=0, show_edge=False)
     for column in table.columns:
         column.no_wrap = True
         column.justify = "left" if column is table.columns[0] else "right"
@@ -46,7 +47,15 @@ def _cells(name: str, rows: Sequence[dict[str, Any]]) -> list[str]:
     complete = sum(row["status"] == "COMPLETE" for row in rows)
     numbers = [f"{sum(row[key] or 0 for row in rows):,}" for key in _NUMBERS]
     colour = "green" if complete == len(rows) else "bold red"
-    return [name, str(len(rows)), *numbers, f"[{colour}]{complete} of {len(rows)}[/]"]
+    return [name, *numbers, f"[{colour}]{complete} of {len(rows)}[/]"]
+
+
+def late_by_type(verdicts: Sequence[dict[str, Any]]) -> list[str]:
+    """Return a line for each event type that has late rows, the most first."""
+    late = Counter[str]()
+    for row in verdicts:
+        late[row["event_type"]] += row["late"] or 0
+    return [f"{number:>6}  {event_type}" for event_type, number in late.most_common() if number]
 
 
 def unfinished(verdicts: Sequence[dict[str, Any]]) -> list[str]:

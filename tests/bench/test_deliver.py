@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from typing import Any
 import duckdb
 import fastavro
 import pytest
+from rich.console import Console
 
 from bench import deliver
 from bench.contenders import CONTENDERS, STEPS, Contender, decode_step, transcode_step
@@ -106,6 +108,20 @@ def test_main__prints_all_contenders_and_saves_the_rates(tmp_path: Path):
     assert set(json.loads(latest.read_text())) == {"deliver", "textbook", "bare_loop"}
     assert done.returncode == 0, done.stderr
     assert all(name in done.stdout for name in (*CONTENDERS, *STEPS))
+
+
+def test_summary_table__eighty_columns():
+    timings = {name: deliver.Timings([12.34], [0.5], 12_345.0) for name in (*CONTENDERS, *STEPS)}
+    out = io.StringIO()
+    console = Console(file=out, width=80, highlight=False)
+    console.print(deliver.summary_table(200_000, timings))
+    lines = out.getvalue().splitlines()
+    assert max(map(len, lines)) <= 80
+    assert "…" not in "".join(lines)
+    for name in timings:
+        [line] = [line for line in lines if line.startswith(f"{name}  ")]
+        assert "400,000" in line
+        assert line.endswith("12.34 s 12,345 MB")
 
 
 @pytest.mark.parametrize("number", ["0", "-1", "many", "1.5"])

@@ -151,6 +151,15 @@ def test_main__writes_the_spec_for_the_given_image(
     assert str(render.SPEC) in capsys.readouterr().out
 
 
+def test_main__eighty_columns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Also with the placeholder, which is longer than most names of images."""
+    monkeypatch.chdir(tmp_path)
+    assert render.main([]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 8
+    assert max(map(len, lines)) <= 80
+
+
 def test_launcher__always_runs_on_dataflow(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[list[str]] = []
 
