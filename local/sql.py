@@ -1,4 +1,8 @@
-"""A SQL query on a DuckDB file, shown as a table."""
+"""Run one SQL query on a DuckDB file.
+
+The result is DuckDB's table on a terminal, and CSV otherwise. CSV and JSON write timestamps in RFC 3339 and in UTC, bytes in
+base64. In CSV a NULL is an empty field, an empty text is "", and a nested value is JSON.
+"""
 
 from __future__ import annotations
 
@@ -8,41 +12,160 @@ if __name__ == "__main__":
     end_in_one_line()
 
 import argparse
+import json
+import math
+import signal
 import sys
+from base64 import b64encode
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from datetime import date, datetime, time
+from decimal import Decimal
 from pathlib import Path
+from shutil import get_terminal_size
+from typing import Any
 
 import duckdb
-from rich.console import Console
-from rich.table import Table
+
+from cli.help import ParagraphFormatter
+from schemas.envelope import format_time
+
+TABLE, CSV, JSON = "table", "csv", "json"
+ROWS_A_BATCH = 1000
 
 
-def main() -> int:
-    """Runs one query, which can't change anything."""
-    parser = argparse.ArgumentParser(prog="python -m local.sql", description=__doc__)
-    parser.add_argument("file", type=Path, metavar="FILE.duckdb")
-    parser.add_argument("query", help='for example "SELECT event_type, hour, status FROM verdicts ORDER BY hour DESC LIMIT 20"')
-    flags = parser.parse_args()
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one query, which can't change the file, and return the exit status."""
+    parser = _parser()
+    flags = parser.parse_args(argv)
+    if flags.query is None and sys.stdin.isatty():
+        parser.error("no query: add one, or pipe it to the standard input")
     if not flags.file.exists():
-        print(f"error: {flags.file} does not exist; `make demo` makes one", file=sys.stderr)
-        return 2
+        return _fail(f"{flags.file} does not exist; `make demo` makes one")
     try:
+        query = sys.stdin.read() if flags.query in (None, "-") else flags.query
         with duckdb.connect(flags.file, read_only=True) as db:
-            db.execute("SET TimeZone = 'UTC'")
-            if not db.extract_statements(flags.query):
-                print("error: the query is empty", file=sys.stderr)
-                return 2
-            answer = db.execute(flags.query)
-            columns, rows = [column[0] for column in answer.description or []], answer.fetchall()
-    except duckdb.Error as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    table = Table(*columns)
-    for row in rows:
-        table.add_row(*("" if value is None else str(value) for value in row))
-    # What looks like rich's markup in the data is data.
-    Console(highlight=False, markup=False, emoji=False).print(table)
+            count = len(db.extract_statements(query))
+            if count != 1:
+                return _fail(f"expected one statement, found {count}: run them one by one" if count else "the query is empty")
+            db.execute("SET TimeZone = 'UTC'").fetchall()
+            _WRITERS[flags.format or (TABLE if sys.stdout.isatty() else CSV)](db, query)
+    except (duckdb.Error, ValueError) as error:
+        return _fail(str(error))
     return 0
 
 
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m local.sql", description=__doc__, formatter_class=ParagraphFormatter, allow_abbrev=False
+    )
+    parser.add_argument("file", type=Path, metavar="FILE.duckdb")
+    parser.add_argument(
+        "query",
+        metavar="QUERY",
+        nargs="?",
+        help="one SQL statement; without it, or for -, it is read from the standard input. For example: "
+        '"SELECT event_type, hour, status FROM verdicts ORDER BY hour DESC LIMIT 20"',
+    )
+    parser.add_argument(
+        "--format",
+        choices=_WRITERS,
+        help=f"{TABLE}: DuckDB's own, which leaves out columns and rows that do not fit the terminal; {CSV}: with a header; "
+        f"{JSON}: an array with one object a row (default: {TABLE} on a terminal, else {CSV})",
+    )
+    return parser
+
+
+def _fail(reason: str) -> int:
+    print(f"error: {reason}", file=sys.stderr)
+    return 2
+
+
+def _write_table(db: duckdb.DuckDBPyConnection, query: str) -> None:
+    relation = db.sql(query)
+    if relation is not None:  # None for a statement without a result, such as SET
+        relation.show(max_width=get_terminal_size().columns)
+
+
+def _write_csv(db: duckdb.DuckDBPyConnection, query: str) -> None:
+    columns, rows = _run(db, query)
+    print(",".join(_csv_field(name) for name, _ in columns))
+    for row in rows:
+        print(",".join(map(_csv_field, row)))
+
+
+def _write_json(db: duckdb.DuckDBPyConnection, query: str) -> None:
+    columns, rows = _run(db, query)
+    names = [name for name, _ in columns]
+    if repeated := [name for name, count in Counter(names).items() if count > 1]:
+        raise ValueError(f"several columns are named {', '.join(repeated)}: rename them with AS")
+    documents = {name for name, kind in columns if kind == "JSON"}
+    separator = "["
+    for row in rows:
+        record = {
+            name: json.loads(value) if name in documents and value else _plain(value)
+            for name, value in zip(names, row, strict=True)
+        }
+        print(separator, json.dumps(record, ensure_ascii=False, allow_nan=False), sep="\n", end="")
+        separator = ","
+    print("[]" if separator == "[" else "\n]")
+
+
+_WRITERS: Mapping[str, Callable[[duckdb.DuckDBPyConnection, str], None]] = {
+    TABLE: _write_table,
+    CSV: _write_csv,
+    JSON: _write_json,
+}
+
+
+def _run(db: duckdb.DuckDBPyConnection, query: str) -> tuple[Sequence[tuple[str, str]], Iterator[tuple[Any, ...]]]:
+    """Return the columns' names and types, and the rows.
+
+    The first rows are read before it returns, so that most errors come before anything is printed.
+    """
+    result = db.execute(query)
+    columns = [(name, str(kind)) for name, kind, *_ in result.description or []]
+    first = result.fetchmany(ROWS_A_BATCH)
+    return columns, _rows(result, first)
+
+
+def _rows(result: duckdb.DuckDBPyConnection, batch: Sequence[tuple[Any, ...]]) -> Iterator[tuple[Any, ...]]:
+    while batch:
+        yield from batch
+        batch = result.fetchmany(ROWS_A_BATCH)
+
+
+def _csv_field(value: object) -> str:
+    plain = _plain(value)
+    if plain is None:
+        return ""
+    text = plain if isinstance(plain, str) else json.dumps(plain, ensure_ascii=False, allow_nan=False)
+    return f'"{text.replace(chr(34), chr(34) * 2)}"' if not text or any(mark in text for mark in ',"\r\n') else text
+
+
+def _plain(value: object) -> Any:
+    """Return the value in JSON's types. A decimal is text, so that it keeps its digits."""
+    match value:
+        case float():
+            return value if math.isfinite(value) else {"inf": "Infinity", "-inf": "-Infinity"}.get(str(value), "NaN")
+        case None | bool() | int() | str():
+            return value
+        case datetime():
+            return format_time(value) if value.tzinfo else value.isoformat()
+        case date() | time():
+            return value.isoformat()
+        case Decimal():
+            return f"{value:f}"
+        case bytes():
+            return b64encode(value).decode()
+        case Mapping():
+            return {str(_plain(name)): _plain(field) for name, field in value.items()}
+        case Iterable():
+            return [_plain(item) for item in value]
+        case _:
+            return str(value)
+
+
 if __name__ == "__main__":
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # ends without a word when the reader has enough, as `head` has
     sys.exit(main())

@@ -30,6 +30,7 @@ def test_paragraph_formatter__layout() -> None:
         ("publisher.cli", ["publish"]),
         ("publisher.cli", ["simulate"]),
         ("local.pubsub.__main__", []),
+        ("local.sql", []),
         ("schemas.registry.check", []),
         ("templates.render", []),
         ("bench.deliver", []),
