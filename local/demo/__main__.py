@@ -1,7 +1,7 @@
-"""The demo: real and simulated events, from publishers through Pub/Sub to files and tables, audited, on this machine alone.
+"""Publish, deliver and audit real and simulated events, on this machine alone.
 
-5,884 real events of flights and weather, and 20,000 simulated ones of a music service with everything that goes wrong in
-traffic, some of them late. Ends with one table, and with status 1 if the audit does not say what was put in.
+The input is 5,884 real events of flights and weather, and 20,000 simulated events of a music service with every kind of
+fault, some of them late. The demo ends with a table, and with status 1 if the audit's verdicts differ from the input.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from schemas.registry.contracts import DEFAULT_FOLDER
 ROOT = Path(__file__).resolve().parents[2]
 FLIGHTS = Path("tests/data/flights.ndjson.gz")
 SEED, EVENTS, HOURS = 1, 20_000, 3
-"""The simulated traffic: the same in every run, but for the hours it lies in, the last full ones."""
+"""The simulated traffic. It is the same in every run, except for its hours, which are the last full ones."""
 
 PROJECT = "projects/local-demo"
 STORAGE, TABLES, VERDICTS = "storage", "tables.duckdb", "verdicts.json"
@@ -48,17 +48,17 @@ WIDTH = 80
 
 
 class Run:
-    """Runs one command after the other. SIGINT and SIGTERM end the one that runs, and are remembered."""
+    """Runner of one command after the other. SIGINT and SIGTERM terminate the running command and are recorded."""
 
     def __init__(self) -> None:
         self.signals: list[int] = []
         self._running: subprocess.Popen[bytes] | None = None
-        # They raise nothing: an exception could fall between the start of a command and its being known here.
+        # The handler raises no exception, because that could occur after a command started and before it is in _running.
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._end)
 
     def command(self, arguments: Sequence[str]) -> int:
-        """Its exit status."""
+        """Run a Python module with arguments, and return its exit status."""
         with subprocess.Popen([sys.executable, "-m", *arguments]) as self._running:  # noqa: S603 - our own commands
             if self.signals:
                 self._running.terminate()
@@ -71,7 +71,7 @@ class Run:
 
 
 def main(folder: Path = Path("demo")) -> int:
-    """Runs the demo in the checkout, and leaves what it made in `folder`. Returns the exit status."""
+    """Run the demo in the checkout, leave its results in `folder`, and return the exit status."""
     run = Run()
     started = time.monotonic()
     console = Console(highlight=False, soft_wrap=True)
@@ -95,18 +95,20 @@ def main(folder: Path = Path("demo")) -> int:
         show(console, folder, verdicts, wrong)
         where_next(console, folder, end)
     outcome = (
-        "[bold red]The audit does not say what was put in.[/]" if wrong else "[bold green]The audit says what was put in.[/]"
+        "[bold red]The audit's verdicts differ from the input.[/]"
+        if wrong
+        else "[bold green]The audit's verdicts match the input.[/]"
     )
     console.print(f"{outcome} {time.monotonic() - started:.0f} s")
     return 1 if wrong else 0
 
 
 def clear(folder: Path, console: Console) -> None:
-    """Begins with nothing: what an earlier run left goes, so that every run shows the same."""
+    """Delete the results of an earlier run, so that every run is alike, and copy the contracts for each topic."""
     if folder.exists():
-        console.print(f"[dim]{folder}/ of an earlier run is replaced[/]")
+        console.print(f"[dim]replacing {folder}/ of an earlier run[/]")
         shutil.rmtree(folder)
-    # A run closes the hours of all types that it has contracts for, so each topic's run gets those of its own types.
+    # Deliver closes the hours of all event types that it has contracts for. So each topic needs a folder of contracts.
     for contract in DEFAULT_FOLDER.iterdir():
         if contract.is_dir():
             shutil.copytree(
@@ -115,7 +117,7 @@ def clear(folder: Path, console: Console) -> None:
 
 
 def commands(folder: Path, end: datetime) -> Sequence[tuple[str, tuple[int, ...], list[str]]]:
-    """What the demo does: a title, the exit statuses that are no failure, and a Python module with its arguments."""
+    """Return the steps of the demo: a title, the exit statuses that are no failure, and a Python module with arguments."""
     audit_topic = ["--audit_topic", f"{PROJECT}/topics/audit"]
     stores = ["--storage", str(folder / STORAGE), "--tables", str(folder / TABLES)]
     music = ["publisher", "simulate", "--topic", f"{PROJECT}/topics/music", *audit_topic]
@@ -153,9 +155,9 @@ def commands(folder: Path, end: datetime) -> Sequence[tuple[str, tuple[int, ...]
         ("Publish simulated events", (0,), [*music, "--part", "first"]),
         ("Deliver the real events, which are years old", (0,), [*deliver_flights, "--allowed_lateness", f"{age}d"]),
         ("Deliver the simulated events", (0,), deliver_music),
-        ("Publish what was held back: its hours have closed", (0,), [*music, "--part", "second"]),
-        ("Deliver what is late", (0,), deliver_music),
-        # 1: some verdict is not COMPLETE. Whether that is as it should be, the comparison with what was put in tells.
+        ("Publish the late events, whose hours have closed", (0,), [*music, "--part", "second"]),
+        ("Deliver the late events", (0,), deliver_music),
+        # Status 1: a verdict is not COMPLETE. Comparing the verdicts with the input shows whether that is expected.
         ("Audit", (0, 1), audit),
     ]
 
@@ -171,7 +173,7 @@ def show(console: Console, folder: Path, verdicts: Sequence[dict[str, Any]], wro
     console.print("late, delivered after their hour had closed:", *late_by_type(verdicts), sep="\n")
     console.print("dead letters by reason:", *dead_letters_by_reason(folder / TABLES), sep="\n")
     for line in wrong:
-        console.print(f"[bold red]not as put in:[/] {line}")
+        console.print(f"[bold red]differs from the input:[/] {line}")
 
 
 def where_next(console: Console, folder: Path, end: datetime) -> None:

@@ -1,4 +1,4 @@
-"""What went into the demo, told from the inputs alone, and how the audit's verdicts differ from it."""
+"""Expected results of the demo, computed from its input alone, and their differences to the audit's verdicts."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ Key = tuple[str, datetime]
 
 
 def flights_hours(file: Path) -> list[datetime]:
-    """Every hour from the file's first event to its last."""
+    """Return every hour from the first event of the file to the last."""
     return _every_hour(hour for _, hour in _flights(file))
 
 
 def expected_results(flights: Path, seed: int, events: int, hours: int, end: datetime) -> dict[Key, Expected]:
-    """What must come out of each event type and hour."""
+    """Return the expected result for each event type and hour."""
     result = expected(seed, events, hours, end)
     keys = _flights(flights)
     for key in product({kind for kind, _ in keys}, _every_hour(hour for _, hour in keys)):
@@ -35,10 +35,10 @@ def expected_results(flights: Path, seed: int, events: int, hours: int, end: dat
 
 
 def differences(verdicts: Iterable[Mapping[str, Any]], expectation: Mapping[Key, Expected]) -> list[str]:
-    """Where the verdicts say something else than what was put in, a sentence each."""
+    """Return a line for each event type and hour whose verdict is not the expected one."""
     rows = {(row["event_type"], parse_time(row["hour"])): row for row in verdicts}
     result = [
-        f"{kind or '(no type)'} {format_time(hour)}: a verdict on what was never put in"
+        f"{kind or '(no type)'} {format_time(hour)}: the input has no such event type and hour"
         for kind, hour in rows.keys() - expectation.keys()
     ]
     for (kind, hour), counts in expectation.items():

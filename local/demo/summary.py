@@ -1,4 +1,4 @@
-"""The demo's table: a row for each event type, and what a person should look at below it."""
+"""The table of the demo with a row for each event type, and the lines below it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _NUMBERS = {
 
 
 def read_verdicts(file: Path) -> list[dict[str, Any]]:
-    """The verdicts that the audit wrote."""
+    """Read the verdicts that the audit wrote."""
     verdicts: list[dict[str, Any]] = json.loads(file.read_text())
     return verdicts
 
@@ -59,7 +59,7 @@ def late_by_type(verdicts: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def unfinished(verdicts: Sequence[dict[str, Any]]) -> list[str]:
-    """A line for each bucket that is not COMPLETE."""
+    """Return a line with the findings of each bucket that is not COMPLETE."""
     return [
         f"{row['event_type'] or '(no type)'} {row['hour']}: {row['status']}: {'; '.join(row['findings'])}"
         for row in verdicts
@@ -68,7 +68,7 @@ def unfinished(verdicts: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def dead_letters_by_reason(tables: Path) -> list[str]:
-    """The dead letters by reason, a line each, as the table has them."""
+    """Return a line for each reason in the table of dead letters, the most frequent first."""
     with duckdb.connect(tables, read_only=True) as db:
         rows = db.execute("SELECT reason, count(*) FROM dead_letters GROUP BY reason ORDER BY count(*) DESC, reason").fetchall()
     return [f"{number:>6}  {reason}" for reason, number in rows]

@@ -76,7 +76,7 @@ def test_the_demo_ends_well_twice_with_the_same_table_and_when_spoiled_the_audit
     for _ in range(2):
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout + done.stderr
-        assert "The audit says what was put in." in done.stdout
+        assert "The audit's verdicts match the input." in done.stdout
         tables.append(done.stdout[done.stdout.index("event type") : done.stdout.index("Files and manifests")])
         assert {row["status"] for row in read_verdicts(tmp_path / "demo" / "verdicts.json")} == {"COMPLETE"}
     assert tables[0] == tables[1]
