@@ -1,1 +1,1 @@
-"""Which steps, in which order, with what plugged in. The only room that reads flags, names resources or runs anything."""
+"""Commands and graphs: the only package, besides the tools, that parses flags, names resources and runs pipelines."""

@@ -1,4 +1,4 @@
-"""Argument types and flags the commands share"""
+"""Flags that several commands share, and the types of their values."""
 
 from __future__ import annotations
 
@@ -13,49 +13,59 @@ from schemas.registry.contracts import DEFAULT_FOLDER
 
 
 def add_stores(flags: argparse.ArgumentParser) -> None:
-    """The flags that say what the graph is built with, wherever its events come from."""
-    flags.add_argument("--storage", required=True, help="where the hourly files go: a folder, or gs://bucket[/prefix]")
-    flags.add_argument("--tables", required=True, help="where the tables are: FILE.duckdb, or bigquery://project.dataset")
-    flags.add_argument("--audit_topic", required=True, type=resource("topics"), help="where the counts go")
+    """Add the flags for the sinks, the contracts and the settings of the graph, which do not depend on its source."""
+    flags.add_argument("--storage", required=True, help="object store for the hourly files: a folder, or gs://bucket[/prefix]")
+    flags.add_argument("--tables", required=True, help="table store: FILE.duckdb, or bigquery://project.dataset")
     flags.add_argument(
-        "--contracts", type=Path, default=DEFAULT_FOLDER, help="contracts that this run serves (default: the shipped)"
+        "--audit_topic",
+        required=True,
+        type=resource("topics"),
+        help="Pub/Sub topic that the counts are published to, for the audit: projects/PROJECT/topics/NAME",
+    )
+    flags.add_argument(
+        "--contracts",
+        type=Path,
+        default=DEFAULT_FOLDER,
+        help="folder of the contracts of all event types that this run delivers (default: the contracts in the package)",
     )
     add_settings(flags)
 
 
 def add_settings(flags: argparse.ArgumentParser) -> None:
-    """The flags that decide which hour an event belongs to, and whether it is delivered already."""
+    """Add the flags that decide which hour an event belongs to, and whether it is a duplicate."""
     flags.add_argument(
         "--allowed_lateness",
         type=duration,
         default=timedelta(days=7),
-        help="an event that comes later than this after its hour goes into the hour of its publishing (default: 7d)",
+        help="deliver events that are published later than this after the end of their hour to the hour of their publish time "
+        "(default: 7d)",
     )
     flags.add_argument(
         "--dedup_horizon",
         type=horizon,
         default=timedelta(hours=24),
-        help="an event that was delivered is not delivered again for so long, by its type and id (default: 24h; at least 1h)",
+        help="treat an event as a duplicate if an event of the same type and id was delivered to an hour at most this far away "
+        "(default: 24h; 1h to 31d)",
     )
 
 
 LONGEST_DURATION = timedelta(days=36_500)
-"""A century: more than any event's age, and no more than dates can be counted back by."""
+"""A century: longer than the age of any event, and still a valid offset from today's date."""
 
 
 LONGEST_HORIZON = timedelta(days=31)
-"""As long as Pub/Sub keeps a message at most."""
+"""The longest time for which Pub/Sub retains a message."""
 
 
 MAX_HOURS = 24 * 366
-"""The most hours that one command is asked about."""
+"""Maximum length of --hours."""
 
 
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 
 
 def duration(text: str) -> timedelta:
-    """Reads 90s, 15m, 36h or 7d."""
+    """Parse a number and its unit, such as 90s, 15m, 36h or 7d."""
     match = re.fullmatch(r"(\d+)([smhd])", text)
     if not match:
         raise argparse.ArgumentTypeError(f"{text!r} is not a duration such as 90s, 15m, 36h or 7d")
@@ -64,20 +74,20 @@ def duration(text: str) -> timedelta:
     except OverflowError:
         value = timedelta.max
     if value > LONGEST_DURATION:
-        raise argparse.ArgumentTypeError(f"{text!r} is more than {LONGEST_DURATION.days}d")
+        raise argparse.ArgumentTypeError(f"{text!r} is longer than {LONGEST_DURATION.days}d")
     return value
 
 
 def horizon(text: str) -> timedelta:
-    """Reads a duration of an hour or more: a bucket never holds an id twice, and is an hour."""
+    """Parse a duration from 1h to 31d. A shorter one would have no effect: a bucket, which is an hour, has no duplicates."""
     value = duration(text)
     if not HOUR <= value <= LONGEST_HORIZON:
-        raise argparse.ArgumentTypeError(f"{text!r} does not lie between 1h and {LONGEST_HORIZON.days}d")
+        raise argparse.ArgumentTypeError(f"{text!r} is not between 1h and {LONGEST_HORIZON.days}d")
     return value
 
 
 def hours(text: str) -> tuple[datetime, datetime]:
-    """Reads FROM..TO, two UTC hours as 2026-01-31T09, both included."""
+    """Parse FROM..TO, two UTC hours such as 2026-01-31T09. Return the starts of both, which are included."""
     try:
         first, last = (datetime.strptime(part, "%Y-%m-%dT%H").replace(tzinfo=UTC) for part in text.split(".."))
     except ValueError:
@@ -87,12 +97,12 @@ def hours(text: str) -> tuple[datetime, datetime]:
     if last < first:
         raise argparse.ArgumentTypeError(f"{text!r} ends before it begins")
     if (last - first) // HOUR >= MAX_HOURS:
-        raise argparse.ArgumentTypeError(f"{text!r} is more than {MAX_HOURS} hours, a leap year")
+        raise argparse.ArgumentTypeError(f"{text!r} has more than {MAX_HOURS} hours, which are a leap year")
     return first, last
 
 
 def resource(kind: str) -> Callable[[str], str]:
-    """Reads projects/PROJECT/<kind>/NAME, where kind is topics or subscriptions."""
+    """Return a parser of projects/PROJECT/<kind>/NAME. kind: topics or subscriptions."""
 
     def read(text: str) -> str:
         if not re.fullmatch(rf"projects/[a-z][a-z0-9:.-]+/{kind}/[A-Za-z][\w.~+%-]{{2,254}}", text):

@@ -1,8 +1,10 @@
-"""audit: proves for each event type and hour that nothing is missing and nothing is there twice, or names what is.
+"""audit: prove for each event type and hour that no event is missing or duplicated, or report how many are.
 
-Takes the reports that publishers and deliver have sent, keeps them beside the buckets, counts what files and tables really
-hold, and judges. Exit status 0: every verdict is COMPLETE; 1: some is not, or a message could not be read; 2: it could not
-be done.
+Pulls the reports of publishers and of deliver, stores them beside the buckets, counts the rows in files and tables, and
+compares these counts.
+
+Exit status: 0 if every verdict is COMPLETE; 1 if some verdict is not, an hour has no report, or a message could not be parsed
+as a report; 2 if the audit failed.
 """
 
 from __future__ import annotations
@@ -52,20 +54,27 @@ _log = logging.getLogger(__name__)
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line."""
+    """Return the parser of the command line."""
     flags = argparse.ArgumentParser(
         prog="python -m pipelines.audit", description=__doc__, formatter_class=ParagraphFormatter, allow_abbrev=False
     )
-    flags.add_argument("--subscription", required=True, type=resource("subscriptions"), help="where the reports come from")
-    flags.add_argument("--storage", required=True, help="the folder or gs://bucket[/prefix] that deliver writes to")
-    flags.add_argument("--tables", required=True, help="the FILE.duckdb or bigquery://project.dataset that deliver loads")
+    flags.add_argument(
+        "--subscription",
+        required=True,
+        type=resource("subscriptions"),
+        help="subscription of the audit topic, with the reports: projects/PROJECT/subscriptions/NAME",
+    )
+    flags.add_argument("--storage", required=True, help="object store of deliver: a folder, or gs://bucket[/prefix]")
+    flags.add_argument("--tables", required=True, help="table store of deliver: FILE.duckdb, or bigquery://project.dataset")
     flags.add_argument("--verdicts", type=Path, help="JSON file that the verdicts are merged into (default: none)")
-    flags.add_argument("--hours", type=hours, help="judge only these, FROM..TO as 2026-01-31T00..2026-01-31T23 (default: all)")
+    flags.add_argument(
+        "--hours", type=hours, help="hours to audit, for example 2026-01-31T00..2026-01-31T23, both included (default: all)"
+    )
     return flags
 
 
 def main(argv: Sequence[str]) -> int:
-    """Takes reports, judges, keeps the verdicts, and tells about each that is not COMPLETE."""
+    """Pull the reports, audit the hours, store the verdicts, and print each one that is not COMPLETE."""
     flags = parser().parse_args(argv)
     store, tables = open_store(flags.storage), open_tables(flags.tables)
     check_delivered(store, tables)
@@ -76,53 +85,50 @@ def main(argv: Sequence[str]) -> int:
     with subscriber() as client:
         check_subscription(client, flags.subscription)
         unreadable = take_reports(client, flags.subscription, store)
-    asked = every_hour(*flags.hours) if flags.hours else all_hours(store)
-    rows = audit(store, tables, asked)
+    audited = every_hour(*flags.hours) if flags.hours else all_hours(store)
+    rows = audit(store, tables, audited)
     if flags.verdicts:
         write_json(flags.verdicts, rows)
-    silent = sorted({format_time(hour) for hour in asked} - {row["hour"] for row in rows})
+    unreported = sorted({format_time(hour) for hour in audited} - {row["hour"] for row in rows})
     for row in rows:
         if row["status"] != Status.COMPLETE:
-            print(f"{_shown(row['event_type'])} {row['hour']}: {row['status']}: {'; '.join(row['findings'])}")
-    if silent:
-        print(f"UNKNOWN: nobody has reported on {len(silent)} of {len(asked)} hours, of which {silent[0]} is the first")
+            print(f"{_printable(row['event_type'])} {row['hour']}: {row['status']}: {'; '.join(row['findings'])}")
+    if unreported:
+        print(f"UNKNOWN: {len(unreported)} of {len(audited)} hours have neither a report nor a bucket, first {unreported[0]}")
     if unreadable:
-        print(f"{unreadable} messages could not be read as reports; they are kept in {store.uri}/{UNREADABLE}/")
-    numbers = Counter(row["status"] for row in rows)
-    print(
-        ", ".join(f"{number} {status}" for status, number in sorted(numbers.items()))
-        or "UNKNOWN: nobody has reported anything yet"
-    )
-    return 0 if set(numbers) == {Status.COMPLETE} and not silent and not unreadable else 1
+        print(f"{unreadable} messages could not be parsed as reports; they are stored in {store.uri}/{UNREADABLE}/")
+    counts = Counter(row["status"] for row in rows)
+    print(", ".join(f"{count} {status}" for status, count in sorted(counts.items())) or "UNKNOWN: there are no reports yet")
+    return 0 if set(counts) == {Status.COMPLETE} and not unreported and not unreadable else 1
 
 
-def _shown(event_type: str) -> str:
-    """The type for a terminal: a client may have claimed anything."""
+def _printable(event_type: str) -> str:
+    """Return an event type as it can be printed on a terminal. An unknown one may be any text that a client has sent."""
     return (event_type if event_type.isprintable() else repr(event_type)) or NO_TYPE
 
 
 def every_hour(first: datetime, last: datetime) -> list[datetime]:
-    """The hours from `first` to `last`, both included."""
+    """Return the hours from `first` to `last`, both included."""
     return [first + HOUR * step for step in range((last - first) // HOUR + 1)]
 
 
 def all_hours(store: ObjectStore) -> list[datetime]:
-    """The hours that some report speaks of, and those that have a bucket: its reports may have been lost."""
+    """Return the hours that have a report or a bucket. A bucket is enough, because its reports may have been lost."""
     streams = [*event_types_of(store), DEAD_LETTERS]
-    held = {bucket.hour for stream in streams for bucket in buckets_of(store, stream, FIRST_HOUR, LAST_HOUR)}
-    return sorted(held.union(known_hours(store)))
+    with_bucket = {bucket.hour for stream in streams for bucket in buckets_of(store, stream, FIRST_HOUR, LAST_HOUR)}
+    return sorted(with_bucket.union(known_hours(store)))
 
 
 def check_delivered(store: ObjectStore, tables: TableStore) -> None:
-    """Raises UserError where deliver has never written anything: most likely the flags are not the ones that it has."""
+    """Raise UserError if deliver has never written to the stores: most likely the flags differ from those of deliver."""
     if all(next(store.list(folder), None) is None for folder in ("events/", f"{DEAD_LETTERS}/")):
-        raise UserError(f"{store.uri}: nothing was ever delivered here. Give the --storage that deliver writes to.")
+        raise UserError(f"{store.uri}: nothing was ever delivered here. What to do: pass the --storage of deliver")
     if "://" not in tables.uri and not Path(tables.uri).exists():
-        raise UserError(f"{tables.uri}: nothing was ever delivered here. Give the --tables that deliver loads.")
+        raise UserError(f"{tables.uri}: nothing was ever delivered here. What to do: pass the --tables of deliver")
 
 
 def take_reports(client: pubsub_v1.SubscriberClient, subscription: str, store: ObjectStore) -> int:
-    """Keeps what has come, and only then acknowledges it. Returns how many messages are no reports."""
+    """Store the reports, then acknowledge their messages. Return the number of messages that are not reports."""
     unreadable = 0
     with Leases(subscription, client) as leases, status_line(lambda: f"reports pulled {leases.pulled:,}"):
         for batch in batches(leases, utc_now()):
@@ -133,19 +139,25 @@ def take_reports(client: pubsub_v1.SubscriberClient, subscription: str, store: O
                 except ValueError as error:
                     unreadable += 1
                     name = f"{UNREADABLE}/{received.message.message_id}"
-                    _log.warning("%s: message %s is kept as %s: %s", subscription, received.message.message_id, name, error)
+                    _log.warning(
+                        "%s: message %s is not a report and is stored as %s: %s",
+                        subscription,
+                        received.message.message_id,
+                        name,
+                        error,
+                    )
                     store.write(name, received.message.data)
             keep(store, reports)
             leases.acknowledge([received.message.message_id for received in batch])
     return unreadable
 
 
-def audit(store: ObjectStore, tables: TableStore, asked: Sequence[datetime]) -> list[dict[str, Any]]:
-    """Judges hours and keeps the verdicts, hour by hour. Returns them as JSON objects, in the order of hours and types."""
+def audit(store: ObjectStore, tables: TableStore, audited: Sequence[datetime]) -> list[dict[str, Any]]:
+    """Audit hours, store the verdicts hour by hour, and return them as JSON objects sorted by hour and event type."""
     tables.ensure(TABLE)
     rows = []
-    with progress_bar("hours judged", len(asked)) as show_done:
-        by_hour = groupby(judge_hours(store, tables, asked), key=lambda verdict: verdict.hour)
+    with progress_bar("hours judged", len(audited)) as show_done:
+        by_hour = groupby(judge_hours(store, tables, audited), key=lambda verdict: verdict.hour)
         for done, (hour, verdicts) in enumerate(by_hour, 1):
             rows += keep_verdicts(store, tables, hour, list(verdicts), utc_now())
             show_done(done)
@@ -153,7 +165,11 @@ def audit(store: ObjectStore, tables: TableStore, asked: Sequence[datetime]) -> 
 
 
 def write_json(file: Path, rows: Sequence[dict[str, Any]]) -> None:
-    """Puts the verdicts into the file, over those of the same event type and hour, and keeps the others. Raises UserError."""
+    """Merge verdicts into a JSON file. They replace those of the same event type and hour; the file keeps all others.
+
+    Raises:
+        UserError: the file is not a list of verdicts, or can't be written.
+    """
     try:
         old = json.loads(file.read_text()) if file.exists() else []
         merged = {(row["hour"], row["event_type"]): row for row in (*old, *rows)}
@@ -161,7 +177,9 @@ def write_json(file: Path, rows: Sequence[dict[str, Any]]) -> None:
         unfinished.write_text(json.dumps([merged[key] for key in sorted(merged)], indent=1) + "\n")
         unfinished.replace(file)
     except (OSError, ValueError, TypeError, KeyError) as error:
-        raise UserError(f"{file} can't be updated: {error!r}. Move it away, or name another file with --verdicts.") from None
+        raise UserError(
+            f"{file} can't be updated: {error!r}. What to do: move it, or pass another file as --verdicts"
+        ) from None
 
 
 if __name__ == "__main__":

@@ -1,15 +1,18 @@
-"""backfill: rebuilds the buckets of some hours from what a Cloud Storage subscription has archived.
+"""backfill: rebuild the buckets of some hours from the archive, the files that a Cloud Storage subscription has written.
 
-Goes the way of every event: what a bucket holds already is a duplicate, so hours that are complete keep their rows, and hours
-that were deleted get theirs back. With --ids it is a repair: delivers these events alone, and looks at no other bucket;
-`python -m pipelines.missing` names them. May be repeated. Exit status 2 when something in the archive could not be read, or was
-not there; all else is delivered then.
+The messages take the same steps as in deliver. Events that are delivered already are duplicates, so complete hours keep their
+rows, and deleted hours get theirs back. With --ids it delivers only the listed events, and closes no bucket; `python -m
+pipelines.missing` lists the events that are missing. A backfill can be repeated.
 
-It works in this process, and holds a batch of 100,000 messages or 64 MiB of data at a time. By the time in their names it reads
-the files from an hour before the first of the hours until the allowed lateness and 32 days after the last, since an event may
-be published late, and written later still; so give --allowed_lateness as deliver has it. For messages of 300 bytes over six
-hours the peak was 660 MB for 300,000 and 960 MB for a million, what grows being indexes and what the table store takes;
-the million took 57 s of a core.
+It selects files by the time in their names: from one hour before the first hour to the allowed lateness and 32 days after the
+last hour. An event may be published late, and archived even later, so pass the --allowed_lateness of deliver.
+
+It runs in this process, with batches of 100,000 messages or 64 MiB of data. Measured with messages of 300 bytes over six hours:
+a peak of 660 MB for 300,000 messages and of 960 MB for a million, which took 57 s of one core. The growth is due to id indexes
+and the table store.
+
+Exit status: 0 if all events were delivered; 2 if a part of the archive could not be read, an event of --ids was not in it, or
+something else failed. All other events are delivered then.
 """
 
 from __future__ import annotations
@@ -44,21 +47,26 @@ from transforms.recovery.archive_source import ReadBatch, Reading
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line."""
+    """Return the parser of the command line."""
     flags = argparse.ArgumentParser(
         prog="python -m pipelines.backfill", description=__doc__, formatter_class=ParagraphFormatter, allow_abbrev=False
     )
-    flags.add_argument("--archive", required=True, help="the folder or gs://bucket[/prefix] that the subscription writes to")
+    flags.add_argument("--archive", required=True, help="object store of the archive: a folder, or gs://bucket[/prefix]")
     flags.add_argument(
-        "--hours", required=True, type=hours, help="events of which hours, FROM..TO as 2026-01-31T00..2026-01-31T23"
+        "--hours",
+        required=True,
+        type=hours,
+        help="hours of the events, for example 2026-01-31T00..2026-01-31T23, both included",
     )
-    flags.add_argument("--ids", type=Path, help="only the events in this file: event type, tab and event id, one a line")
+    flags.add_argument(
+        "--ids", type=Path, help="file that lists the events to deliver, one per line: event type, tab, event id (default: all)"
+    )
     add_stores(flags)
     return flags
 
 
 def main(argv: Sequence[str]) -> int:
-    """Delivers what the archive has of the hours. Raises what `run_main` tells the user."""
+    """Deliver the archived events of the hours."""
     flags = parser().parse_args(argv)
     contracts = load_contracts(flags.contracts)
     archive, store, tables = open_store(flags.archive), open_store(flags.storage), open_tables(flags.tables)
@@ -71,12 +79,12 @@ def main(argv: Sequence[str]) -> int:
         check_topic(client, flags.audit_topic)
     files = archive_files(archive, wanted)
     if not files:
-        raise UserError(f"{archive.uri}: there is no file that can hold events of these hours. Is it the archive?")
+        raise UserError(f"{archive.uri}: no file can contain events of these hours. What to do: check --archive and --hours")
     map_with_progress("tables checked", tables.ensure, list(tables_of(contracts).values()))
     reading = Reading(archive, files, wanted)
     problems: list[str] = []
     for batch, is_last in reading.batches():
-        # More may come for any hour until the last batch, so only that one closes buckets; a repair's are closed already.
+        # Any batch may have events of any hour, so only the last one closes buckets. With --ids they are closed already.
         closes = is_last or wanted.ids is not None
         plan = Plan(
             source=ReadBatch(batch),
@@ -96,28 +104,28 @@ def main(argv: Sequence[str]) -> int:
             launch(options, plan).wait_until_finish()
         except TableStoreError as error:
             problems.append(str(error))
-    print(f"{reading.messages} messages taken from {len(files)} archive files")
-    absent = [f"not in the archive: {kind} {event_id}" for kind, event_id in sorted(set(wanted.ids or ()) - reading.found)]
+    print(f"{reading.messages} messages read from {len(files)} archive files")
+    absent = [f"{kind} {event_id}: not in the archive" for kind, event_id in sorted(set(wanted.ids or ()) - reading.found)]
     if problems := [*reading.problems, *absent, *dict.fromkeys(problems)]:
-        raise UserError(with_list("all was delivered but for this:", problems))
+        raise UserError(with_list("all other events were delivered; these problems are left:", problems))
     return 0
 
 
 def read_ids(file: Path) -> frozenset[tuple[str, str]]:
-    """Event types and ids from a file. Raises UserError, naming the line that is wrong."""
+    """Return the event types and ids that a file lists. Raises UserError, which names the first line that is malformed."""
     try:
-        lines = file.read_bytes().decode().split("\n")  # an id may hold what else ends a line for Python
+        lines = file.read_bytes().decode().split("\n")  # not splitlines: an id may contain other line separators
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"--ids={file} can't be read: {error}") from None
     ids = set()
     for number, line in enumerate(lines, 1):
         kind, tab, event_id = line.partition("\t")
         if line and not (tab and event_id):
-            raise UserError(f"{file}, line {number}: expected are an event type, a tab and an event id")
+            raise UserError(f"{file}, line {number}: expected an event type, a tab and an event id")
         if line:
             ids.add((kind, event_id))
     if not ids:
-        raise UserError(f"{file} names no event: expected are an event type, a tab and an event id, one a line")
+        raise UserError(f"{file} lists no event; expected one per line: an event type, a tab and an event id")
     return frozenset(ids)
 
 

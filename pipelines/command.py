@@ -1,4 +1,4 @@
-"""Flags, and how a command ends: what every pipeline's command line shares."""
+"""How the pipelines' commands run and end: exit status, errors, signals and logging."""
 
 from __future__ import annotations
 
@@ -27,22 +27,23 @@ DRAIN_SECONDS = 600.0
 
 
 class UserError(EventDeliveryError):
-    """The command can't do what its flags ask for, or could not do all of it."""
+    """The flags contradict each other or the environment, or a part of the command's work has failed."""
 
 
 def run_main(main: Callable[[Sequence[str]], int]) -> int:
-    """Runs a command with the process's arguments; what a user can mend becomes one line and exit status 2.
+    """Run a command with the arguments of the process, and return its exit status. Call it in the main thread.
 
-    SIGINT and SIGTERM end the process with 128 and the signal's number, after it has released its leases; a second one
-    ends it at once. Inside a block of `on_shutdown` the first one begins a drain, and those count that come after it. To be
-    called in the main thread.
+    An EventDeliveryError, and an OSError of a full disk, is printed as one line without a stack trace.
+
+    SIGINT and SIGTERM release the leases of the process and end it with exit status 130 or 143; a further signal ends it at
+    once. Inside a block of `on_shutdown`, the first signal starts a drain, and only the second one ends the process so.
     """
     stderr = sys.stderr
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=stderr)
-    # What stops a run is raised, and told once, below; Beam would tell it several times, with stack traces.
+    # The error that ends a run is printed once, below; Beam would log it several times, with stack traces.
     logging.getLogger("apache_beam").setLevel(logging.CRITICAL)
-    for room in ("__main__", "pipelines", "transforms", "storage", "audit"):
-        logging.getLogger(room).setLevel(logging.INFO)
+    for package in ("__main__", "pipelines", "transforms", "storage", "audit"):
+        logging.getLogger(package).setLevel(logging.INFO)
     ends: SimpleQueue[int | BaseException | signal.Signals] = SimpleQueue()
 
     def work() -> None:
@@ -51,8 +52,8 @@ def run_main(main: Callable[[Sequence[str]], int]) -> int:
         except BaseException as error:  # noqa: BLE001 - raised again below
             ends.put(error)
 
-    # The work has a thread of its own, and this one only waits. An exception that a signal raises where the work is done can
-    # be lost, in a destructor or in a library that catches everything; a signal in a queue can't.
+    # The work has a thread of its own, and this thread only waits. An exception that a signal handler raised in the working
+    # thread could be lost in a destructor, or in a library that catches every exception; a signal in a queue can't.
     signals = (signal.SIGINT, signal.SIGTERM)
     before = [signal.signal(number, lambda number, _: ends.put(signal.Signals(number))) for number in signals]
     threading.Thread(target=work, name="work", daemon=True).start()
@@ -72,8 +73,8 @@ def run_main(main: Callable[[Sequence[str]], int]) -> int:
         print(f"error: {without_step(str(end))}", file=stderr)
         return end.exit_status
     if isinstance(end, OSError) and end.errno in (errno.ENOSPC, errno.EDQUOT):
-        # Of a folder that is not the user's own, such as the one for temporary files: stores tell of theirs themselves.
-        print(f"error: {end}. Free some space, or name another folder in TMPDIR; then run it again", file=stderr)
+        # In the folder for temporary files, for example. The stores report errors of their own files as StoreError.
+        print(f"error: {end}. What to do: free some space, or set TMPDIR to another folder; then run it again", file=stderr)
         return 2
     if isinstance(end, BaseException):
         sys.stderr = stderr
@@ -87,8 +88,13 @@ def without_step(message: str) -> str:
 
 
 def _first(ends: SimpleQueue[T], seconds: float = math.inf) -> T:
-    """What comes first. Waits a little at a time: a signal may reach the process in another thread, and is handled only when
-    this one runs again. Raises Empty."""
+    """Return the first item of the queue.
+
+    Waits in short steps: the kernel may deliver a signal to another thread, and its handler runs only when this thread wakes.
+
+    Raises:
+        Empty: there was none within `seconds`.
+    """
     until = time.monotonic() + seconds
     while True:
         with suppress(Empty):
@@ -111,7 +117,7 @@ _drains: list[Callable[[], None]] = []
 
 
 def _interrupted(number: signal.Signals, stderr: TextIO) -> NoReturn:
-    """Ends the process while its work goes on, as a kill would, but releases its leases first."""
+    """Release the leases, then end the process as a kill would, while its work is still running."""
     release_all()
     if stderr.isatty():
         print("\r\x1b[2K\x1b[?25h", end="", file=stderr)  # over the progress, which has hidden the cursor

@@ -1,8 +1,13 @@
-"""deliver: takes events from a Pub/Sub subscription, once each, to hourly buckets of files and table partitions.
+"""deliver: deliver events from a Pub/Sub subscription exactly once to hourly Avro files and table partitions.
 
-On Dataflow it runs until it is drained. On one machine it takes what was published before it started, and stops; with
---mode=stream it goes on, on Beam's Prism, until SIGTERM or SIGINT; either way a message is acknowledged when its event is in a
-manifest. An hour that is not over yet is written, but not closed.
+On one machine it delivers the messages that were published before it started, and ends. With --mode=stream it runs on Beam's
+Prism until SIGTERM or SIGINT, and then delivers the messages that it has pulled. In both modes a message is acknowledged after
+its event is in a manifest. On Dataflow it runs until it is drained.
+
+The buckets of the current hour are written, but not closed.
+
+Exit status: 0 if all messages were delivered, also for a stream that a signal ended; 2 if a bucket could not be delivered to or
+loaded, or something else failed; 130 or 143 if a signal interrupted it.
 """
 
 from __future__ import annotations
@@ -58,34 +63,37 @@ _log = logging.getLogger(__name__)
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line. Beam's own flags come beside these."""
+    """Return the parser of the command line, without Beam's own flags."""
     flags = argparse.ArgumentParser(
         prog="python -m pipelines.deliver", description=__doc__, formatter_class=ParagraphFormatter, allow_abbrev=False
     )
-    flags.add_argument("--subscription", required=True, type=resource("subscriptions"), help="where the events come from")
+    flags.add_argument(
+        "--subscription",
+        required=True,
+        type=resource("subscriptions"),
+        help="subscription of the events: projects/PROJECT/subscriptions/NAME",
+    )
     add_stores(flags)
     flags.add_argument(
         "--mode",
         choices=[AVAILABLE_NOW, STREAMING],
-        help=f"{AVAILABLE_NOW} (the default on one machine) takes what is there and stops; {STREAMING} goes on until SIGTERM, "
-        f"on Beam's Prism (--prism_location=FILE, or downloaded); {DATAFLOW} knows no other",
+        help=f"{AVAILABLE_NOW} (the default on one machine): deliver the messages that are published already, and end; "
+        f"{STREAMING}: run until SIGTERM or SIGINT, on Beam's Prism, which is downloaded unless --prism_location=FILE names "
+        f"it. {DATAFLOW} has only {STREAMING}",
     )
     flags.add_argument(
         "--flush_every",
         type=duration,
-        help=f"how long a stream on one machine collects before it writes and acknowledges (default: "
-        f"{FLUSH_EVERY.total_seconds():.0f}s; at least 1s). Each time makes a file, and a version of the manifest that lists "
-        "all of the hour's files: far below the default is for trying things out",
+        help=f"how often a stream on one machine writes files and acknowledges messages (default: "
+        f"{FLUSH_EVERY.total_seconds():.0f}s; at least 1s). Each flush adds a file to every bucket that has new events, and a "
+        "version of its manifest, which lists all files of the hour. Values far below the default are for experiments only",
     )
     add_runner(flags)
     return flags
 
 
 def main(argv: Sequence[str]) -> int:
-    """Checks everything that can be checked before it starts, then runs. Raises what `run_main` tells the user.
-
-    A dry run needs no network, and checks nothing that does.
-    """
+    """Check flags, stores, subscription and topic, then run the pipeline. A dry run does not use the network."""
     flags, rest = parse(parser(), argv)
     contracts = load_contracts(flags.contracts)
     store, tables = open_store(flags.storage), open_tables(flags.tables)
@@ -94,7 +102,7 @@ def main(argv: Sequence[str]) -> int:
     options, run_started_at = beam_options(runner, rest), utc_now()
     if runner == DATAFLOW and not (store.uri.startswith("gs://") and tables.uri.startswith("bigquery://")):
         raise UserError(
-            f"{DATAFLOW}'s workers see no file of this machine: give --storage=gs://... and --tables=bigquery://..."
+            f"{DATAFLOW} can't access the files of this machine. What to do: pass --storage=gs://... and --tables=bigquery://..."
         )
     if not is_dry_run(options):
         check(store, tables, flags.subscription, flags.audit_topic)
@@ -127,34 +135,39 @@ def main(argv: Sequence[str]) -> int:
 
 
 def check_mode(runner: str, flags: argparse.Namespace) -> None:
-    """Raises UserError for flags that do not go with the runner."""
+    """Raise UserError for flags that the runner does not support."""
     if runner == DATAFLOW and flags.mode == AVAILABLE_NOW:
-        raise UserError(f"{DATAFLOW} runs until it is drained: leave --mode={AVAILABLE_NOW} out")
+        raise UserError(f"{DATAFLOW} runs until it is drained. What to do: omit --mode={AVAILABLE_NOW}")
     if flags.flush_every is not None:
         if runner != PRISM:
-            raise UserError(f"--flush_every is for a stream on one machine: add --mode={STREAMING}, or leave it out")
+            raise UserError(
+                f"--flush_every is for a stream on one machine. What to do: add --mode={STREAMING}, or omit --flush_every"
+            )
         if not flags.flush_every:
-            raise UserError("--flush_every is at least 1s")
+            raise UserError("--flush_every=0 is too short. What to do: pass at least 1s")
 
 
 def check(store: ObjectStore, tables: TableStore, subscription: str, audit_topic: str) -> None:
-    """Raises what `run_main` tells the user, unless stores, subscription and topic can be used."""
+    """Raise StoreError, TableStoreError, PubSubError or UserError unless stores, subscription and topic can be used."""
     store.check_writable()
     tables.check_writable(store)
     with subscriber() as client:
         topic = check_subscription(client, subscription)
     if topic == audit_topic:
-        raise UserError(f"{audit_topic} is the topic of {subscription}: the counts would come in as events. Name another one.")
+        raise UserError(
+            f"--audit_topic={audit_topic} is the topic of {subscription}, so the counts would be delivered as events. "
+            "What to do: pass another topic"
+        )
     with publisher() as client:
         check_topic(client, audit_topic)
 
 
 def dry_run(options: PipelineOptions, plan: Plan) -> None:
-    """Builds Dataflow's job and starts nothing. Beam itself writes no file then: the graph goes to --dataflow_job_file."""
+    """Build the Dataflow job without starting it, and write its graph to --dataflow_job_file, which Beam omits in a dry run."""
     job = launch(options, plan).job
     steps = len(job.proto_pipeline.components.transforms)
     summary = (
-        f"dry run: job {job.proto.name} of {steps} steps was built and not started; stores, topics and rights were not checked"
+        f"dry run: job {job.proto.name} of {steps} steps was built, not started; stores, topics and rights were not checked"
     )
     file = options.view_as(DebugOptions).dataflow_job_file
     if file:
@@ -167,9 +180,9 @@ def dry_run(options: PipelineOptions, plan: Plan) -> None:
 
 
 def run_once(options: PipelineOptions, plan: Plan, subscription: str) -> int:
-    """Runs until the source ends, and returns how many messages were acknowledged.
+    """Run until the source ends, and return the number of acknowledged messages.
 
-    If the run fails, those whose events are in no manifest yet go back to Pub/Sub.
+    If the run fails, the leases of messages whose events are in no manifest are released.
     """
     begin = time.monotonic()
     with subscriber() as client, Leases(subscription, client) as leases, status_line(lambda: progress_of(leases)):
@@ -177,7 +190,7 @@ def run_once(options: PipelineOptions, plan: Plan, subscription: str) -> int:
     seconds, taken = time.monotonic() - begin, leases.acknowledged
     _log.info("%s messages delivered and acknowledged in %.1f s", f"{taken:,}", seconds)
     if not taken:
-        _log.info("What another run holds, or one that was killed, comes back within %d s after its end", LEASE_SECONDS)
+        _log.info("Messages leased by another run are redelivered within %d s after it ends or is killed", LEASE_SECONDS)
     return taken
 
 
@@ -187,18 +200,22 @@ def progress_of(leases: Leases) -> str:
 
 
 def failure_summary(failures: Sequence[str]) -> str:
-    """One message for the failures that are unresolved when a stream ends."""
+    """Return one message for the failures that are unresolved when a stream ends."""
+    number = "1 bucket" if len(failures) == 1 else f"{len(failures)} buckets"
     head = (
-        f"{len(failures)} of the buckets could not be delivered to or loaded when last tried; all else was. Nothing is lost, "
+        f"{number} failed and were skipped; all others were delivered and loaded. No event is lost: the next run retries them,"
+        f" and nacked messages are redelivered within {NACK_DELAY_SECONDS} s:"
     )
-    tail = f"the next run tries again, and nacked messages come again within {NACK_DELAY_SECONDS} s:"
-    return with_list(head + tail, failures)
+    return with_list(head, failures)
 
 
 def run_streaming(options: PipelineOptions, plan: Plan, subscription: str) -> None:
-    """Runs until a signal ends it, and has then delivered all that it has taken. UserError for unresolved failures.
+    """Run until a signal, then deliver the messages that were pulled.
 
-    If the run fails, those messages whose events are in no manifest yet go back to Pub/Sub.
+    If the run fails, the leases of messages whose events are in no manifest are released.
+
+    Raises:
+        UserError: some buckets could not be delivered to or loaded when last tried.
     """
     give_back_freed()
     console = Console(file=sys.stderr)  # bound now: a running Prism silences sys.stderr
@@ -209,15 +226,17 @@ def run_streaming(options: PipelineOptions, plan: Plan, subscription: str) -> No
         status_line(lambda: progress_of(leases), STATUS_EVERY.total_seconds(), console),
         on_shutdown(leases.stop),
     ):
-        _log.info("taking what comes, until SIGTERM or SIGINT")
+        _log.info("delivering messages until SIGTERM or SIGINT")
         try:
             launch(options, plan).wait_until_finish()
         except RuntimeError as error:
             raise what_failed(error) from None
         except grpc.RpcError:
-            raise UserError("Prism has ended while the stream ran: was it killed, or out of memory? Run it again.") from None
+            raise UserError(
+                "Prism has ended while the stream ran: it was killed, or ran out of memory. What to do: run it again"
+            ) from None
         finally:
-            # A failed job's threads go on until they ask for more.
+            # The threads of a failed job run until their next pull, which returns nothing once the leases are stopped.
             leases.stop()
     if failures := leases.failures.unresolved():
         raise UserError(failure_summary(failures))

@@ -1,4 +1,4 @@
-"""The graph: the whole way of an event, whatever runs it, and what is plugged into it."""
+"""The graph of deliver and backfill, from the source to the reports. The source and the sinks are passed to it."""
 
 from __future__ import annotations
 
@@ -32,47 +32,50 @@ from transforms.write.transform import WriteDataFiles
 
 LOCAL_SHARDS = 1
 DATAFLOW_SHARDS = 16
-"""Files that a bucket gets at each pane, and so the workers that can write one busy event type at a time."""
+"""Data files that a bucket gets per pane, and so the number of workers that can write one busy event type in parallel."""
 
 
 class SweepScope(Enum):
-    """Which buckets a run sweeps, to close them or to finish what was left undone, besides those that its events go to."""
+    """Which buckets a run revisits, besides those of its own events, in order to close and load them."""
 
-    ALL = "all: of the hours that it sees, and of those that earlier runs have left open or not loaded"
-    SEEN = "those of the hours that it sees, and of the silent ones between"
+    ALL = "all"
+    """Buckets of the hours that it sees, and buckets that earlier runs have left open or not loaded."""
+    SEEN = "seen"
+    """Buckets of the hours that it sees, and of the hours between them that have no events."""
     NONE = "none"
 
 
 @dataclass(frozen=True)
 class Pace:
-    """How long after the first event that waits for it a stream writes a file, commits files, and loads a bucket that is open;
-    where `load` is None, it is loaded at each commit."""
+    """How long each step of a stream collects, from the first event that waits for it."""
 
     write: timedelta
+    """Until a shard writes a data file."""
     commit: timedelta
+    """Until a bucket's data files are committed."""
     load: timedelta | None = None
+    """Until an open bucket is loaded. None: at each commit."""
 
 
 DATAFLOW_PACE = Pace(PANE_EVERY, PANE_EVERY)
 
 
 def local_pace(flush_every: timedelta) -> Pace:
-    """One shard's file need not wait for others. A load takes all the files of a bucket again: the more there are, the rarer
-    it has to be than a flush."""
+    """Return the pace of a stream on one machine. It has one shard, so a commit does not wait for the files of others.
+
+    Loads are rarer than flushes, because each load reads all files of the bucket again, however many there are.
+    """
     return Pace(flush_every, timedelta(seconds=1), LOAD_EVERY)
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What is plugged into the graph.
-
-    source: gives PubsubMessages; ends: whether it does so by itself, with what was there when the run started; leased: the
-    subscription whose messages this process holds, to be acknowledged by the graph; hours_seen: hours that runs before this
-    one have seen, and left to it to sweep; pace: how often a stream does what.
-    """
+    """Source, sinks and settings of the graph."""
 
     source: beam.PTransform
+    """Emits PubsubMessages."""
     ends: bool
+    """Whether the source is bounded: it ends after the messages that were published before the run started."""
     run_started_at: datetime
     contracts: Contracts
     store: ObjectStore
@@ -80,21 +83,26 @@ class Plan:
     audit_topic: str
     allowed_lateness: timedelta
     horizon: timedelta
+    """The dedup horizon."""
     shards: int
+    """Shards of each event type."""
     leased: str | None = None
+    """Subscription whose messages this process has leased, so that the graph has to acknowledge them. None: the runner does,
+    or the messages come from an archive."""
     sweep_scope: SweepScope = SweepScope.ALL
     hours_seen: Sequence[datetime] = ()
+    """Hours that earlier runs have seen and left to this run to sweep."""
     pace: Pace = DATAFLOW_PACE
 
 
 def build(pipeline: beam.Pipeline, plan: Plan) -> None:
-    """The whole way of an event, whatever runs it."""
+    """Add all steps of an event to a pipeline, for any runner."""
     contracts, store, lateness = plan.contracts, plan.store, plan.allowed_lateness
     pace = plan.pace
     write_windows = HourlyWindows(lateness, plan.ends, pace.write)
     commit_windows = HourlyWindows(lateness, plan.ends, pace.commit)
     load_windows = HourlyWindows(lateness, plan.ends, pace.load) if pace.load else None
-    # A run that ends has not seen what came after its start, so it closes nothing that was not over by then.
+    # A bounded run has not read messages published after its start, so it closes only hours that were over by then.
     closing_clock: Clock = Fixed(plan.run_started_at) if plan.ends else utc_now
     delivered = DeliveredIndexes(store, plan.horizon)
     tables = tables_of(contracts)
@@ -119,8 +127,12 @@ def build(pipeline: beam.Pipeline, plan: Plan) -> None:
 
 
 def sweep(pipeline: beam.Pipeline, plan: Plan, streams: Sequence[str], hours_seen: beam.PCollection) -> beam.PCollection:
-    """Sweeps the buckets of hours: those seen, those that pass, and those that earlier runs have left unfinished."""
-    # As far back as any run can have written: what is in a manifest is not delivered again, so nobody else would look there.
+    """Emit close checks for the buckets of three kinds of hours.
+
+    They are the hours that the run sees, the hours that end while it runs, and the hours that earlier runs have left open or
+    not loaded.
+    """
+    # As far back as any run can have written. A delivered event is not delivered again, so no event would revisit its bucket.
     oldest = plan.run_started_at - plan.allowed_lateness - LONGEST_LIFE
     hours = [hours_seen]
     if plan.hours_seen:
@@ -140,11 +152,15 @@ def sweep(pipeline: beam.Pipeline, plan: Plan, streams: Sequence[str], hours_see
 
 
 def launch(options: PipelineOptions, plan: Plan) -> PipelineResult:
-    """Starts the job and does not wait for its end, as a flex template's launcher must not."""
+    """Start the job without waiting for its end, as the launcher of a flex template requires.
+
+    Raises:
+        UserError: Beam refuses the options.
+    """
     try:
         pipeline = beam.Pipeline(options=options)
     except ValueError as error:
-        # Nothing is built yet: it is the options that Beam does not like.
+        # The pipeline has no steps yet, so the cause must be an option.
         raise UserError(" ".join(str(error).split())) from None
     build(pipeline, plan)
     return pipeline.run()

@@ -1,4 +1,4 @@
-"""Memory: a process that runs for days gives back what it has freed."""
+"""Settings of the C library, so that a process that runs for days returns freed memory to the system."""
 
 from __future__ import annotations
 
@@ -6,19 +6,20 @@ import ctypes
 import sys
 
 ARENAS = 2
+"""Maximum number of malloc arenas. By default there is one for each few threads."""
 MAP_ABOVE = 256 * 1024
-"""Bytes. By its default the C library raises this to the largest block that was ever freed, up to 32 MiB: then files and
-batches of some MB come from its arenas, one for each few threads, and leave holes in them that nothing else fits into."""
+"""Size in bytes above which a block is mapped, and so returned when it is freed. By default glibc raises it to the size of the
+largest block that was ever freed, up to 32 MiB. Files and batches of some MB then go to the arenas and fragment them."""
 
 _M_MMAP_THRESHOLD, _M_ARENA_MAX = -3, -8
 """From glibc's malloc.h."""
 
 
 def give_back_freed() -> None:
-    """Lets the C library keep little of what is freed; without effect where it is not glibc.
+    """Make glibc return freed memory to the system. Has no effect with another C library.
 
-    Measured for a stream of 1,000 events a second: 237 MB after 8 minutes, and no more since the first load, in place of 370 MB
-    and 10 MB more each minute.
+    Measured with a stream of 1,000 events per second: 237 MB after 8 minutes, constant since the first load. Without these
+    settings it was 370 MB, growing by 10 MB per minute.
     """
     if sys.platform == "linux":
         mallopt = getattr(ctypes.CDLL(None), "mallopt", None)

@@ -1,7 +1,10 @@
-"""missing: names the events that the archive has, and that deliver has neither delivered nor refused: what a repair brings.
+"""missing: list the archived events that are neither delivered nor dead letters.
 
-On the standard output, an event type, a tab and an event id a line, as `python -m pipelines.backfill --ids` reads them. Reads
-the archive and the buckets' indexes, and writes nothing. Exit status 2 when not all of the archive could be read or named.
+Prints one event per line: event type, tab, event id, as `python -m pipelines.backfill --ids` reads them. Reads the archive and
+the id indexes of the buckets, and writes nothing.
+
+Exit status: 0 if the list is complete, whether or not it is empty; 2 if a part of the archive could not be read, or the id of
+an event can't be printed on one line.
 """
 
 from __future__ import annotations
@@ -27,38 +30,43 @@ from transforms.recovery.missing_events import missing
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line."""
+    """Return the parser of the command line."""
     flags = argparse.ArgumentParser(
         prog="python -m pipelines.missing", description=__doc__, formatter_class=ParagraphFormatter, allow_abbrev=False
     )
-    flags.add_argument("--archive", required=True, help="the folder or gs://bucket[/prefix] that the subscription writes to")
-    flags.add_argument("--storage", required=True, help="the folder or gs://bucket[/prefix] that deliver writes to")
+    flags.add_argument("--archive", required=True, help="object store of the archive: a folder, or gs://bucket[/prefix]")
+    flags.add_argument("--storage", required=True, help="object store of deliver: a folder, or gs://bucket[/prefix]")
     flags.add_argument(
-        "--hours", required=True, type=hours, help="events of which hours, FROM..TO as 2026-01-31T00..2026-01-31T23"
+        "--hours",
+        required=True,
+        type=hours,
+        help="hours of the events, for example 2026-01-31T00..2026-01-31T23, both included",
     )
     add_settings(flags)
     return flags
 
 
 def main(argv: Sequence[str]) -> int:
-    """Prints them, in order. Raises what `run_main` tells the user."""
+    """Print the missing events, sorted."""
     flags = parser().parse_args(argv)
     archive, store = open_store(flags.archive), open_store(flags.storage)
     first, last = flags.hours
     wanted = Wanted(first, last, flags.allowed_lateness)
     files = archive_files(archive, wanted)
     if not files:
-        raise UserError(f"{archive.uri}: there is no file that can hold events of these hours. Is it the archive?")
+        raise UserError(f"{archive.uri}: no file can contain events of these hours. What to do: check --archive and --hours")
     delivered, reading = DeliveredIndexes(store, flags.dedup_horizon), Reading(archive, files, wanted)
     missing_events = {event for batch, _ in reading.batches() for event in missing(store, batch, wanted, delivered)}
-    plain = sorted((kind, event_id) for kind, event_id in missing_events if not {"\t", "\n"} & {*kind} and "\n" not in event_id)
-    for kind, event_id in plain:
+    printable = sorted(
+        (kind, event_id) for kind, event_id in missing_events if not {"\t", "\n"} & {*kind} and "\n" not in event_id
+    )
+    for kind, event_id in printable:
         print(f"{kind}\t{event_id}")
     problems = reading.problems
-    if len(plain) < len(missing_events):
-        problems.append(f"{len(missing_events) - len(plain)} ids have line breaks: backfill their hours without --ids")
+    if unprintable := len(missing_events) - len(printable):
+        problems.append(f"{unprintable} ids or types contain line breaks or tabs: backfill their hours without --ids")
     if problems:
-        raise UserError(with_list("there may be more, because of this:", problems))
+        raise UserError(with_list("the list may lack events, because of these problems:", problems))
     return 0
 
 

@@ -1,4 +1,4 @@
-"""Prism: Beam's streaming engine for one machine, a program of its own that runs while a block lasts."""
+"""Prism, Beam's streaming engine for one machine: starts it as a subprocess, and translates its errors."""
 
 from __future__ import annotations
 
@@ -22,41 +22,47 @@ from pipelines.command import UserError, without_step
 from schemas.errors import EventDeliveryError
 
 START_SECONDS = 30.0
+"""How long Prism may take until it accepts connections."""
 END_SECONDS = 5.0
+"""How long Prism may take to end after SIGTERM; then it is killed."""
 TEN_YEARS = 315_360_000
 """In seconds."""
 
 _MODULE = f"github.com/apache/beam/sdks/v2/go/cmd/prism@v{version.__version__}"
 _UNTIL_KILLED = 'exec 3<&0; (read -r _ <&3; kill -9 $$) >/dev/null 2>&1 & exec "$0" "$@" </dev/null 3<&-'
-"""Runs a program that is killed when the input ends, as it does when this process is killed: without its worker, Prism would
-go on for ever, and be busy."""
+"""Shell script that runs a program and kills it at the end of the input, which ends when this process is killed. Without its
+worker, Prism would run for ever, in a busy loop."""
 _HELP = (
-    "Beam downloads it where there is a network. Where there is none, build it elsewhere with "
-    f"`go install {_MODULE}`, and give --prism_location=FILE."
+    "What to do: connect to a network, so that Beam can download it, or build it elsewhere with "
+    f"`go install {_MODULE}`, and pass --prism_location=FILE"
 )
 
 
 @contextmanager
 def running_prism(options: PipelineOptions) -> Iterator[None]:
-    """Runs Prism, and points the options to it. Raises UserError where it can't be had, or does not start."""
+    """Run Prism inside the block, and set its address in the options.
+
+    Raises:
+        UserError: Prism could not be downloaded, or did not start.
+    """
     options.view_as(PrismRunnerOptions).prism_log_level = "warn"
     try:
         command, endpoint = PrismJobServer(options).subprocess_cmd_and_endpoint()
     except (RuntimeError, ValueError, OSError, AssertionError) as error:
         raise UserError(
-            f"Prism, which --mode=stream needs, can't be had: {_one_line(error) or 'that is no file'}. {_HELP}"
+            f"Prism, which --mode=stream needs, is not available: {_one_line(error) or 'there is no such file'}. {_HELP}"
         ) from None
     with _quiet(), TemporaryFile() as output, _started(list(map(str, command)), output) as process:
         _wait(process, endpoint, output)
         portable = options.view_as(PortableOptions)
         portable.job_endpoint = endpoint
-        # Beam bounds its wait for the end of the job by this too.
+        # Beam also limits its wait for the end of the job by this.
         portable.job_server_timeout = TEN_YEARS
         yield
 
 
-class _Nowhere(TextIOBase):
-    """Takes what threads print, also those that go on after the block."""
+class _Discard(TextIOBase):
+    """A stream that discards all text, for threads that print even after the block has ended."""
 
     def write(self, text: str) -> int:
         return len(text)
@@ -64,14 +70,16 @@ class _Nowhere(TextIOBase):
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """What stops a stream is raised, and told once, by `run_main`; Beam's threads would print it several times, with stack
-    traces."""
+    """Silence Beam inside the block.
+
+    Its threads print the error that ends a stream several times, with stack traces; `run_main` prints it once.
+    """
     root = logging.getLogger()
     before = root.level
     root.setLevel(logging.CRITICAL)
-    # For good: threads that miss their engine end when the block has ended.
+    # Not restored after the block: threads that have lost their connection to Prism fail later.
     threading.excepthook = lambda _: None
-    sys.stderr = _Nowhere()
+    sys.stderr = _Discard()
     try:
         yield
     finally:
@@ -80,8 +88,8 @@ def _quiet() -> Iterator[None]:
 
 @contextmanager
 def _started(command: list[str], output: IO[bytes]) -> Iterator[subprocess.Popen[bytes]]:
-    # A session of its own: what a terminal sends to all of its programs is for this one alone, which needs Prism to end well.
-    with subprocess.Popen(  # noqa: S603 - the binary that the user has named, or Beam's own
+    # In a session of its own, so that Ctrl-C in a terminal reaches this process only, which needs Prism for its drain.
+    with subprocess.Popen(  # noqa: S603 - the binary of --prism_location, or Beam's own
         ["/bin/sh", "-c", _UNTIL_KILLED, *command],
         stdin=subprocess.PIPE,
         stdout=output,
@@ -109,8 +117,8 @@ def _wait(process: subprocess.Popen[bytes], endpoint: str, output: IO[bytes]) ->
                 continue
         ready.cancel()
     output.seek(0)
-    words = " ".join(output.read().decode(errors="replace").split())[-300:]
-    raise UserError(f"Prism did not start: {words or 'it printed nothing'}. {_HELP}")
+    printed = " ".join(output.read().decode(errors="replace").split())[-300:]
+    raise UserError(f"Prism did not start: {printed or 'it printed nothing'}. {_HELP}")
 
 
 def what_failed(error: RuntimeError) -> Exception:

@@ -1,6 +1,6 @@
-"""Clients that depend on the environment: for Pub/Sub, or for the emulator or broker that PUBSUB_EMULATOR_HOST names.
+"""Clients of Cloud Pub/Sub, or of the emulator or broker that the environment variable PUBSUB_EMULATOR_HOST names.
 
-Both raise UserError where there are neither credentials nor an emulator.
+Both functions raise UserError if there are neither credentials nor an emulator.
 """
 
 from __future__ import annotations
@@ -18,28 +18,28 @@ from pipelines.command import UserError
 
 
 def publisher() -> pubsub_v1.PublisherClient:
-    """Publishes in the background, and repeats what fails for a while."""
-    with _credentials_told():
+    """Return a client that publishes in the background and retries failed requests for a limited time."""
+    with _explain_missing_credentials():
         return pubsub_v1.PublisherClient()
 
 
 def subscriber() -> pubsub_v1.SubscriberClient:
-    """Takes answers of any size."""
+    """Return a client that accepts responses of any size."""
     host = os.environ.get("PUBSUB_EMULATOR_HOST")
     if not host:
-        with _credentials_told():
+        with _explain_missing_credentials():
             return pubsub_v1.SubscriberClient()
-    # The client that the library makes for an emulator takes answers of up to 4 MiB only; a message may have 10 MB.
+    # For an emulator, the library makes a client that accepts responses of at most 4 MiB; a message may have 10 MB.
     channel = grpc.insecure_channel(host, options=[("grpc.max_receive_message_length", -1)])
     return pubsub_v1.SubscriberClient(transport=SubscriberGrpcTransport(channel=channel))
 
 
 @contextmanager
-def _credentials_told() -> Iterator[None]:
+def _explain_missing_credentials() -> Iterator[None]:
     try:
         yield
     except DefaultCredentialsError:
         raise UserError(
-            "there are no Google credentials for Pub/Sub. Run `gcloud auth application-default login`, "
-            "or set PUBSUB_EMULATOR_HOST to the host:port of an emulator or of local.pubsub."
+            "there are no Google credentials for Pub/Sub. What to do: run `gcloud auth application-default login`, "
+            "or set PUBSUB_EMULATOR_HOST to the host:port of an emulator or of local.pubsub"
         ) from None

@@ -1,7 +1,9 @@
-"""reload: loads the table partitions of some hours anew from the files that their manifests list.
+"""reload: replace the table partitions of some hours by the rows of the data files in their manifests.
 
-For tables that were dropped or spoiled, or whose files had to be restored: when the audit says that a table does not hold what
-the files hold. Takes no message, counts nothing, and may be repeated. Exit status 2 when some partition could not be loaded.
+For tables that were dropped or corrupted, and for files that were restored: if the audit finds that table and files differ.
+Pulls no messages, publishes no counts, and can be repeated.
+
+Exit status: 0 if all partitions were loaded; 2 if some could not be loaded.
 """
 
 from __future__ import annotations
@@ -31,45 +33,50 @@ from transforms.load.load import load, not_loaded
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line."""
+    """Return the parser of the command line."""
     flags = argparse.ArgumentParser(
         prog="python -m pipelines.reload", description=__doc__, formatter_class=ParagraphFormatter, allow_abbrev=False
     )
-    flags.add_argument("--storage", required=True, help="the folder or gs://bucket[/prefix] that deliver writes to")
-    flags.add_argument("--tables", required=True, help="the FILE.duckdb or bigquery://project.dataset that deliver loads")
+    flags.add_argument("--storage", required=True, help="object store of deliver: a folder, or gs://bucket[/prefix]")
+    flags.add_argument("--tables", required=True, help="table store of deliver: FILE.duckdb, or bigquery://project.dataset")
     flags.add_argument(
-        "--hours", required=True, type=hours, help="which partitions, FROM..TO as 2026-01-31T00..2026-01-31T23, both included"
+        "--hours",
+        required=True,
+        type=hours,
+        help="hours of the partitions, for example 2026-01-31T00..2026-01-31T23, both included",
     )
-    flags.add_argument("--type", help="only this event type, or dead_letters (default: all)")
-    flags.add_argument("--contracts", type=Path, default=DEFAULT_FOLDER, help="as for deliver (default: the shipped)")
+    flags.add_argument("--type", help="event type to reload, or dead_letters (default: all)")
+    flags.add_argument(
+        "--contracts", type=Path, default=DEFAULT_FOLDER, help="contracts of deliver (default: those in the package)"
+    )
     return flags
 
 
 def main(argv: Sequence[str]) -> int:
-    """Loads them, and tells how many rows that were. Raises what `run_main` tells the user."""
+    """Load the partitions, and print how many they are and how many rows they have."""
     flags = parser().parse_args(argv)
     wanted = tables_of(load_contracts(flags.contracts))
     if flags.type is not None:
         if flags.type not in wanted:
-            raise UserError(f"--type={flags.type} is none of {', '.join(wanted)}")
+            raise UserError(f"--type={flags.type} is unknown. What to do: pass one of {', '.join(wanted)}")
         wanted = {flags.type: wanted[flags.type]}
     store, tables = open_store(flags.storage), open_tables(flags.tables)
     store.check_writable()
     tables.check_writable(store)
     map_with_progress("tables checked", tables.ensure, list(wanted.values()))
     first, last = flags.hours
-    asked = [Bucket(stream, first + number * HOUR) for stream in wanted for number in range((last - first) // HOUR + 1)]
-    again = new_id()
+    buckets = [Bucket(stream, first + number * HOUR) for stream in wanted for number in range((last - first) // HOUR + 1)]
+    force_key = new_id()
 
     def reload(bucket: Bucket) -> int | str | None:
-        """The rows loaded, why they were not, or None where there is no such bucket."""
+        """Return the number of rows loaded, or the reason why the load failed, or None if there is no such bucket."""
         try:
             manifest = finished_receipt(store, bucket)
-            return load(tables, wanted[bucket.stream], store, manifest, again) if manifest.version else None
+            return load(tables, wanted[bucket.stream], store, manifest, force_key) if manifest.version else None
         except (LoadError, *DAMAGE) as failure:
             return str(failure)
 
-    results = map_with_progress("partitions loaded", reload, asked)
+    results = map_with_progress("partitions loaded", reload, buckets)
     if failures := [result for result in results if isinstance(result, str)]:
         raise not_loaded(failures)
     rows = [result for result in results if isinstance(result, int)]

@@ -1,10 +1,14 @@
-"""replay: publishes dead letters again, for deliver to take them once more: after a contract or a program was mended.
+"""replay: publish dead letters again, so that deliver reads them once more. Fix the contract or the program first.
 
-They keep their attributes and their event ids, and come to the hour that they belong to. What is delivered already is not
-published, and what is refused again is the same dead letter as before; so a replay may be repeated, also one that was
-interrupted. A dead letter that is older than the allowed lateness is delivered to the hour of the replay, with its own time
-beside it; refused again, it lies in that hour too, and is replayed from there. Exit status 2 when some dead letter could not be
-read or published; all others are then.
+The messages keep their attributes and event ids, and are delivered to their own hours. A replay can be repeated, even after an
+interruption: it skips dead letters whose events have been delivered since, and one that is rejected again is the same dead
+letter as before.
+
+Dead letters older than the allowed lateness are delivered to the hour of the replay, and keep their own time in skewed_from. If
+they are rejected again, they are dead letters of that hour too, and have to be replayed from there.
+
+Exit status: 0 if all dead letters were published; 1 if Pub/Sub can't accept some of them; 2 if some could not be read, or
+something else failed. All others are published then.
 """
 
 from __future__ import annotations
@@ -43,7 +47,7 @@ mend the contract or the program first; run deliver afterwards. For example:
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line."""
+    """Return the parser of the command line."""
     flags = argparse.ArgumentParser(
         prog="python -m pipelines.replay",
         description=__doc__,
@@ -51,53 +55,63 @@ def parser() -> argparse.ArgumentParser:
         epilog=EXAMPLE,
         allow_abbrev=False,
     )
-    flags.add_argument("--storage", required=True, help="the folder or gs://bucket[/prefix] that deliver writes to")
+    flags.add_argument("--storage", required=True, help="object store of deliver: a folder, or gs://bucket[/prefix]")
     flags.add_argument(
         "--reason",
         required=True,
         action="append",
         choices=sorted(Reason),
-        help="why they were refused; may be given again. One of %(choices)s",
+        help="reason of the dead letters to publish; can be repeated. One of %(choices)s",
         metavar="REASON",
     )
     flags.add_argument(
-        "--hours", required=True, type=hours, help="dead letters of which hours, FROM..TO as 2026-01-31T00..2026-01-31T23"
+        "--hours",
+        required=True,
+        type=hours,
+        help="hours of the dead letters, for example 2026-01-31T00..2026-01-31T23, both included",
     )
-    flags.add_argument("--topic", required=True, type=resource("topics"), help="where deliver's events come from")
-    flags.add_argument("--allowed_lateness", type=duration, default=timedelta(days=7), help="as for deliver (default: 7d)")
+    flags.add_argument(
+        "--topic", required=True, type=resource("topics"), help="topic of the events: projects/PROJECT/topics/NAME"
+    )
+    flags.add_argument(
+        "--allowed_lateness", type=duration, default=timedelta(days=7), help="--allowed_lateness of deliver (default: 7d)"
+    )
     return flags
 
 
 def main(argv: Sequence[str]) -> int:
-    """Publishes them, and tells how many that were. Raises what `run_main` tells the user."""
+    """Publish the dead letters, and print how many they are."""
     flags = parser().parse_args(argv)
     store, now = open_store(flags.storage), utc_now()
     first, last = flags.hours
     if next(store.list(f"{DEAD_LETTERS}/"), None) is None:
-        raise UserError(f"{store.uri}: there are no dead letters here. Give the --storage that deliver writes to.")
-    asked = list(buckets_of(store, DEAD_LETTERS, first, last))
+        raise UserError(f"{store.uri}: there are no dead letters here. What to do: pass the --storage of deliver")
+    buckets = list(buckets_of(store, DEAD_LETTERS, first, last))
     replay = Replay(store, frozenset(flags.reason), now, flags.allowed_lateness)
-    with publisher() as client, progress_bar("hours replayed", len(asked)) as show_done:
+    with publisher() as client, progress_bar("hours replayed", len(buckets)) as show_done:
         check_topic(client, flags.topic)
-        outbox = Outbox(client, flags.topic)
-        for done, bucket in enumerate(asked, 1):
-            for dead_letter in replay.due(bucket):
-                if problem := outbox.add(dead_letter):
-                    replay.problems.append(f"{bucket.folder}: {problem}")
+        outbox, unpublished = Outbox(client, flags.topic), []
+        for done, bucket in enumerate(buckets, 1):
+            problems = [outbox.add(dead_letter) for dead_letter in replay.due(bucket)]
+            unpublished += [f"{bucket.folder}: {problem}" for problem in problems if problem]
             show_done(done)
         outbox.flush()
     print(f"{outbox.published} dead letters published again; {replay.delivered} more are delivered already")
-    if not replay.read and not replay.problems:
-        print(f"These hours have no dead letter of the reason {' or '.join(flags.reason)}")
+    if not replay.read and not unpublished and not replay.problems:
+        print(f"There are no dead letters with the reason {' or '.join(flags.reason)} in these hours")
     if replay.refused:
         first_hours = ", ".join(first_few([f"{hour:%Y-%m-%dT%H}" for hour in sorted(replay.refused)]))
         print(
-            f"{sum(replay.refused.values())} were replayed too late for their hour and refused again: "
+            f"{sum(replay.refused.values())} were replayed after the allowed lateness and rejected again: "
             f"replay them from {first_hours}"
         )
     if replay.problems:
-        raise UserError(with_list("all others were replayed, but not these:", replay.problems))
-    return 0
+        raise UserError(
+            with_list("some dead letters could not be read; all others were published:", replay.problems + unpublished)
+        )
+    if unpublished:
+        print(with_list("Pub/Sub can't accept these dead letters; all others were published:", unpublished), file=sys.stderr)
+    return 1 if unpublished else 0
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Runners: what can run a pipeline, and Beam's own flags."""
+"""The runners of the pipelines, and Beam's own flags and options."""
 
 from __future__ import annotations
 
@@ -16,64 +16,69 @@ PRISM = "PrismRunner"
 _RUNNERS = {
     DATAFLOW: ["--runner=DataflowRunner"],
     LOCAL: ["--runner=apache_beam.runners.portability.fn_api_runner.FnApiRunner"],
-    # The steps run in this process. Prism fails a job whose source it has tried to split while a bundle was slow.
+    # LOOPBACK runs the steps in this process. Without the experiment, Prism tries to split the source while a bundle is slow,
+    # and then the job fails.
     PRISM: ["--runner=PrismRunner", "--environment_type=LOOPBACK", "--experiments=prism_disable_sdf_split"],
 }
 
 
 def add_runner(parser: argparse.ArgumentParser) -> None:
-    """The flag that every pipeline has."""
+    """Add --runner."""
     parser.add_argument(
         "--runner",
         choices=[DATAFLOW, LOCAL],
         default=LOCAL,
-        help=f"{LOCAL} (the default) is this process; {DATAFLOW} takes Beam's own flags too, such as --region",
+        help=f"{LOCAL} (the default): run in this process; {DATAFLOW}: run on Dataflow. Beam's own flags, such as --region, "
+        "are accepted too",
     )
 
 
 def parse(parser: argparse.ArgumentParser, argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
-    """Our flags, and Beam's as they came. A flag that neither knows ends the program with a clear error."""
-    ours, rest = parser.parse_known_args(argv)
-    beams = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    """Return the command's own flags, and the arguments that are Beam's. An unknown flag ends the process with an error."""
+    flags, beam_arguments = parser.parse_known_args(argv)
+    beam_parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     for options in PipelineOptions.__subclasses__():
-        options._add_argparse_args(beams)  # noqa: SLF001 - how Beam itself gathers its flags
-    _, unknown = beams.parse_known_args([argument for argument in rest if argument != "--"])
+        options._add_argparse_args(beam_parser)  # noqa: SLF001 - Beam itself collects its flags this way
+    _, unknown = beam_parser.parse_known_args([argument for argument in beam_arguments if argument != "--"])
     if unknown:
         parser.error(f"unknown: {' '.join(unknown)}")
-    return ours, rest
+    return flags, beam_arguments
 
 
-def beam_options(runner: str, rest: Sequence[str]) -> PipelineOptions:
-    """Beam's options for one of our runners. Streaming is on: the source has no end of its own.
+def beam_options(runner: str, beam_arguments: Sequence[str]) -> PipelineOptions:
+    """Return Beam's options for a runner. They are always streaming options, because the source is unbounded.
 
-    Raises UserError for options that do not go together.
+    Raises:
+        UserError: some options exclude each other.
     """
-    options = PipelineOptions([*rest, *_RUNNERS[runner], "--streaming"])
-    # Beam takes any text for a yes, also "False".
+    options = PipelineOptions([*beam_arguments, *_RUNNERS[runner], "--streaming"])
+    # Beam reads any text as true, even "False".
     if options.view_as(TestOptions).dry_run not in (False, "True", "true"):
-        raise UserError("--dry_run takes True. Leave it out to run.")
+        raise UserError("--dry_run must be True. What to do: pass --dry_run=True, or omit it to run the job")
     if is_dry_run(options):
         _check_dry_run(runner, options)
     if runner == LOCAL and options.view_as(DirectOptions).direct_running_mode == "multi_processing":
-        raise UserError(f"{LOCAL} reads Pub/Sub in this process: leave --direct_running_mode=multi_processing out")
+        raise UserError(f"{LOCAL} reads Pub/Sub in this process. What to do: omit --direct_running_mode=multi_processing")
     return options
 
 
 def is_dry_run(options: PipelineOptions) -> bool:
-    """Whether the job is only to be built."""
+    """Return whether the job is only built, not started."""
     return bool(options.view_as(TestOptions).dry_run)
 
 
 def _check_dry_run(runner: str, options: PipelineOptions) -> None:
-    """Refuses what Beam would leave undone, or ask the network for."""
+    """Raise UserError for options that Beam ignores in a dry run, or for which it uses the network."""
     if runner != DATAFLOW:
-        raise UserError(f"--dry_run builds a job for {DATAFLOW}; {runner} has none. Add --runner={DATAFLOW}.")
+        raise UserError(f"--dry_run builds a {DATAFLOW} job; {runner} has none. What to do: add --runner={DATAFLOW}")
     cloud = options.view_as(GoogleCloudOptions)
     if cloud.template_location:
-        raise UserError("a dry run writes no template: leave --template_location out, or use --dataflow_job_file=FILE")
+        raise UserError("a dry run writes no template. What to do: omit --template_location, or pass --dataflow_job_file=FILE")
     missing = [f"--{name}" for name in ("project", "region", "temp_location") if not getattr(cloud, name)]
     if missing:
-        raise UserError(f"a dry run does not ask the network for what is missing: add {', '.join(missing)}")
-    # Where this path is wrong, Beam would make a bucket.
+        raise UserError(
+            f"a dry run needs flags that are looked up on the network otherwise. What to do: add {', '.join(missing)}"
+        )
+    # Beam creates a bucket if this path is invalid.
     if problems := PipelineOptionsValidator(options, None).validate_gcs_path(cloud, "temp_location"):
         raise UserError(problems[0])

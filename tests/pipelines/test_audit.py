@@ -386,7 +386,7 @@ def test_hours_that_were_asked_for_and_nobody_reported_are_unknown(world: World,
     deliver_some(world)
     first = LAST_HOUR - timedelta(hours=2)
     assert world.audit(f"--hours={first:%Y-%m-%dT%H}..{LAST_HOUR:%Y-%m-%dT%H}") == 1
-    assert f"UNKNOWN: nobody has reported on 2 of 3 hours, of which {first:%Y-%m-%dT%H}" in capsys.readouterr().out
+    assert f"UNKNOWN: 2 of 3 hours have neither a report nor a bucket, first {first:%Y-%m-%dT%H}" in capsys.readouterr().out
     assert {row["status"] for row in verdicts(world).values()} == {"COMPLETE"}
     assert world.audit(f"--hours={LAST_HOUR:%Y-%m-%dT%H}..{LAST_HOUR:%Y-%m-%dT%H}") == 0
 
@@ -434,7 +434,7 @@ def test_a_message_that_is_no_report_is_kept_and_told_of_once_and_hurts_no_verdi
     deliver_some(world)
     assert world.audit() == 1
     folder = world.storage / "audit" / "unreadable"
-    assert f"1 messages could not be read as reports; they are kept in {folder}/" in capsys.readouterr().out
+    assert f"1 messages could not be parsed as reports; they are stored in {folder}/" in capsys.readouterr().out
     assert (folder / message_id).read_bytes() == data
     assert message_id in caplog.text
     assert "hello" not in caplog.text

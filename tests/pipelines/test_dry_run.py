@@ -65,7 +65,7 @@ def test_the_job_is_built_and_said_and_its_graph_can_be_read(tmp_path: Path) -> 
         ("storage", "out", "--storage=gs://"),
         ("tables", "out.duckdb", "--tables=bigquery://"),
         ("runner", "FnApiRunner", "--runner=DataflowRunner"),
-        ("dry_run", "False", "--dry_run takes True"),
+        ("dry_run", "False", "--dry_run must be True"),
         ("project", "", "--project"),
         ("region", "", "--region"),
         ("temp_location", "", "--temp_location"),
@@ -86,4 +86,4 @@ def test_what_can_not_be_is_one_clear_error(tmp_path: Path, name: str, value: st
 def test_a_real_job_gets_no_store_of_this_machine_either(tmp_path: Path, name: str, value: str) -> None:
     done = deliver(tmp_path, dry_run="", **{name: value})
     assert done.returncode == 2
-    assert "workers see no file of this machine" in done.stderr
+    assert "can't access the files of this machine" in done.stderr

@@ -151,5 +151,5 @@ def test_reload_goes_on_after_a_partition_that_cannot_be_loaded_and_names_it(wor
 
 
 def test_reload_of_a_type_without_a_contract_is_an_error_that_names_those_there_are(world):
-    with pytest.raises(UserError, match=r"--type=taps is none of search_made, tap, dead_letters"):
+    with pytest.raises(UserError, match=r"--type=taps is unknown. What to do: pass one of search_made, tap, dead_letters"):
         run_reload(world, (LAST_HOUR, LAST_HOUR), "--type=taps")

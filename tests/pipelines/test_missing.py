@@ -105,12 +105,14 @@ def test_what_cannot_be_read_or_named_is_told(world: World, capsys: pytest.Captu
     messages = [search("a\nb", LAST_HOUR), search("plain", LAST_HOUR), search("with \x85 and \u2028", LAST_HOUR)]
     write_archive(archive, archived(messages, ["1", "2", "3"]))
     (archive / "notes.txt").write_text("no Avro")
-    with pytest.raises(UserError, match=r"(?s)there may be more.*notes.txt is no Avro.*1 ids have line breaks"):
+    with pytest.raises(
+        UserError, match=r"(?s)the list may lack events.*notes.txt is no Avro.*1 ids or types contain line breaks or tabs"
+    ):
         missing.main([f"--archive={archive}", f"--storage={world.storage}", BOTH])
     named = capsys.readouterr().out
     (world.folder / "ids").write_bytes(named.encode())
     assert backfill.read_ids(world.folder / "ids") == {("search_made", "plain"), ("search_made", "with \x85 and \u2028")}
-    with pytest.raises(UserError, match="Is it the archive"):
+    with pytest.raises(UserError, match="no file can contain events of these hours"):
         missing.main([f"--archive={world.folder / 'none'}", f"--storage={world.storage}", BOTH])
 
 

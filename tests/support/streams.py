@@ -54,9 +54,9 @@ def streaming(world: World, prism: str, *more: str, settings: str = "", address:
         try:
             output = ""
             assert process.stderr
-            while "taking what comes" not in output and (line := process.stderr.readline()):
+            while "delivering messages until" not in output and (line := process.stderr.readline()):
                 output += line
-            assert "taking what comes" in output, output
+            assert "delivering messages until" in output, output
             yield Running(process)
         finally:
             process.kill()
