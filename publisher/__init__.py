@@ -1,4 +1,4 @@
-"""Publishes events, keeps every answer, and reports what Pub/Sub has taken: the first of the audit's witnesses. Needs no Beam.
+"""Client library that publishes events to Pub/Sub and reports to the audit how many were acknowledged. Needs no Beam.
 
     from publisher import EventPublisher
 

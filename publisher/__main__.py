@@ -1,4 +1,4 @@
-"""`python -m publisher`: see publisher/cli.py."""
+"""Entry point of `python -m publisher`; the command line is in publisher/cli.py."""
 
 from __future__ import annotations
 

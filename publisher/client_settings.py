@@ -1,4 +1,4 @@
-"""How the client library talks to Pub/Sub: limits, retries, and what is refused before it can hurt a whole batch."""
+"""Settings of the Pub/Sub client: limits, retries, time-outs, and checks of a message before it joins a batch."""
 
 from __future__ import annotations
 
@@ -15,45 +15,50 @@ from google.cloud.pubsub_v1.types import BatchSettings, LimitExceededBehavior, P
 from publisher.errors import PublisherError, one_line
 
 PUBLISH_DEADLINE_SECONDS = 600.0
-"""How long a publish is retried. Long enough for a restart or a short outage of Pub/Sub; then the message is a failure."""
+"""How long a publish is retried, which covers a restart or a short outage of Pub/Sub. After that the message is a failure."""
 
 ATTEMPT_SECONDS = 60.0
 """How long one attempt may take."""
 
 ANSWER_SECONDS = PUBLISH_DEADLINE_SECONDS + 2 * ATTEMPT_SECONDS
-"""When an answer is given up for good. The client answers earlier, unless one of its threads has died."""
+"""How long an acknowledgement is waited for. The client reports an error earlier, unless one of its threads has died."""
 
 CHECK_SECONDS = 8.0
-"""How long the check of a topic may take before anything is published."""
+"""How long the check of a topic may take."""
 
 BATCH_MESSAGES = 1_000
-"""Pub/Sub takes no more messages in one request."""
+"""Maximum number of messages that Pub/Sub accepts in one request."""
 
 BATCH_BYTES = 2_000_000
 BATCH_LATENCY_SECONDS = 0.02
+"""How long a batch waits for further messages."""
 
 OUTSTANDING_MESSAGES = 20_000
 OUTSTANDING_BYTES = 64_000_000
-"""Above either limit `publish` blocks until answers come. The client's own default is not to care, and to fill the memory."""
+"""Limits of the messages that are not acknowledged yet: `publish` blocks above either of them. The client library has no limits
+by default, so that its memory grows."""
 
 MAX_DATA_BYTES = 9_800_000
-"""Pub/Sub takes 10 MB in one request; the rest is for the attributes."""
+"""Pub/Sub accepts 10 MB in one request; the difference is for the attributes."""
 
 MAX_ATTRIBUTES = 100
 MAX_ATTRIBUTE_KEY_BYTES = 256
 MAX_ATTRIBUTE_VALUE_BYTES = 1_024
-"""The quotas of Pub/Sub for one message."""
+"""Pub/Sub's limits for one message."""
 
 _TOPIC = re.compile(r"projects/[^/\s]+/topics/[^/\s]+")
 
 _ARGUMENTS = frozenset({"self", "topic", "data", "ordering_key", "retry", "timeout"})
-"""Parameters of the client's publish, which takes attributes as keywords beside them."""
+"""Parameters of `PublisherClient.publish`, which takes the attributes as further keyword arguments."""
 
 
 def make_client() -> PublisherClient:
-    """A client with the settings above. Where PUBSUB_EMULATOR_HOST is set it talks to that, and looks for no credentials.
+    """Return a client with the settings of this module.
 
-    Raises google.auth.exceptions.GoogleAuthError when it finds no credentials.
+    If PUBSUB_EMULATOR_HOST is set, the client connects to that host, without credentials.
+
+    Raises:
+        google.auth.exceptions.GoogleAuthError: there are no credentials.
     """
     retry = Retry(
         predicate=if_exception_type(
@@ -71,7 +76,7 @@ def make_client() -> PublisherClient:
         timeout=PUBLISH_DEADLINE_SECONDS,
     )
     flow_control = PublishFlowControl(OUTSTANDING_MESSAGES, OUTSTANDING_BYTES, LimitExceededBehavior.BLOCK)
-    timeout = ConstantTimeout(ATTEMPT_SECONDS)  # a plain number would be the limit of all attempts together
+    timeout = ConstantTimeout(ATTEMPT_SECONDS)  # a plain number would limit the sum of all attempts
     return PublisherClient(
         batch_settings=BatchSettings(BATCH_BYTES, BATCH_LATENCY_SECONDS, BATCH_MESSAGES),
         publisher_options=PublisherOptions(flow_control=flow_control, retry=retry, timeout=timeout),
@@ -79,42 +84,42 @@ def make_client() -> PublisherClient:
 
 
 def check_name(topic: str) -> None:
-    """Raises PublisherError for what is not the full name of a topic."""
+    """Raise PublisherError unless `topic` is the full name of a topic."""
     if not _TOPIC.fullmatch(topic):
-        raise PublisherError(f"{topic!r} is not a topic. Write it as projects/PROJECT/topics/NAME.")
+        raise PublisherError(f"{topic!r} is not the name of a topic. What to do: pass projects/PROJECT/topics/NAME")
 
 
 def check_topic(client: PublisherClient, topic: str) -> None:
-    """Raises PublisherError when a topic does not exist, or when Pub/Sub does not answer within CHECK_SECONDS.
+    """Raise PublisherError if a topic does not exist, or Pub/Sub does not respond within CHECK_SECONDS.
 
-    Says nothing where the account may not look at the topic: it may be allowed to publish all the same.
+    A missing permission to read the topic is no error, because the account may still have the permission to publish.
     """
     try:
         client.get_topic(topic=topic, retry=None, timeout=CHECK_SECONDS)
     except exceptions.PermissionDenied:
         return
     except exceptions.NotFound:
-        raise PublisherError(f"topic {topic} does not exist. Create it, or correct its name.") from None
+        raise PublisherError(f"topic {topic} does not exist. What to do: create it, or correct its name") from None
     except (exceptions.GoogleAPICallError, GoogleAuthError) as error:
-        hint = "Is it running, and is PUBSUB_EMULATOR_HOST right, or unset for Cloud Pub/Sub?"
+        hint = "What to do: start it, and check PUBSUB_EMULATOR_HOST, which has to be unset for Cloud Pub/Sub"
         raise PublisherError(f"Pub/Sub can't be reached at {client.target}: {one_line(error)}. {hint}") from None
 
 
 def refusal(data: bytes, attributes: Mapping[str, str]) -> str | None:
-    """Why Pub/Sub or its client would refuse the message, or None.
+    """Return the reason why Pub/Sub or its client would reject a message, or None if they would accept it.
 
-    Pub/Sub refuses the whole request that such a message is in, and its client never gives back the room that an
-    oversized one took in the flow control. So it must not come that far.
+    Such a message must not reach the client: Pub/Sub rejects the whole batch that contains it, and the client's flow control
+    never releases the bytes of an oversized one.
     """
     if len(data) > MAX_DATA_BYTES:
         return f"the payload has {len(data)} bytes; at most {MAX_DATA_BYTES} can be published"
     if not data and not attributes:
-        return "neither payload nor attributes"
+        return "the message has neither payload nor attributes"
     if len(attributes) > MAX_ATTRIBUTES:
-        return f"{len(attributes)} attributes; at most {MAX_ATTRIBUTES} can be published"
+        return f"the message has {len(attributes)} attributes; at most {MAX_ATTRIBUTES} can be published"
     for key, value in attributes.items():
         if not key or key in _ARGUMENTS or key.startswith("goog"):
-            return f"an attribute can't be called {key!r}"
+            return f"an attribute can't be named {key!r}"
         try:
             key_bytes, value_bytes = len(key.encode()), len(value.encode())
         except UnicodeEncodeError:

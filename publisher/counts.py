@@ -1,4 +1,4 @@
-"""The publisher's own counters: how much of each event type and hour Pub/Sub has acknowledged, and which ids."""
+"""Counts of the acknowledged messages and distinct event ids of each event type and hour, for the audit."""
 
 from __future__ import annotations
 
@@ -19,32 +19,34 @@ _REPORTS = uuid.UUID("5b0c6fd4-2f0e-4d0b-9a39-6c1d8d3d8f10")
 
 
 class Acknowledged(NamedTuple):
-    """One message that Pub/Sub has taken.
-
-    event_type: as claimed, "" where there is none; event_id: the message id where there is none.
-    """
+    """A message that Pub/Sub has acknowledged."""
 
     event_type: str
+    """As in the message's attribute; "" if there is none."""
     hour: datetime
     event_id: str
+    """The message id if the message has no event id."""
 
 
 @dataclass
 class _Account:
-    """One event type in one hour: what was counted since the last report, and every id hash ever seen."""
+    """Counts of one event type in one hour."""
 
     messages: Tally = Tally()
+    """Messages since the last report."""
     distinct: Tally = Tally()
+    """Ids since the last report that no earlier report counts."""
     seen: set[bytes] = field(default_factory=set)
+    """Hashes of all ids ever counted."""
     due: bool = True
+    """Whether the next report includes this type and hour."""
 
 
 class Ledger:
-    """Counts acknowledged messages per event type and hour, and turns the counts into reports.
+    """Counts acknowledged messages per event type and hour, and makes reports of the counts. Not thread-safe.
 
-    An id that comes again under the same type and hour counts in `messages` again, and never in `distinct`, also
-    when the reports in between are long gone. That takes the hash of every id: about 100 bytes of memory for each
-    distinct event, for as long as the ledger lives. Knows nothing of Pub/Sub. Not safe for use by several threads.
+    A repeated id of the same type and hour counts in `messages` again, but only once in `distinct`, no matter how many reports
+    were made in between. So the ledger stores the hash of every id: about 100 bytes of memory per distinct event.
     """
 
     def __init__(self) -> None:
@@ -52,30 +54,33 @@ class Ledger:
         self._sequence = 0
 
     def add(self, acknowledged: Iterable[Acknowledged]) -> None:
-        """Counts messages. Cheapest with many at once."""
+        """Count messages. Many in one call are cheaper than many calls."""
         batches: dict[tuple[str, datetime], list[bytes]] = defaultdict(list)
         for event_type, hour, event_id in acknowledged:
             batches[event_type, hour].append(id_hash(event_id))
         for key, hashes in batches.items():
             account = self._accounts[key]
-            fresh = set(hashes) - account.seen
-            account.seen |= fresh
+            new = set(hashes) - account.seen
+            account.seen |= new
             account.messages += Tally.of_hashes(b"".join(hashes))
-            account.distinct += Tally.of_hashes(b"".join(fresh))
+            account.distinct += Tally.of_hashes(b"".join(new))
             account.due = True
 
     def expect(self, event_type: str, hour: datetime) -> None:
-        """Makes the next reports tell of this type and hour, with a zero if nothing is published.
+        """Include this type and hour in the next reports, with a count of zero if nothing is published.
 
-        Without it, an hour for which there is no report can't be told from an hour whose report was lost.
+        Without it, the audit can't tell an hour without events from an hour whose report was lost.
         """
         self._accounts[event_type, hour_of(hour)].due = True
 
     def reports(self, reporter: str) -> list[PublishedReport]:
-        """What was counted or expected since the last call, one report for each type and hour, ordered by hour.
+        """Return one report for each type and hour that was counted or expected since the last call, ordered by hour.
 
-        The id is made of reporter, type, hour and the number of the call: a report that is sent twice says the
-        same under the same id. `reporter` must differ between runs. Reports of one type and hour add up.
+        Reports of one type and hour add up. The id of a report is derived from reporter, type, hour and the number of the call,
+        so a report that is sent twice has the same content under the same id.
+
+        Args:
+            reporter: differs between runs.
         """
         self._sequence += 1
         due = sorted((key for key, account in self._accounts.items() if account.due), key=lambda key: (key[1], key[0]))
@@ -89,16 +94,16 @@ class Ledger:
 
 
 def claimed_hour(attributes: Mapping[str, str], now: datetime) -> datetime:
-    """The hour that a message with these attributes, published now, is counted in.
+    """Return the hour in which a message with these attributes counts if it is published now.
 
-    That is the hour of its stamp received_at; the present hour where there is none, or none that the receiver
-    accepts: a stamp that can't be read, or that lies further ahead than MAX_CLOCK_SKEW.
+    It is the hour of the attribute received_at. It is the current hour if deliver would ignore that attribute, because it is
+    missing, can't be parsed, or is more than MAX_CLOCK_SKEW in the future.
     """
     text = attributes.get(RECEIVED_AT)
     if text is None:
         return hour_of(now)
     try:
-        edge = parse_time(text)
+        received_at = parse_time(text)
     except (ValueError, OverflowError):
         return hour_of(now)
-    return hour_of(edge) if edge <= now + MAX_CLOCK_SKEW else hour_of(now)
+    return hour_of(received_at) if received_at <= now + MAX_CLOCK_SKEW else hour_of(now)

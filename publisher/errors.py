@@ -1,4 +1,4 @@
-"""What can go wrong for a user of the publisher, in words of one line."""
+"""Errors and failures of the publisher, each with a message of one line."""
 
 from __future__ import annotations
 
@@ -10,34 +10,37 @@ from schemas.errors import EventDeliveryError
 
 
 class PublisherError(EventDeliveryError):
-    """Nothing can be published. The message says why, and what to do."""
+    """Publishing can't start or continue. The message contains the cause and what to do."""
 
 
 @dataclass(frozen=True, slots=True)
 class Outgoing:
-    """A message to Pub/Sub. source: whatever the caller wants to find again if it fails."""
+    """A message to be published."""
 
     data: bytes
     attributes: Mapping[str, str]
     source: object = None
+    """Any object by which the caller identifies the message if it fails."""
 
 
 @dataclass(frozen=True)
 class Failure:
-    """An event that Pub/Sub did not acknowledge, so that nobody knows whether it is there; and why, in one line."""
+    """An event that Pub/Sub did not acknowledge. It may have been published all the same."""
 
     event: Outgoing
     error: str
+    """The cause, in one line."""
 
 
 @dataclass(frozen=True)
 class Unreported:
-    """A report that Pub/Sub did not acknowledge, and why, in one line."""
+    """A report that Pub/Sub did not acknowledge."""
 
     report: PublishedReport
     error: str
+    """The cause, in one line."""
 
 
 def one_line(error: BaseException) -> str:
-    """What an error of a library says, in one line of bearable length, with no full stop at its end."""
+    """Return a library's error message as one line of at most 300 characters, without a full stop at its end."""
     return " ".join(str(error).split())[:300].rstrip(".") or type(error).__name__

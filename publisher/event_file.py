@@ -1,4 +1,4 @@
-"""Files of events: one JSON object a line, plain or gzipped."""
+"""Reads files of events: one JSON object per line, plain or gzipped."""
 
 from __future__ import annotations
 
@@ -21,14 +21,16 @@ _OPTIONAL = {"event_id", "received_at", "sent_at", "schema_version", "content_ty
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """A line as it is in the file, without its end. number: from 1."""
+    """A line of a file."""
 
     number: int
+    """From 1."""
     data: bytes
+    """As in the file, without the line separator."""
 
 
 class Event(NamedTuple):
-    """What a line says, by the names that EventPublisher.publish takes."""
+    """A parsed line. The fields are the parameters of EventPublisher.publish."""
 
     event_type: str
     payload: dict[str, object]
@@ -40,9 +42,13 @@ class Event(NamedTuple):
 
 
 def read_lines(path: Path, position: Callable[[int], None]) -> Iterator[Line]:
-    """The lines of a file that are not blank, unzipped where its name ends in .gz. Tells `position` how far it has read.
+    """Yield the lines of a file that are not blank. The file is unzipped if its name ends in .gz.
 
-    Raises PublisherError for a file that can't be read, or only up to some line; the lines before it have been given.
+    Args:
+        position: called with the number of bytes read so far, after each line.
+
+    Raises:
+        PublisherError: the file can't be read, or is damaged. The lines before the damage have been yielded then.
     """
     number = 0
     try:
@@ -52,15 +58,19 @@ def read_lines(path: Path, position: Callable[[int], None]) -> Iterator[Line]:
                     yield Line(number, data.rstrip(b"\r\n"))
                 position(raw.tell())
     except gzip.BadGzipFile:
-        raise PublisherError(f"{path} is not gzipped, though its name ends in .gz. Unzip or rename it.") from None
+        raise PublisherError(f"{path} is not gzipped, though its name ends in .gz. What to do: rename it") from None
     except (EOFError, zlib.error) as error:
-        raise PublisherError(f"{path} is cut or damaged after line {number}: {error}. Fetch it again.") from None
+        raise PublisherError(f"{path} is cut or damaged after line {number}: {error}. What to do: copy it again") from None
     except OSError as error:
-        raise PublisherError(f"{path} can't be read: {error.strerror or error}.") from None
+        raise PublisherError(f"{path} can't be read: {error.strerror or error}") from None
 
 
 def parse_line(data: bytes) -> Event:
-    """Reads one line. Raises ValueError, saying what is wrong without quoting the payload."""
+    """Parse one line.
+
+    Raises:
+        ValueError: it is not an event. The message names the problem and never quotes the payload.
+    """
     try:
         value: Any = orjson.loads(data)
     except orjson.JSONDecodeError as error:
@@ -68,14 +78,14 @@ def parse_line(data: bytes) -> Event:
     if not isinstance(value, dict):
         raise ValueError("not a JSON object")
     if missing := _REQUIRED - value.keys():
-        raise ValueError(f"without {', '.join(sorted(missing))}")
+        raise ValueError(f"{', '.join(sorted(missing))} is missing")
     if unknown := value.keys() - _REQUIRED - _OPTIONAL:
-        raise ValueError(f"with a key that is not known: {min(unknown)!r:.80}")
+        raise ValueError(f"unknown key {min(unknown)!r:.80}")
     if not isinstance(value["payload"], dict):
         raise ValueError("payload is not an object")
     version = value.get("schema_version")
     if version is not None and type(version) is not int:
-        raise ValueError("schema_version is not a whole number")
+        raise ValueError("schema_version is not an integer")
     event_type = _text(value, "event_type")
     if event_type is None:
         raise ValueError("event_type is null")

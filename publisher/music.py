@@ -1,7 +1,7 @@
-"""What the simulated listeners of a music service do: one maker of payloads for each event type.
+"""Payloads of the simulated music service: one function per event type that makes a random payload.
 
-A maker takes the randomness and the time of the event, and gives the fields of the newest contract as Python values
-(datetime, date, Decimal, UUID, bytes), which fastavro writes as they are and `to_json` as text.
+The function takes a random generator and the time of the event. It returns the fields of the newest contract as Python values
+(datetime, date, Decimal, UUID, bytes), which fastavro can encode, and `to_json` converts to text.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ _SITES = ("north", "west", "south")
 
 
 def _uuid(number: int) -> UUID:
-    """A UUID of version 4 that is always the same for a number."""
+    """Return a UUID of version 4, always the same one for the same number."""
     return UUID(int=number * 0x9E3779B97F4A7C15F39CC0605CEDC835 % (1 << 128), version=4)
 
 
 def _user(rng: Random) -> UUID:
-    return _uuid(1 + int(_USERS * rng.random() ** 2))  # few listeners do much
+    return _uuid(1 + int(_USERS * rng.random() ** 2))  # squared, so that a few users have most of the events
 
 
 def _track(rng: Random) -> str:
@@ -169,11 +169,11 @@ MAKERS: Mapping[str, tuple[float, Maker]] = {
     "playlist_created": (1.5, _playlist_created),
     "subscription_changed": (0.5, _subscription_changed),
 }
-"""Event type -> how often it happens beside the others, and the maker of its payloads."""
+"""Event type -> relative frequency, and the function that makes its payloads."""
 
 
 def to_json(payload: Payload) -> bytes:
-    """The payload as contracts want JSON: RFC 3339 times, ISO dates, decimals as text, bytes in base64."""
+    """Encode a payload as JSON that fits the contracts: RFC 3339 times, ISO dates, decimals as text, bytes in base64."""
     return orjson.dumps(payload, default=_text, option=orjson.OPT_UTC_Z)
 
 

@@ -1,4 +1,7 @@
-"""Traffic of a music service, with all that goes wrong in real traffic, and what must become of it. Same seed, same traffic."""
+"""Simulated traffic of a music service, with the faults of real traffic, and its expected results.
+
+Equal seeds make equal traffic.
+"""
 
 from __future__ import annotations
 
@@ -25,18 +28,24 @@ UNKNOWN_TYPE = "podcast_rated"
 _IDS = UUID("0d6a4f0e-6f0b-4a51-8a9c-3f6ff0b6b1d2")
 
 _BROKEN = 0.003
+"""Share of events with a broken payload."""
 _UNKNOWN = 0.002
+"""Share of events of a type without a contract."""
 _UNTYPED = 0.0005
+"""Share of events without a type."""
 _TWICE = 0.01
+"""Share of good events that are published twice."""
 _HELD_BACK = 0.01
+"""Share of all events that are published in round 2."""
 _IN_AVRO = 0.1
 _WITH_UNKNOWN_FIELD = 0.02
 _OLD_VERSION = 0.3
 
 _HELD_BACK_BUCKETS = 4
+"""Buckets that have events of round 2."""
 
 _QUIET = (("subscription_changed", 0), ("playlist_created", -1))
-"""Types that have no events in one of the hours, counted from the first or back from the last."""
+"""Event types without events in one hour: the index of the hour, where -1 is the last one."""
 
 _DEFECTS = (
     Reason.NOT_JSON,
@@ -47,18 +56,15 @@ _DEFECTS = (
     Reason.INVALID_UTF8,
     Reason.EMPTY_PAYLOAD,
 )
-"""How payloads are broken, in turn."""
+"""Reasons for which payloads are broken, in turn."""
 
 
 @dataclass(frozen=True)
 class Simulated:
-    """One message to be published.
-
-    round: 1, or 2 for what is held back until the first is delivered; reason: why it must be refused, None for a
-    good one; copy: the second message of an event, the same in all but this.
-    """
+    """A message to be published."""
 
     round: int
+    """2 for a message that is held back until the messages of round 1 are delivered."""
     event_type: str | None
     event_id: str
     received_at: datetime
@@ -67,42 +73,46 @@ class Simulated:
     schema_version: int | None = None
     content_type: str | None = None
     reason: Reason | None = None
+    """Reason for which it has to become a dead letter; None for a good message."""
     copy: bool = False
+    """Whether it is the second message of an event. All other fields equal those of the first one."""
 
 
 @dataclass
 class Expected:
-    """What must come out of one event type in one hour after both rounds.
-
-    messages: all that were published; events: their distinct ids; delivered: rows; duplicates: messages that brought
-    nothing new; dead: dead letters by reason; late: rows of the second round.
-    messages = delivered + duplicates + the sum of dead.
-    """
+    """Expected counts of one event type in one hour after both rounds: messages = delivered + duplicates + all of dead."""
 
     messages: int = 0
     events: int = 0
+    """Distinct event ids."""
     delivered: int = 0
+    """Rows."""
     duplicates: int = 0
     dead: Counter[Reason] = field(default_factory=Counter)
+    """Dead letters by reason."""
     late: int = 0
+    """Rows of round 2."""
 
 
 def hours_of(hours: int, end: datetime) -> list[datetime]:
-    """The starts of the `hours` full hours before `end`. Raises ValueError unless `end` is the start of an hour."""
+    """Return the starts of the `hours` full hours before `end`. Raises ValueError unless `end` is the start of an hour."""
     if hour_of(end) != end:
         raise ValueError(f"{end} is not the start of an hour")
     return [end - HOUR * back for back in range(hours, 0, -1)]
 
 
 def simulate(seed: int, events: int, hours: int, end: datetime) -> Iterator[Simulated]:
-    """The messages of `events` events in the `hours` hours before `end`, about in the order in which they were received.
+    """Yield the messages of `events` events in the `hours` hours before `end`, roughly in the order of received_at.
 
-    `events` is the number of distinct ids, broken payloads, the unknown type and messages without a type included;
-    about 1 % of the good ones come twice on top. About 1 % of all, good ones of a few buckets, are of round 2. Both
-    messages of one event are of the same round: in two rounds, published by two processes, each of them would count
-    the id as distinct. Equal arguments give equal messages; ids depend on seed, end and place alone.
+    Equal arguments yield equal messages. An event's id depends on seed, end and its position only.
+
+    About 1 % of the good events have a second message. About 1 % of all events, good ones of a few buckets, are of round 2.
+    Both messages of an event are of the same round: two processes publish the rounds, and each would count the id as distinct.
+
+    Args:
+        events: number of distinct ids, including those of broken payloads, of the unknown type and without a type.
     """
-    rng = Random(seed)  # noqa: S311 - the same traffic for the same seed is what it is for
+    rng = Random(seed)  # noqa: S311 - has to be reproducible
     starts = hours_of(hours, end)
     quiet = {(event_type, hour % hours) for event_type, hour in _QUIET}
     weights = [[0.0 if (kind, n) in quiet else MAKERS[kind][0] for kind in EVENT_TYPES] for n in range(hours)]
@@ -137,9 +147,9 @@ def simulate(seed: int, events: int, hours: int, end: datetime) -> Iterator[Simu
 
 
 def expected(seed: int, events: int, hours: int, end: datetime) -> dict[tuple[str, datetime], Expected]:
-    """What must become of `simulate` with the same arguments, for each (event type, hour), also those without events.
+    """Return the expected results of `simulate` with the same arguments by (event type, hour), including hours without events.
 
-    Messages without a type are under "", those of UNKNOWN_TYPE under its name, in the hours that have some.
+    Messages without a type are counted under "". The keys of "" and of UNKNOWN_TYPE only have hours with messages.
     """
     result = {(event_type, hour): Expected() for event_type in EVENT_TYPES for hour in hours_of(hours, end)}
     for message in simulate(seed, events, hours, end):
@@ -157,12 +167,16 @@ def expected(seed: int, events: int, hours: int, end: datetime) -> dict[tuple[st
 
 
 def _choose_buckets(rng: Random, weights: list[list[float]]) -> dict[tuple[str, int], float]:
-    """A few buckets, and the share of their events that is held back, so that it makes about _HELD_BACK of all events."""
+    """Choose the buckets with events of round 2.
+
+    Returns:
+        The share of events to hold back, by (event type, index of the hour). Together they are about _HELD_BACK of all events.
+    """
     shares = {
         (kind, hour): weight / sum(row) / len(weights)
         for hour, row in enumerate(weights)
         for kind, weight in zip(EVENT_TYPES, row, strict=True)
-        if weight > 2.0  # a bucket with next to no events could come out without a late one
+        if weight > 2.0  # a bucket with very few events might get no late one
     }
     chosen = rng.sample(list(shares), min(_HELD_BACK_BUCKETS, len(shares)))
     share = min(0.5, _HELD_BACK / sum(shares[bucket] for bucket in chosen))
@@ -170,14 +184,14 @@ def _choose_buckets(rng: Random, weights: list[list[float]]) -> dict[tuple[str, 
 
 
 def _event(rng: Random, event_type: str, event_id: str, received_at: datetime) -> Simulated:
-    """A good event: of an old or the newest version, as JSON or Avro, with or without what may be left out."""
+    """Make a good event: of an old or the newest version, as JSON or Avro, with or without optional fields."""
     payload = MAKERS[event_type][1](rng, received_at)
     *old, contract = _contracts().versions(event_type)
-    version: int | None = contract.version if rng.random() < 0.5 else None  # without a version, the newest is meant
+    version: int | None = contract.version if rng.random() < 0.5 else None  # None stands for the newest version
     if old and rng.random() < _OLD_VERSION:
         contract = rng.choice(old)
         version = contract.version
-    payload = {one["name"]: payload[one["name"]] for one in contract.schema["fields"]}
+    payload = {field["name"]: payload[field["name"]] for field in contract.schema["fields"]}
     sent_at = received_at - timedelta(milliseconds=rng.randrange(15, 3_000))
     bare = Simulated(1, event_type, event_id, received_at, sent_at, b"", version)
     if rng.random() < _IN_AVRO:
@@ -190,10 +204,10 @@ def _event(rng: Random, event_type: str, event_id: str, received_at: datetime) -
 
 
 def _broken(rng: Random, event_type: str, good: Simulated, reason: Reason) -> Simulated:
-    """The event with a payload that must be refused for `reason`."""
+    """Replace the payload of a good event by one that is rejected for `reason`."""
     payload = MAKERS[event_type][1](rng, good.received_at)
     contract = _contracts().newest(event_type)
-    number = next(one["name"] for one in contract.schema["fields"] if one["type"] == "int")
+    int_field = next(field["name"] for field in contract.schema["fields"] if field["type"] == "int")
     broken = replace(good, schema_version=None, content_type=None, reason=reason)
     match reason:
         case Reason.BROKEN_AVRO:
@@ -206,16 +220,16 @@ def _broken(rng: Random, event_type: str, good: Simulated, reason: Reason) -> Si
         case Reason.EMPTY_PAYLOAD:
             return replace(broken, data=b"")
         case Reason.MISSING_FIELD:
-            return replace(broken, data=to_json({name: value for name, value in payload.items() if name != number}))
+            return replace(broken, data=to_json({name: value for name, value in payload.items() if name != int_field}))
         case Reason.WRONG_TYPE:
-            return replace(broken, data=to_json(payload | {number: "many"}))
+            return replace(broken, data=to_json(payload | {int_field: "many"}))
         case Reason.OUT_OF_RANGE:
-            return replace(broken, data=to_json(payload | {number: 1 << 31}))
-    raise ValueError(f"no payload can be broken for {reason}")
+            return replace(broken, data=to_json(payload | {int_field: 1 << 31}))
+    raise ValueError(f"no payload can be rejected for {reason}")
 
 
 def _unknown(rng: Random, good: Simulated) -> Simulated:
-    """The event as one of a type that has no contract."""
+    """Replace a good event by one of a type without a contract."""
     data = to_json({"listener": f"l{rng.randrange(5_000)}", "podcast": f"p{rng.randrange(90)}", "stars": rng.randrange(1, 6)})
     bare = replace(good, event_type=UNKNOWN_TYPE, data=data, schema_version=None, content_type=None)
     return replace(bare, reason=Reason.UNKNOWN_TYPE)

@@ -144,14 +144,14 @@ def test_publish__keys_of_a_line(stack: Stack, tmp_path: Path) -> None:
 BAD_LINES = {
     b'{"event_type": "click"': "not JSON",
     b'["click"]': "not a JSON object",
-    b'{"event_type": "click"}': "without payload",
-    b'{"payload": {}}': "without event_type",
+    b'{"event_type": "click"}': "payload is missing",
+    b'{"payload": {}}': "event_type is missing",
     b'{"event_type": null, "payload": {}}': "event_type is null",
     b'{"event_type": 7, "payload": {}}': "event_type is not text",
     b'{"event_type": "click", "payload": [1]}': "payload is not an object",
     b'{"event_type": "click", "payload": {}, "recieved_at": "x"}': "'recieved_at'",
     b'{"event_type": "click", "payload": {}, "received_at": "noon"}': "received_at is not an RFC 3339 time",
-    b'{"event_type": "click", "payload": {}, "schema_version": "2"}': "schema_version is not a whole number",
+    b'{"event_type": "click", "payload": {}, "schema_version": "2"}': "schema_version is not an integer",
     b'{"event_type": "cl\xff", "payload": {}}': "not JSON",
     b'{"event_type": "click", "payload": {}, "event_id": "' + b"x" * 1_025 + b'"}': "too long",
 }
@@ -165,7 +165,7 @@ def test_publish__bad_line(stack: Stack, tmp_path: Path, printed: Printed, bad: 
     path.write_bytes(first.encode() + bad + b"\n" + last.encode())
     assert main(["publish", str(path), *stack.flags]) == 1
     _, err = printed()
-    assert "error: not published: 1\n" in err
+    assert "not published: 1\n" in err
     assert "line 2: " in err
     assert BAD_LINES[bad] in err
     assert f"{path}.failed.ndjson" in err
@@ -192,11 +192,11 @@ def test_publish__topic_is_deleted_midway(
     assert main(["publish", str(path), *stack.flags]) == 1
     _, err = printed()
     assert "404" in err
-    assert "..." in err
     failed = {json.loads(line)["event_id"] for line in (tmp_path / "events.ndjson.failed.ndjson").read_text().splitlines()}
     arrived = {f"e{number}" for number in range(3_000)} - failed
     assert {f"e{number}" for number in range(2_499, 3_000)} <= failed
-    assert f"error: not published: {len(failed):,}\n" in err
+    assert f"not published: {len(failed):,}\n" in err
+    assert f"  and {len(failed) - 10} more\n" in err
     assert stack.reports(1)[0].distinct == Tally.of_ids(arrived)
 
 
@@ -210,10 +210,10 @@ def test_publish__interrupted(stack: Stack, printed: Printed, monkeypatch: pytes
             yield line
 
     monkeypatch.setattr("publisher.cli.read_lines", read_and_stop)
-    assert main(["publish", str(FLIGHTS), *stack.flags]) == 1
+    assert main(["publish", str(FLIGHTS), *stack.flags]) == 130
     out, err = printed()
     assert "published 100 events" in out
-    assert err == "error: stopped by hand; the rest of the file was not published.\n"
+    assert err == "interrupted: not all events were published\n"
     arrived = [attributes["event_id"] for _, attributes in stack.messages(100)]
     assert total(report.messages for report in stack.reports(1)) == Tally.of_ids(arrived)
 
@@ -251,7 +251,7 @@ def test_publish__truncated_file(stack: Stack, tmp_path: Path, printed: Printed)
     """A truncated file is published up to the cut, and the error names it."""
     path = tmp_path / "cut.ndjson.gz"
     path.write_bytes(FLIGHTS.read_bytes()[:100_000])
-    assert main(["publish", str(path), *stack.flags]) == 1
+    assert main(["publish", str(path), *stack.flags]) == 2
     out, err = printed()
     assert f"error: {path} is cut or damaged after line " in err
     published = int(out.split()[1].replace(",", ""))
@@ -274,10 +274,10 @@ def test_publish__unreadable_file(
     path = tmp_path / name
     if data is not None:
         path.write_bytes(data)
-    assert main(["publish", str(path), *stack.flags]) in (1, 2)
+    assert main(["publish", str(path), *stack.flags]) == 2
     _, err = printed()
     assert err.count("\n") == 1
-    assert str(path) in err
+    assert err.startswith(f"error: {path}")
     assert error in err
 
 
@@ -307,7 +307,7 @@ def test_publish__missing_topic(stack: Stack, printed: Printed, flag: str) -> No
     """A missing topic is one clear line, and nothing is published."""
     missing = "projects/some-project/topics/missing"
     assert main(["publish", str(FLIGHTS), *stack.flags, flag, missing]) == 2
-    assert printed() == ("", f"error: topic {missing} does not exist. Create it, or correct its name.\n")
+    assert printed() == ("", f"error: topic {missing} does not exist. What to do: create it, or correct its name\n")
     assert stack.messages(0) == []
 
 
