@@ -1,5 +1,7 @@
-"""Points of a run at which a process can be killed: what is done between two steps has a name, and each place where it is
-reached is wrapped in the process that is to die."""
+"""Points of a run at which a process can be killed.
+
+Each stage between two steps has a name, and the functions that reach it are wrapped in the process that is to be killed.
+"""
 
 from __future__ import annotations
 
@@ -28,16 +30,22 @@ from transforms.recovery import replay as replaying
 from transforms.write import transform as delivering
 
 Which = Callable[..., str | None]
-"""Takes the arguments of a call; gives the stage in which the process is beside it, if it is one of those."""
+"""Arguments of a call -> the stage that the process is in just before or after it, or None."""
 
 ELSEWHERE = "any time, from outside"
 
 
 class Points:
-    """Counts how often each stage is reached, and kills the process at the n-th time of one."""
+    """Count how often each stage is reached, and kill the process the n-th time that it reaches the given one."""
 
     def __init__(self, stage: str | None, nth: int, told: Path) -> None:
-        """told: where it writes the stage before it kills, or the counts at the end."""
+        """Create points.
+
+        Args:
+            stage: the stage to kill at; None: never
+            nth: at which visit of the stage
+            told: file for the stage before a kill, or for the counts at the end
+        """
         self._stage, self._nth, self._told = stage, nth, told
         self._counts: Counter[str] = Counter()
         self._lock = threading.Lock()
@@ -53,11 +61,11 @@ class Points:
                 time.sleep(60)
 
     def tell(self) -> None:
-        """The run has ended by itself."""
+        """Write the counts: the run has ended by itself."""
         self._told.write_text(json.dumps({"counts": self._counts}))
 
     def arm(self) -> None:
-        """Wraps the places in this process."""
+        """Wrap the functions in this process."""
         for owner, name, which in BEFORE:
             self._wrap(owner, name, which, before=True)
         for owner, name, which in AFTER:
@@ -164,4 +172,4 @@ STAGES = {
         "dead letters answered",
     ),
 }
-"""Of each command, in the order in which an event meets them."""
+"""The stages of each command, in the order in which an event reaches them."""

@@ -1,4 +1,4 @@
-"""What is published before a crash, and where each message of it must be after: sets of ids, compared with files and tables."""
+"""Events that are published before a crash, and the check that each message has its outcome in files and tables."""
 
 from __future__ import annotations
 
@@ -19,24 +19,26 @@ from tests.support.pubsub import make_subscription, pull_now, subscriber
 
 HOURS = tuple(LAST_HOUR - timedelta(hours=number) for number in range(3, -1, -1))
 MENDED = "song_liked"
-"""A type that has no contract when its events are published, and has one when they are replayed."""
+"""A type without a contract when its events are published, and with one when they are replayed."""
 FIELDS = {"search_made": "results", "tap": "x", MENDED: "song"}
-"""Where an event's payload is in its JSON."""
+"""Event type -> the JSON field that contains the payload."""
 
 
 @dataclass(frozen=True)
 class Event:
-    """A message that is to be published. payload: None for one that is not JSON; replay_of: the message that it repeats."""
+    """A message to be published, or one that was."""
 
     event_type: str
     event_id: str
     received_at: datetime
     payload: int | None
+    """None for a message that is not JSON."""
     replay_of: str = ""
+    """Id of the message that it replays."""
 
     @property
     def is_good(self) -> bool:
-        """Whether it keeps its contract."""
+        """Return whether it follows its contract."""
         return self.payload is not None and (self.event_type != MENDED or bool(self.replay_of))
 
     def message(self) -> tuple[bytes, dict[str, str]]:
@@ -47,7 +49,7 @@ class Event:
 
     @classmethod
     def of(cls, message: PubsubMessage) -> Event:
-        """Takes back what `message` gave, also from a replay."""
+        """Read the event from a message, which may be a replay."""
         named = message.attributes
         payload = None if message.data == b"broken" else json.loads(message.data)[FIELDS[named["event_type"]]]
         received_at = datetime.fromisoformat(named["received_at"])
@@ -55,7 +57,7 @@ class Event:
 
 
 def first_round(chance: random.Random) -> list[Event]:
-    """Events of all hours: repeated within the hour, for taps in the next one too; with another payload; broken."""
+    """Make events of all hours: duplicates in the same hour and, of taps, in the next one; conflicts; and broken events."""
     events = []
     for number, hour in enumerate(HOURS):
         searches = [_event(chance, "search_made", f"s{number}-{one}", hour) for one in range(20)]
@@ -71,7 +73,7 @@ def first_round(chance: random.Random) -> list[Event]:
 
 
 def second_round(chance: random.Random) -> list[Event]:
-    """Late ones of all hours: new, known, and with another payload than the known."""
+    """Make late events of all hours: new ones, duplicates, and conflicts."""
     events = []
     for number, hour in enumerate(HOURS):
         events += [_event(chance, "search_made", f"late{number}-{one}", hour) for one in range(4)]
@@ -83,7 +85,7 @@ def second_round(chance: random.Random) -> list[Event]:
 
 
 def songs(chance: random.Random) -> list[Event]:
-    """Events that are refused until there is a contract for them, some of them repeated."""
+    """Make events that are refused until there is a contract for them, some of them duplicates."""
     found = [_event(chance, MENDED, f"l{number}-{one % 8}", hour) for number, hour in enumerate(HOURS) for one in range(10)]
     chance.shuffle(found)
     return found
@@ -94,13 +96,13 @@ def _event(chance: random.Random, kind: str, event_id: str, hour: datetime, payl
 
 
 def publish(world: World, events: Sequence[Event]) -> dict[str, Event]:
-    """Returns them by their message ids."""
+    """Publish the events and return them by message id."""
     return dict(zip(world.publish(*(one.message() for one in events)), events, strict=True))
 
 
 @dataclass(frozen=True)
 class Witness:
-    """A subscription beside deliver's, which gets all that is published, by whomever: as an archive does."""
+    """A subscription of its own that gets all messages of the topic, whoever publishes them, as an archive does."""
 
     world: World
     subscription: str
@@ -110,7 +112,7 @@ class Witness:
         return cls(world, make_subscription(world.address, world.topic))
 
     def messages(self) -> list[PubsubMessage]:
-        """All that have come since they were asked for before."""
+        """Return all messages since the last call."""
         found: list[PubsubMessage] = []
         with subscriber(self.world.address) as client:
             while batch := pull_now(client, self.subscription):
@@ -124,7 +126,7 @@ def kinds_of(world: World) -> list[str]:
 
 
 def report(world: World, published: Mapping[str, Event]) -> None:
-    """Reports what was published, as one publisher does; it knows of no replay."""
+    """Report the published events as one publisher would. Replays are not reported."""
     for kind in kinds_of(world):
         for hour in HOURS:
             mine = [one for one in published.values() if (one.event_type, hour_of(one.received_at)) == (kind, hour)]
@@ -132,16 +134,19 @@ def report(world: World, published: Mapping[str, Event]) -> None:
 
 
 def check(world: World, published: Mapping[str, Event], raced: bool = False) -> None:
-    """Every message has exactly one outcome: published = delivered + duplicate + dead letter, in files and in tables.
+    """Check that every message has exactly one outcome.
 
-    raced: by runs at the same time. A run compares a message with what it has taken itself first, also where that is refused
-    later, because the other run has delivered another payload meanwhile: so a dead letter may say what was delivered, and a
-    duplicate what is in a dead letter.
+    published = delivered + duplicate + dead letter, in files and in tables.
+
+    Args:
+        raced: the runs were concurrent. A run compares a message first with those that it has handled itself, even if one of
+            these is later refused because the other run delivered another payload meanwhile. So a dead letter may have the
+            payload that was delivered, and a duplicate that of a dead letter.
     """
     dead_letters = [row["message_id"] for row in world.rows(DEAD_LETTERS)]
     in_table = world.query(f"SELECT message_id FROM {DEAD_LETTERS} ORDER BY message_id")
     assert [one for (one,) in in_table] == dead_letters, "files and table of dead letters differ"
-    # A row of a replay bears the name of the dead letter that it repeats; of several, any one may have brought it.
+    # A replayed row has the message id of its dead letter; any of several replays may have delivered it.
     brought_by = {one.replay_of: name for name, one in published.items() if one.replay_of}
     delivered: dict[tuple[str, str], int | None] = {}
     messages: list[str] = []
@@ -166,7 +171,7 @@ def check(world: World, published: Mapping[str, Event], raced: bool = False) -> 
         for name, one in published.items()
         if name not in messages
         and not (raced and name in dead_letters)
-        # What is replayed and refused again is a duplicate of the dead letter that it repeats.
+        # A replay that is refused again is a duplicate of its dead letter.
         and (one.replay_of in dead_letters or (one.is_good and (one.event_type, one.event_id, one.payload) in known))
     }
     outcomes = Counter([*messages, *dead_letters, *duplicates])
@@ -178,7 +183,7 @@ def check(world: World, published: Mapping[str, Event], raced: bool = False) -> 
 
 
 def _check_manifests(world: World, delivered: Counter[str]) -> None:
-    """The counters balance, files are those that are listed, every bucket is closed and loaded."""
+    """Check that counters balance, that folders contain exactly the listed files, and that every bucket is closed and loaded."""
     for stream in (*kinds_of(world), DEAD_LETTERS):
         rows = 0
         manifests = world.manifests(stream)
