@@ -183,7 +183,7 @@ def check(world: World, published: Mapping[str, Event], raced: bool = False) -> 
 
 
 def _check_manifests(world: World, delivered: Counter[str]) -> None:
-    """Check that counters balance, that folders contain exactly the listed files, and that every bucket is closed and loaded."""
+    """Check that counters balance, that folders have exactly the listed files, and that every bucket is closed and loaded."""
     for stream in (*kinds_of(world), DEAD_LETTERS):
         rows = 0
         manifests = world.manifests(stream)

@@ -1,4 +1,4 @@
-"""The audit against real files and tables, each damaged in a way of its own."""
+"""The audit of real files and tables, each damaged in a different way."""
 
 from __future__ import annotations
 
@@ -45,14 +45,15 @@ def verdicts(world: World) -> dict[str, dict[str, Any]]:
 
 
 def deliver_some(world: World) -> None:
-    """a and b delivered, b published twice, one broken; all reported, as is that there were no taps."""
+    """Deliver a and b, b published twice, and a broken event; report all of them, and that there were no taps."""
     world.publish(search("a", IN_HOUR), search("b", IN_HOUR), search("b", IN_HOUR), BROKEN)
     world.deliver()
     world.report("search_made", LAST_HOUR, ["a", "b", "b", "broken"])
     world.report("tap", LAST_HOUR, [])
 
 
-def test_what_is_all_there_is_complete_in_the_file_and_in_the_table(world: World) -> None:
+def test_audit__complete(world: World) -> None:
+    """Complete evidence gives COMPLETE in the file of verdicts and in the table."""
     deliver_some(world)
     assert world.audit() == 0
     found = verdicts(world)
@@ -64,7 +65,7 @@ def test_what_is_all_there_is_complete_in_the_file_and_in_the_table(world: World
 
 
 def rewrite(file: Path, change: Callable[[list[Any]], list[Any]]) -> None:
-    """Puts other rows into an Avro file."""
+    """Replace the rows of an Avro file."""
     with file.open("rb") as source:
         reader = fastavro.reader(source)
         rows, schema = list(reader), reader.writer_schema
@@ -81,7 +82,7 @@ A = "event_id = 'a'"
 
 
 def change_words(rows: list[Any]) -> list[Any]:
-    """Other values under the same ids."""
+    """Replace values under the same ids."""
     return [{**row, "words": "other"} for row in rows]
 
 
@@ -90,14 +91,14 @@ def index(world: World) -> Path:
 
 
 def swap_index(world: World) -> int:
-    """Puts another index beside the file, and returns its checksum."""
+    """Replace the data file's index and return the checksum of the new one."""
     other = index(world).read_bytes()[16:] + bytes(16)
     index(world).write_bytes(other)
     return int(google_crc32c.value(other))
 
 
 def commit_again(world: World, damage: Callable[[World], int]) -> None:
-    """Damages an index, and has its manifest list the checksum that this gave."""
+    """Damage an index and list its new checksum in the manifest."""
     manifest = folder(world) / "_RECEIPT.json"
     value = json.loads(manifest.read_text())
     checksum = damage(world)
@@ -112,7 +113,7 @@ def change_manifest(world: World, **values: object) -> None:
 
 
 def sql(statement: str) -> Callable[[World], object]:
-    """A change of the table behind our backs."""
+    """Return a change of the table that bypasses deliver."""
 
     def change(world: World) -> None:
         with duckdb.connect(world.tables) as db:
@@ -152,9 +153,10 @@ def sql(statement: str) -> Callable[[World], object]:
         (lambda w: w.report("search_made", LAST_HOUR, ["lost"], 2), "MISSING", "5 messages were published, 4 received"),
     ],
 )
-def test_a_fault_is_found_named_and_makes_the_audit_fail(
+def test_audit__each_fault(
     world: World, damage: Callable[[World], object], status: str, told: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    """Each fault is found and named, and sets the exit status."""
     deliver_some(world)
     damage(world)
     assert world.audit() == 1
@@ -165,7 +167,8 @@ def test_a_fault_is_found_named_and_makes_the_audit_fail(
     assert verdicts(world)["tap"]["status"] == "COMPLETE"
 
 
-def test_dead_letters_of_other_bytes_than_their_manifest_lists_make_their_hour_unknown(world: World) -> None:
+def test_audit__damaged_dead_letters(world: World) -> None:
+    """Dead letters whose bytes differ from the manifest make their hour UNKNOWN."""
     deliver_some(world)
     rewrite(data_file(world, DEAD_LETTERS), lambda rows: rows[1:])
     assert world.audit() == 1
@@ -174,16 +177,15 @@ def test_dead_letters_of_other_bytes_than_their_manifest_lists_make_their_hour_u
     assert "1 dead letters were counted, 0 are in the files" in row["findings"]
 
 
-def test_a_manifest_of_another_bucket_is_not_believed(world: World) -> None:
+def test_audit__manifest_of_another_bucket(world: World) -> None:
     deliver_some(world)
     (folder(world) / "_RECEIPT.json").write_bytes((folder(world, "tap") / "_RECEIPT.json").read_bytes())
     assert world.audit() == 1
     assert "is another bucket's manifest" in verdicts(world)["search_made"]["findings"][0]
 
 
-def test_a_store_that_stops_listing_makes_unknown_and_does_not_end_the_audit(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_audit__listing_fails(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A bucket that can't be listed is UNKNOWN, and the audit continues."""
     deliver_some(world)
     listing = Directory.list
 
@@ -204,10 +206,10 @@ def test_a_store_that_stops_listing_makes_unknown_and_does_not_end_the_audit(
     [(0, []), (1, ["1 ids were dropped as duplicates of rows in other hours, which do not contain them"])],
     ids=["of its own hour", "of another hour"],
 )
-def test_a_good_event_that_deliver_drops_as_a_duplicate_is_missing(
+def test_audit__event_dropped_as_duplicate(
     world: World, monkeypatch: pytest.MonkeyPatch, hours_off: int, findings: list[str]
 ) -> None:
-    """Everything that deliver counts adds up, to the message."""
+    """A valid event that deliver drops as a duplicate is missing, though all of deliver's counters add up."""
 
     def find(known: IdIndex, hour: datetime, entries: bytes) -> Lookup:
         repeated = np.array([one.startswith(id_hash("b")) for one in split(entries)], bool)
@@ -224,7 +226,8 @@ def test_a_good_event_that_deliver_drops_as_a_duplicate_is_missing(
     assert row["findings"] == [*findings, "2 ids were published, 1 arrived"]
 
 
-def test_an_id_that_two_publishers_report_makes_unknown_since_it_could_hide_a_loss(world: World) -> None:
+def test_audit__id_of_two_publishers(world: World) -> None:
+    """An id that two publishers report gives UNKNOWN, since it could hide a loss."""
     world.publish(search("a", IN_HOUR), search("b", IN_HOUR), search("b", IN_HOUR))
     world.deliver()
     world.report("search_made", LAST_HOUR, ["a", "b"])
@@ -233,8 +236,11 @@ def test_an_id_that_two_publishers_report_makes_unknown_since_it_could_hide_a_lo
     assert verdicts(world)["search_made"]["status"] == "UNKNOWN"
 
 
-def test_a_loss_and_a_duplicate_that_cancel_are_found(world: World) -> None:
-    """Everything counts to 2 everywhere; but what was published is a and lost, and what arrived is a and b."""
+def test_audit__loss_and_surplus_cancel(world: World) -> None:
+    """A loss and a surplus event are found although every count is 2.
+
+    Published were a and an event that was lost; a and b arrived.
+    """
     world.publish(search("a", IN_HOUR), search("b", IN_HOUR))
     world.deliver()
     world.report("search_made", LAST_HOUR, ["a", "lost"])
@@ -242,7 +248,7 @@ def test_a_loss_and_a_duplicate_that_cancel_are_found(world: World) -> None:
     assert verdicts(world)["search_made"]["status"] == "MISSING_AND_SURPLUS"
 
 
-def test_a_second_delivery_by_pubsub_is_no_alarm(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_audit__redelivery_by_pubsub(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         patch.setattr("transforms.pubsub.leases.Leases.acknowledge", lambda *_: None)
         deliver_some(world)
@@ -251,7 +257,7 @@ def test_a_second_delivery_by_pubsub_is_no_alarm(world: World, monkeypatch: pyte
     assert verdicts(world)["search_made"]["received"] == 8
 
 
-def test_no_data_is_unknown(world: World) -> None:
+def test_audit__no_report_is_unknown(world: World) -> None:
     world.publish(search("a", IN_HOUR))
     world.deliver()
     assert world.audit() == 1
@@ -259,7 +265,8 @@ def test_no_data_is_unknown(world: World) -> None:
     assert verdicts(world)["search_made"]["published"] is None
 
 
-def test_what_was_published_and_never_delivered_is_not_complete(world: World) -> None:
+def test_audit__published_but_not_delivered(world: World) -> None:
+    """An hour with published events and without a bucket is UNKNOWN."""
     deliver_some(world)
     earlier = LAST_HOUR - timedelta(hours=3)
     world.report("search_made", earlier, ["a"])
@@ -267,7 +274,8 @@ def test_what_was_published_and_never_delivered_is_not_complete(world: World) ->
     assert verdicts(world)["search_made"]["status"] == "UNKNOWN"
 
 
-def test_stores_that_deliver_never_wrote_to_are_refused_and_not_made(world: World) -> None:
+def test_audit__unused_stores(world: World) -> None:
+    """Stores that deliver never wrote to are refused and not created, and no report is taken from Pub/Sub."""
     world.report("search_made", LAST_HOUR, ["a"], 2)
     with pytest.raises(UserError, match=r"storage: nothing was ever delivered here"):
         world.audit()
@@ -282,7 +290,7 @@ def test_stores_that_deliver_never_wrote_to_are_refused_and_not_made(world: Worl
     with pytest.raises(UserError, match="can't be updated"):
         world.audit()
     assert not (world.storage / "audit").exists()
-    # Nothing was taken from Pub/Sub by the audits that could not be done.
+    # The audits that failed have taken no report from Pub/Sub.
     world.verdicts.unlink()
     world.audit()
     assert verdicts(world)["search_made"]["published"] == 5
@@ -301,9 +309,8 @@ def test_main__writes_no_file_without_verdicts_flag(world: World, monkeypatch: p
     assert world.query("SELECT status FROM verdicts WHERE event_type = 'search_made'") == [("COMPLETE",)]
 
 
-def test_what_a_run_committed_and_died_before_it_reported_is_judged_all_the_same(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_audit__committed_but_not_reported(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A bucket whose run died between commit and report is judged from its manifest."""
     with monkeypatch.context() as patch:
         patch.setattr("transforms.report._Report.process", lambda *_: None)
         world.publish(search("a", IN_HOUR), search("b", IN_HOUR), search("b", IN_HOUR), BROKEN)
@@ -314,10 +321,11 @@ def test_what_a_run_committed_and_died_before_it_reported_is_judged_all_the_same
     assert found == {"search_made": ("COMPLETE", []), "tap": ("UNKNOWN", ["no publisher has reported on this hour"])}
 
 
-def test_an_hour_that_has_a_bucket_and_of_which_nobody_reports_is_not_passed_over(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Its run died before it reported, and its client reports nothing."""
+def test_audit__bucket_without_any_report(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An hour with a bucket but without any report gets a verdict.
+
+    Its run died before it reported, and its client sends no reports.
+    """
     with monkeypatch.context() as patch:
         patch.setattr("transforms.report._Report.process", lambda *_: None)
         world.publish(search("unseen", IN_HOUR - timedelta(hours=3)))
@@ -329,7 +337,8 @@ def test_an_hour_that_has_a_bucket_and_of_which_nobody_reports_is_not_passed_ove
     assert LAST_HOUR - timedelta(hours=3) in {parse_time(row["hour"]) for row in rows}
 
 
-def test_a_client_that_claims_the_type_dead_letters_spoils_nothing(world: World) -> None:
+def test_audit__event_type_named_dead_letters(world: World) -> None:
+    """A client that sends the event type `dead_letters` does no harm."""
     world.publish((b"{}", {"event_type": "dead_letters", "event_id": "x", "received_at": IN_HOUR.isoformat()}))
     world.report("dead_letters", LAST_HOUR, ["x"])
     deliver_some(world)
@@ -345,7 +354,8 @@ def test_a_client_that_claims_the_type_dead_letters_spoils_nothing(world: World)
     )
 
 
-def test_the_newest_version_of_a_verdict_wins_and_needs_no_new_report(world: World) -> None:
+def test_audit__new_version_of_a_verdict(world: World) -> None:
+    """The newest version of a verdict wins, and needs no new report."""
     deliver_some(world)
     assert world.audit() == 0
     gone = data_file(world)
@@ -358,7 +368,8 @@ def test_the_newest_version_of_a_verdict_wins_and_needs_no_new_report(world: Wor
     assert world.query("SELECT DISTINCT version, status FROM verdicts") == [(3, "COMPLETE")]
 
 
-def test_an_unexpected_file_in_the_ledger_is_named_and_left_alone(world: World, caplog: pytest.LogCaptureFixture) -> None:
+def test_audit__unexpected_file_among_reports(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    """An unexpected file in the report log is named and not touched."""
     deliver_some(world)
     unexpected = world.storage / "audit" / "reports" / "notes.txt"
     unexpected.parent.mkdir(parents=True)
@@ -368,13 +379,14 @@ def test_an_unexpected_file_in_the_ledger_is_named_and_left_alone(world: World, 
     assert unexpected.read_text() == "n"
 
 
-def test_reports_that_come_again_are_counted_once(world: World) -> None:
+def test_audit__redelivered_reports_count_once(world: World) -> None:
     deliver_some(world)
     world.report("search_made", LAST_HOUR, ["a", "b", "b", "broken"])
     assert world.audit() == 0
 
 
-def test_only_the_hours_that_are_asked_for_are_judged_and_the_others_are_kept(world: World) -> None:
+def test_audit__hours_flag(world: World) -> None:
+    """Only the hours of `--hours` are judged; the other verdicts are kept."""
     deliver_some(world)
     world.audit()
     hour = f"{LAST_HOUR - timedelta(hours=5):%Y-%m-%dT%H}"
@@ -382,7 +394,8 @@ def test_only_the_hours_that_are_asked_for_are_judged_and_the_others_are_kept(wo
     assert {row["version"] for row in verdicts(world).values()} == {1}
 
 
-def test_hours_that_were_asked_for_and_nobody_reported_are_unknown(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+def test_audit__hours_without_reports(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+    """Hours of `--hours` without any report are named as UNKNOWN."""
     deliver_some(world)
     first = LAST_HOUR - timedelta(hours=2)
     assert world.audit(f"--hours={first:%Y-%m-%dT%H}..{LAST_HOUR:%Y-%m-%dT%H}") == 1
@@ -401,7 +414,7 @@ def test_hours_that_were_asked_for_and_nobody_reported_are_unknown(world: World,
         ("2026-01-31T09", "not of the form"),
     ],
 )
-def test_a_range_of_hours_that_makes_no_sense_is_refused(text: str, told: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_parser__invalid_hours(text: str, told: str, capsys: pytest.CaptureFixture[str]) -> None:
     flags = ["--subscription=projects/p-1/subscriptions/name", "--storage=b", "--tables=t.duckdb", f"--hours={text}"]
     with pytest.raises(SystemExit) as end:
         parser().parse_args(flags)
@@ -427,9 +440,10 @@ FORGED: tuple[dict[str, Any], ...] = (
 @pytest.mark.parametrize(
     "data", [b'{"report": "hello"}', b"[" * 100_000, *(json.dumps({**GOOD_REPORT, **one}).encode() for one in FORGED)]
 )
-def test_a_message_that_is_no_report_is_kept_and_told_of_once_and_hurts_no_verdict(
+def test_audit__message_is_no_report(
     world: World, data: bytes, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    """A message that is no report is stored and named once, and changes no verdict."""
     message_id = put_on_audit_topic(world, data)
     deliver_some(world)
     assert world.audit() == 1
@@ -442,7 +456,8 @@ def test_a_message_that_is_no_report_is_kept_and_told_of_once_and_hurts_no_verdi
     assert world.audit() == 0
 
 
-def test_a_report_is_stored_on_one_line_however_it_was_written(world: World) -> None:
+def test_audit__report_of_several_lines(world: World) -> None:
+    """A report is stored on one line, however its JSON was formatted."""
     report = PublishedReport("other/1", "test", "tap", LAST_HOUR, Tally(), Tally())
     put_on_audit_topic(world, json.dumps(json.loads(report.to_json()), indent=4).encode())
     deliver_some(world)
@@ -454,7 +469,10 @@ EARLY = LAST_HOUR - timedelta(hours=30)
 
 
 def deliver_skewed(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of 30 hours ago: a comes in time, b too late and twice, and a broken one and one of an unknown type too late as well."""
+    """Deliver events of 30 hours ago.
+
+    a arrives in time. b, twice, a broken event and one of an unknown type arrive after the allowed lateness.
+    """
     unknown = (b"{}", {"event_type": "unheard", "event_id": "u", "received_at": EARLY.isoformat()})
     broken = (b"{", {"event_type": "search_made", "event_id": "x", "received_at": EARLY.isoformat()})
     world.publish(search("a", EARLY))
@@ -478,23 +496,25 @@ def by_hour(world: World) -> dict[tuple[str, str], tuple[str, list[str]]]:
     }
 
 
-def test_what_came_too_late_counts_for_the_hour_it_was_published_for(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_audit__skewed_events(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Skewed events count for the hour that they were published for."""
     deliver_skewed(world, monkeypatch)
     assert world.audit() == 1
     found = by_hour(world)
-    # What arrived of the unknown type lies in the later hour, for which nobody has reported on it.
+    # The event of the unknown type was delivered to the later hour, which no report on this type covers.
     assert found.pop(("unheard", "now")) == ("UNKNOWN", ["no publisher has reported on this hour"])
     assert found == dict.fromkeys(
         (("search_made", "early"), ("tap", "early"), ("unheard", "early"), ("search_made", "now"), ("tap", "now")),
         ("COMPLETE", []),
     )
-    # Asked for alone, the early hour finds them too.
+    # An audit of the early hour alone finds them too.
     world.verdicts.unlink()
     assert world.audit(f"--hours={EARLY:%Y-%m-%dT%H}..{EARLY:%Y-%m-%dT%H}") == 0
     assert len(by_hour(world)) == 3
 
 
-def test_a_skewed_event_that_is_lost_or_that_nobody_published_is_found(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_audit__skewed_event_lost_or_unreported(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A skewed event that was lost, and one that no publisher reported, are found."""
     deliver_skewed(world, monkeypatch)
     world.report("search_made", EARLY, ["lost"], 2)
     world.publish(search("nobody's", EARLY - timedelta(hours=1)))
@@ -507,9 +527,10 @@ def test_a_skewed_event_that_is_lost_or_that_nobody_published_is_found(world: Wo
 
 
 @pytest.mark.parametrize("damage", [Path.unlink, lambda file: rewrite(file, change_words)])
-def test_a_skewed_event_in_a_file_that_cannot_be_read_or_trusted_makes_unknown(
+def test_audit__skewed_event_in_damaged_file(
     world: World, monkeypatch: pytest.MonkeyPatch, damage: Callable[[Path], None]
 ) -> None:
+    """A skewed event in a damaged file makes the hour UNKNOWN that it was published for."""
     deliver_skewed(world, monkeypatch)
     now = max(world.manifests("search_made"))
     [file] = (world.storage / Bucket("search_made", now).folder).glob("part-*.avro")
@@ -523,7 +544,7 @@ BEFORE = LAST_HOUR - timedelta(hours=1)
 
 
 def publish_in_two_hours(world: World) -> None:
-    """a and b in one hour, a again in the next one, with c; and b with another payload, which conflicts."""
+    """Deliver a and b in one hour; a again, c, and a conflicting payload of b in the next one."""
     words, attributes = search("b", IN_HOUR)
     world.publish(search("a", BEFORE), search("b", BEFORE))
     world.deliver()
@@ -536,23 +557,25 @@ def publish_in_two_hours(world: World) -> None:
 
 
 def of_searches(world: World) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The verdicts on the searches of the two hours."""
+    """Return the verdicts on the searches of the two hours."""
     found = {row["hour"]: row for row in json.loads(world.verdicts.read_text()) if row["event_type"] == "search_made"}
     return found[format_time(BEFORE)], found[format_time(LAST_HOUR)]
 
 
-def test_an_id_that_is_published_in_two_hours_is_complete_in_both(world: World) -> None:
+def test_audit__id_published_in_two_hours(world: World) -> None:
+    """An id that is published in two hours is COMPLETE in both."""
     publish_in_two_hours(world)
     assert world.audit() == 0
     before, row = of_searches(world)
     assert (before["status"], row["status"]) == ("COMPLETE", "COMPLETE")
     assert [row[name] for name in ("published", "received", "in_files", "duplicates", "dead_letters")] == [3, 3, 1, 1, 1]
-    # Asked for alone, the second hour finds what the first one holds.
+    # An audit of the second hour alone finds the rows of the first one.
     world.verdicts.unlink()
     assert world.audit(f"--hours={LAST_HOUR:%Y-%m-%dT%H}..{LAST_HOUR:%Y-%m-%dT%H}") == 0
 
 
-def test_an_id_that_comes_again_in_a_closed_hour_makes_a_version_that_is_complete(world: World) -> None:
+def test_audit__duplicate_in_a_closed_hour(world: World) -> None:
+    """A duplicate for a closed hour gives it a new version, which is COMPLETE."""
     publish_in_two_hours(world)
     world.publish(search("c", BEFORE))
     world.deliver()
@@ -572,7 +595,7 @@ def elsewhere_file(world: World) -> Path:
 
 
 def forge(world: World, event_id: str) -> None:
-    """Has the second hour say, in its file and its manifest, that the first one holds this id too."""
+    """Make the second hour claim, in its refs file and manifest, that the first one contains this id too."""
     data = elsewhere_file(world).read_bytes() + entry(id_hash(event_id), LAST_HOUR, hour_number(BEFORE))
     elsewhere_file(world).write_bytes(data)
     manifest = folder(world) / "_RECEIPT.json"
@@ -599,9 +622,10 @@ def forge(world: World, event_id: str) -> None:
         ),
     ],
 )
-def test_an_id_that_the_other_hour_does_not_hold_is_not_complete(
+def test_audit__other_hour_lacks_the_id(
     world: World, damage: Callable[[World], object], expected: tuple[str, str], told: str
 ) -> None:
+    """An hour is not COMPLETE if the other hour does not provably contain its duplicates."""
     publish_in_two_hours(world)
     damage(world)
     assert world.audit() == 1

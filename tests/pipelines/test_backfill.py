@@ -1,4 +1,4 @@
-"""Backfill and repair: what the archive gives back, and what they leave as it is."""
+"""Backfill and repair: the events that they restore from the archive, and the data that they leave alone."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def broken(event_id: str, received_at: datetime) -> tuple[bytes, dict[str, str]]
 
 
 def traffic() -> list[tuple[bytes, dict[str, str]]]:
-    """Two hours, with silent ones between: events, a duplicate, broken ones, one without an id, and another type."""
+    """Messages of two hours, with silent ones between: events, a duplicate, broken ones, one without id, and another type."""
     first, second = BEFORE + timedelta(minutes=1), LAST_HOUR + timedelta(minutes=59)
     return [
         *(search(f"a{number}", first) for number in range(50)),
@@ -45,7 +45,7 @@ def traffic() -> list[tuple[bytes, dict[str, str]]]:
 
 
 def publish(world: World, *messages: tuple[bytes, dict[str, str]], report: bool = True) -> Path:
-    """Publishes messages, has the archive written as Pub/Sub would, and reports on them. Returns the archive's file."""
+    """Publish messages, write them to the archive as Pub/Sub would, and report on them. Returns the archive file."""
     ids = world.publish(*messages)
     now = datetime.now(UTC)
     file = write_archive(
@@ -59,7 +59,7 @@ def publish(world: World, *messages: tuple[bytes, dict[str, str]], report: bool 
 
 
 def tell(world: World, messages: Iterable[tuple[bytes, dict[str, str]]], ids: list[str]) -> None:
-    """Reports on stamped messages, each hour on both types."""
+    """Report on stamped messages, for both types in each hour."""
     said: dict[tuple[str, datetime], list[str]] = {}
     for (_, attributes), own in zip(messages, ids, strict=True):
         hour = hour_of(datetime.fromisoformat(attributes["received_at"]))
@@ -78,7 +78,7 @@ def run(world: World, first: datetime, last: datetime, *more: str) -> int:
 
 
 def refused(world: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *more: str) -> str:
-    """What a run says on the standard error that ends with status 2, as a process would."""
+    """Run a backfill that must fail with status 2, as a process would, and return its text on standard error."""
     stores = [flag for flag in world.deliver_flags() if "--subscription" not in flag]
     span = f"--hours={BEFORE:%Y-%m-%dT%H}..{LAST_HOUR:%Y-%m-%dT%H}"
     monkeypatch.setattr(sys, "argv", ["backfill", f"--archive={world.folder / 'archive'}", span, *stores, *more])
@@ -90,7 +90,7 @@ def refused(world: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
 
 
 def held(world: World) -> dict[str, list[Any]]:
-    """What all files hold, and what all tables hold, without what differs from one delivery to the next."""
+    """Return the rows of all files and of all tables, without values that differ between deliveries."""
     tables = {kind: world.query(f"SELECT * FROM {kind} ORDER BY message_id") for kind in STREAMS}
     return {kind: [world.rows(kind), tables[kind]] for kind in STREAMS}
 
@@ -104,7 +104,7 @@ def ids(world: World) -> dict[str, list[str]]:
 
 
 def files(world: World) -> Mapping[Path, bytes]:
-    """All but what only orders commits."""
+    """Return all files except those that only order commits."""
     found = (path for path in world.storage.rglob("*") if path.is_file() and not {".tmp", "turns"} & set(path.parts))
     return {path: path.read_bytes() for path in found}
 
@@ -118,7 +118,8 @@ def delete(world: World, *hours: datetime, partitions: bool = True) -> None:
                     db.execute(f"DELETE FROM {stream} WHERE date_trunc('hour', received_at) = ?", [hour])
 
 
-def test_a_backfill_of_complete_hours_changes_no_row_and_the_audit_goes_on_saying_complete(world: World) -> None:
+def test_backfill__complete_hours(world: World) -> None:
+    """A backfill of complete hours changes no row, and the verdicts stay COMPLETE."""
     publish(world, *traffic())
     world.deliver()
     before = held(world)
@@ -138,9 +139,8 @@ def test_a_backfill_of_complete_hours_changes_no_row_and_the_audit_goes_on_sayin
 
 @pytest.mark.parametrize("batch", [100_000, 40], ids=["one batch", "three"])
 @pytest.mark.parametrize("partitions", [True, False], ids=["partitions emptied", "partitions left"])
-def test_hours_that_were_deleted_come_back_with_the_same_ids_and_are_complete(
-    world: World, partitions: bool, batch: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_backfill__deleted_hours(world: World, partitions: bool, batch: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Deleted hours are rebuilt with the same ids and are COMPLETE."""
     monkeypatch.setattr(archive_source, "BATCH_MESSAGES", batch)
     publish(world, *traffic())
     world.deliver()
@@ -151,7 +151,7 @@ def test_hours_that_were_deleted_come_back_with_the_same_ids_and_are_complete(
     assert run(world, BEFORE, LAST_HOUR) == 0
     assert ids(world) == before
     assert {kind: {hour for hour, one in world.manifests(kind).items() if one["closed"]} for kind in STREAMS} == closed
-    # What a bucket got came before it was closed, though not all came in one batch.
+    # A bucket's events count as arrived before its close, though they came in several batches.
     assert {one["late"] for kind in STREAMS for one in world.manifests(kind).values()} == {0}
     for hour in (BEFORE, LAST_HOUR):
         assert world.audit(f"--hours={hour:%Y-%m-%dT%H}..{hour:%Y-%m-%dT%H}") == 0
@@ -161,9 +161,8 @@ def ids_in_files(world: World) -> dict[str, list[str]]:
     return {kind: [row["message_id"] for row in world.rows(kind)] for kind in STREAMS}
 
 
-def test_a_bucket_that_is_damaged_stops_no_batch(
-    world: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_backfill__damaged_bucket(world: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """A damaged bucket is named, and all batches are delivered."""
     monkeypatch.setattr(archive_source, "BATCH_MESSAGES", 10)
     publish(world, *traffic())
     world.deliver()
@@ -179,7 +178,7 @@ def test_a_bucket_that_is_damaged_stops_no_batch(
     assert ids(world) == before
 
 
-def test_only_the_hours_that_are_asked_for_are_rebuilt(world: World) -> None:
+def test_backfill__hours_flag(world: World) -> None:
     publish(world, *traffic())
     world.deliver()
     delete(world, BEFORE, LAST_HOUR)
@@ -190,10 +189,14 @@ def test_only_the_hours_that_are_asked_for_are_rebuilt(world: World) -> None:
     assert {path: data for path, data in files(world).items() if path in left} == left
 
 
-def test_an_event_belongs_to_the_hour_that_deliver_put_it_into_and_no_archive_file_with_such_events_is_missed(
+def test_backfill__hour_of_an_event(
     world: World,
 ) -> None:
-    """Stamped long before it was published: too late, or just not. Published without a stamp. Refused for its stamp."""
+    """An event belongs to the hour that deliver gave it, and no archive file with such events is missed.
+
+    The events are stamped long before publishing, within and beyond the allowed lateness; published without a stamp; and
+    refused for their stamp.
+    """
     lateness = "--allowed_lateness=2h"
     skewed, late = LAST_HOUR - 30 * HOUR, LAST_HOUR - HOUR
     odd = search("odd")
@@ -221,9 +224,8 @@ def received(world: World) -> int:
     return sum(manifest["counts"].get("search_made", {}).get("received", 0) for manifest in manifests)
 
 
-def test_a_broken_block_is_named_and_all_other_blocks_and_files_are_delivered(
-    world: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_backfill__broken_block(world: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """A broken block is named, and all other blocks and files are delivered."""
     moment = LAST_HOUR + timedelta(minutes=1)
     file = publish(world, *(search(f"event-{number:03}", moment) for number in range(100)), report=False)
     publish(world, search("of another file", moment), report=False)
@@ -245,20 +247,19 @@ def test_a_broken_block_is_named_and_all_other_blocks_and_files_are_delivered(
     assert {"event-000", "event-099"} <= set(delivered)
     assert 85 <= len(delivered) < 101
     assert {path: path.read_bytes() for path in (world.folder / "archive").iterdir()} == archive
-    # What a backfill could not bring comes by the ordinary way.
+    # Events that the backfill could not read are delivered by deliver itself.
     world.deliver()
     assert len(world.rows("search_made")) == 102
 
 
-def test_a_repair_delivers_the_named_events_and_touches_nothing_else(
-    world: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_backfill__repair_by_ids(world: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """A repair delivers the listed events and changes nothing else."""
     moment = LAST_HOUR + timedelta(minutes=1)
     publish(world, search("a", moment), search("b", BEFORE), *traffic())
     world.deliver()
     lost = publish(world, search("lost", moment), search("lost too", moment), search("lost", moment + timedelta(hours=2)))
     assert world.left() == 3
-    # What else is not as it should be is none of a repair's business.
+    # Other damage, which a repair must leave alone.
     (world.storage / Bucket(DEAD_LETTERS, BEFORE).success_name).unlink()
     shutil.rmtree(world.storage / Bucket("tap", LAST_HOUR).folder)
     before, rows = files(world), world.rows("search_made")
@@ -280,14 +281,14 @@ def test_a_repair_delivers_the_named_events_and_touches_nothing_else(
 @pytest.mark.parametrize(
     ("text", "told"), [("search_made lost\n", "ids, line 1"), ("a\tb\n\tx\nc\t\n", "ids, line 3"), ("\n", "names no event")]
 )
-def test_a_file_of_ids_that_cannot_be_read_is_told(world: World, text: str, told: str) -> None:
+def test_backfill__unreadable_ids(world: World, text: str, told: str) -> None:
     (world.folder / "ids").write_text(text)
     publish(world, search("a"), report=False)
     with pytest.raises(UserError, match=told):
         run(world, LAST_HOUR, LAST_HOUR, f"--ids={world.folder / 'ids'}")
 
 
-def test_a_folder_without_archive_files_is_refused(world: World) -> None:
+def test_backfill__folder_without_archive_files(world: World) -> None:
     with pytest.raises(UserError, match="no file can contain events of these hours"):
         run(world, LAST_HOUR, LAST_HOUR)
     assert not list(world.storage.glob("events/*"))

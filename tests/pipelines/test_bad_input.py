@@ -1,4 +1,4 @@
-"""Each kind of bad message is a clear dead letter, and its neighbours are delivered."""
+"""Each kind of bad message becomes a dead letter with a clear reason, and its neighbours are delivered."""
 
 from __future__ import annotations
 
@@ -43,7 +43,8 @@ def message(name: str) -> tuple[bytes, dict[str, str]]:
     return data, {"event_type": "search_made", "event_id": name, "received_at": STAMP, **attributes}
 
 
-def test_each_bad_message_is_a_dead_letter_kept_whole_and_its_neighbours_are_delivered(world: World) -> None:
+def test_deliver__bad_messages(world: World) -> None:
+    """Each bad message is stored whole as a dead letter, and its neighbours are delivered."""
     sent = {}
     for name in BAD:
         [message_id, _] = world.publish(message(name), search(f"beside {name}", IN_HOUR))
@@ -71,7 +72,7 @@ def test_each_bad_message_is_a_dead_letter_kept_whole_and_its_neighbours_are_del
     assert world.left() == 0
 
 
-def test_the_counters_of_dead_letters_are_kept_by_the_type_that_was_claimed(world: World) -> None:
+def test_deliver__dead_letters_counted_by_claimed_type(world: World) -> None:
     world.publish(*[message(name) for name in ("not JSON", "wrong type", "unknown type")])
     world.publish(message("not JSON"))
     world.deliver()
@@ -81,11 +82,11 @@ def test_the_counters_of_dead_letters_are_kept_by_the_type_that_was_claimed(worl
         "no_such_type": {"received": 1, "dead_letter": 1, "duplicate": 0},
     }
     assert manifest["reasons"] == {"search_made": {"not_json": 2, "wrong_type": 1}, "no_such_type": {"unknown_type": 1}}
-    # An hour with nothing but dead letters has an empty bucket of the type, closed like any other.
+    # An hour of nothing but dead letters has an empty bucket of the event type, closed like any other.
     assert world.manifests("search_made")[LAST_HOUR]["rows"] == 0
 
 
-def test_a_dead_letter_that_is_delivered_again_is_kept_once(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_deliver__redelivered_dead_letter(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     world.publish(message("not JSON"))
     with monkeypatch.context() as patch:
         patch.setattr("transforms.pubsub.leases.Leases.acknowledge", lambda *_: None)
@@ -96,13 +97,14 @@ def test_a_dead_letter_that_is_delivered_again_is_kept_once(world: World, monkey
     assert manifest["counts"] == {"search_made": {"received": 2, "dead_letter": 1, "duplicate": 1}}
 
 
-def test_a_dead_letter_without_a_readable_stamp_lies_in_the_hour_of_its_publishing(world: World) -> None:
+def test_deliver__dead_letter_without_a_readable_stamp(world: World) -> None:
+    """A dead letter without a readable stamp is stored in the hour of its publish time."""
     world.publish(message("unreadable received_at"))
     world.deliver()
     assert list(world.manifests(DEAD_LETTERS)) == [hour_of(datetime.now(UTC))]
 
 
-def test_no_payload_is_told_in_the_detail(world: World) -> None:
+def test_deliver__detail_quotes_no_payload(world: World) -> None:
     secret = "4111111111111111"
     attributes = {"event_type": "search_made", "received_at": STAMP}
     world.publish(

@@ -1,4 +1,4 @@
-"""The whole way into Cloud Storage and BigQuery, through their real clients, against strict stand-ins."""
+"""Deliver and audit with Cloud Storage and BigQuery: the real clients against strict stand-ins."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ IN_HOUR = LAST_HOUR + timedelta(minutes=5)
 BROKEN = (b"{", {"event_type": "search_made", "event_id": "broken", "received_at": IN_HOUR.isoformat()})
 
 
-def test_events_arrive_once_in_gcs_and_bigquery_and_the_audit_proves_it(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_deliver__gcs_and_bigquery(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Events are delivered once to Cloud Storage and BigQuery, and the verdict is COMPLETE."""
     with bigquery_store(monkeypatch) as (store, _, gcs):
         stores = ["--storage=gs://bucket-of-events/data", "--tables=bigquery://project-1.events"]
         subscription = [f"--subscription={world.subscription}", f"--contracts={world.contracts}"]

@@ -1,4 +1,4 @@
-"""A clear error before anything starts."""
+"""Commands: clear errors before anything starts, signals, and `--help`."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.slow
 
 
 def run(module: str, *arguments: str, host: str) -> subprocess.CompletedProcess[str]:
-    """As a user runs it, in a process of its own."""
+    """Run a command as a user does, in a process of its own."""
     environment = {**os.environ, "PUBSUB_EMULATOR_HOST": host, "NO_GCE_CHECK": "true", "HOME": "/nowhere"}
     environment.pop("GOOGLE_APPLICATION_CREDENTIALS", None)
     command = [sys.executable, "-m", module, *arguments]
@@ -32,7 +32,7 @@ def run(module: str, *arguments: str, host: str) -> subprocess.CompletedProcess[
 
 
 def status_of(main: Callable[[Sequence[str]], int], arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> int | str | None:
-    """The exit status of a command that is run in this process."""
+    """Run a command in this process and return its exit status."""
     monkeypatch.setattr(sys, "argv", ["a-pipeline", *arguments])
     with pytest.raises(SystemExit) as end:
         sys.exit(run_main(main))
@@ -68,7 +68,7 @@ def replaced(flags: list[str], name: str, value: str | None) -> list[str]:
         ("direct_running_mode", "multi_processing", "in this process"),
     ],
 )
-def test_a_mistake_in_the_flags_is_one_clear_error(
+def test_deliver__wrong_flag(
     world: World, name: str, value: str | None, told: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = world.folder / "a-file"
@@ -88,7 +88,7 @@ def test_a_mistake_in_the_flags_is_one_clear_error(
 
 
 @pytest.mark.parametrize("module", ["pipelines.deliver", "pipelines.audit"])
-def test_an_unreachable_pubsub_is_one_clear_error(world: World, module: str) -> None:
+def test_command__unreachable_pubsub(world: World, module: str) -> None:
     flags = world.deliver_flags()
     if module == "pipelines.audit":
         world.publish(search("a"))
@@ -101,7 +101,8 @@ def test_an_unreachable_pubsub_is_one_clear_error(world: World, module: str) -> 
 
 
 @pytest.mark.parametrize("module", ["pipelines.deliver", "pipelines.audit"])
-def test_without_credentials_and_broker_the_error_says_what_to_do(world: World, module: str) -> None:
+def test_command__no_credentials(world: World, module: str) -> None:
+    """Without credentials and broker, one line names both remedies."""
     flags = world.deliver_flags()
     if module == "pipelines.audit":
         world.publish(search("a"))
@@ -115,11 +116,10 @@ def test_without_credentials_and_broker_the_error_says_what_to_do(world: World, 
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_run_that_is_interrupted_gives_everything_back_and_says_so(
-    flights_world: World, number: signal.Signals, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_deliver__interrupted(flights_world: World, number: signal.Signals, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An interrupted run releases all messages and prints one line."""
     world = flights_world
-    # A pull that is only slow, on a busy machine, must not pass for one in vain.
+    # A slow pull on a busy machine must not count as an empty one.
     monkeypatch.setattr("transforms.pubsub.leases.PULL_SECONDS", 5.0)
     world.publish(*flights())
     environment = {**os.environ, "PUBSUB_EMULATOR_HOST": world.address, "NO_GCE_CHECK": "true"}
@@ -155,13 +155,16 @@ sys.exit(run_main(main))
 """
 
 
-def test_a_signal_that_reaches_the_process_in_another_thread_ends_it_too() -> None:
-    """The kernel may choose any; the one that waits for it is not woken then."""
+def test_run_main__signal_in_another_thread() -> None:
+    """A signal that the kernel delivers to another thread ends the process too.
+
+    The thread that waits for it is not woken then.
+    """
     done = subprocess.run([sys.executable, "-c", IN_ANOTHER_THREAD], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 128 + signal.SIGTERM, done.stderr
 
 
-def test_a_pubsub_that_goes_away_in_mid_run_is_one_clear_error(
+def test_deliver__pubsub_unreachable_in_mid_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with Broker() as broker:
@@ -185,7 +188,8 @@ def test_a_pubsub_that_goes_away_in_mid_run_is_one_clear_error(
     assert "Traceback" not in complaint
 
 
-def test_a_run_that_finds_nothing_says_that_a_killed_one_may_hold_it(world: World) -> None:
+def test_deliver__leases_of_a_killed_run(world: World) -> None:
+    """A run without messages prints that a killed run may still hold leases."""
     world.publish(search("a"))
     with subscriber(world.address) as client:
         assert len(pull_now(client, world.subscription)) == 1
@@ -196,7 +200,7 @@ def test_a_run_that_finds_nothing_says_that_a_killed_one_may_hold_it(world: Worl
 
 
 @pytest.mark.parametrize("module", ["pipelines.deliver", "pipelines.audit"])
-def test_help_tells_each_flag(world: World, module: str) -> None:
+def test_command__help(world: World, module: str) -> None:
     done = run(module, "--help", host=world.address)
     assert done.returncode == 0
     for flag in ("--subscription", "--storage", "--tables"):
