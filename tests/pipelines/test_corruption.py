@@ -1,4 +1,4 @@
-"""Stored objects that are damaged, gone or unexpected: named, left as they are, and in nobody else's way."""
+"""Stored objects that are damaged, deleted or unexpected are named and left alone, and block no other bucket."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.slow
 
 IN_HOUR = LAST_HOUR + timedelta(minutes=5)
 BEFORE = IN_HOUR - 30 * HOUR
-"""Out of the horizon: what belongs to hours within it has to ask the damaged bucket, and waits for it to be mended."""
+"""Outside the dedup horizon: commits to hours within it read the damaged bucket, and wait until it is restored."""
 FOLDER = Bucket("search_made", LAST_HOUR).folder
 TAP = b'{"x": 1}', {"event_type": "tap", "event_id": "t", "received_at": IN_HOUR.isoformat()}
 
@@ -51,7 +51,7 @@ def index(folder: Path) -> Path:
 
 
 def fail_once(world: World) -> str:
-    """What a run that ends with an error says."""
+    """Run deliver, which must fail, and return its error."""
     with pytest.raises(TableStoreError) as error:
         world.deliver()
     return str(error.value)
@@ -69,9 +69,8 @@ def fail_once(world: World) -> str:
     ],
     ids=["cut manifest", "wrong type", "another's manifest", "cut version", "corrupted index", "index gone"],
 )
-def test_a_damaged_bucket_is_named_and_keeps_its_messages_and_the_others_are_delivered(
-    world: World, damage: Callable[[Path], object], told: str
-) -> None:
+def test_deliver__damaged_bucket(world: World, damage: Callable[[Path], object], told: str) -> None:
+    """A damaged bucket is named and its messages are kept; all other buckets are delivered."""
     world.publish(search("old", IN_HOUR), search("old", BEFORE))
     world.deliver()
     folder = world.storage / FOLDER
@@ -97,7 +96,8 @@ def test_a_damaged_bucket_is_named_and_keeps_its_messages_and_the_others_are_del
     assert world.left() == 0
 
 
-def test_an_unexpected_file_is_left_alone_and_in_nobodys_way(world: World) -> None:
+def test_deliver__unexpected_file(world: World) -> None:
+    """An unexpected file is left alone and disturbs nothing."""
     world.publish(search("old", IN_HOUR))
     world.deliver()
     unexpected = [
@@ -113,7 +113,8 @@ def test_an_unexpected_file_is_left_alone_and_in_nobodys_way(world: World) -> No
     assert [file.read_text() for file in unexpected] == ["n"] * 3
 
 
-def test_a_reload_names_a_damaged_manifest_and_loads_the_others(world: World) -> None:
+def test_reload__damaged_manifest(world: World) -> None:
+    """A reload names a damaged manifest and loads the other partitions."""
     world.publish(search("a", IN_HOUR), search("b", BEFORE))
     world.deliver()
     world.tables.unlink()

@@ -1,4 +1,4 @@
-"""Stores under a stream: what is damaged, or can't be loaded, is named and in nobody else's way; away for good, it ends."""
+"""Stores under a stream: a damaged bucket or a failing table is named and skipped; a store that stays unreachable ends it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.slow
 
 IN_HOUR = LAST_HOUR + timedelta(minutes=5)
 FAR = IN_HOUR - 30 * HOUR
-"""Out of the horizon."""
+"""Outside the dedup horizon."""
 FOLDER = Bucket("search_made", LAST_HOUR).folder
 TAP = b'{"x": 1}', {"event_type": "tap", "event_id": "t", "received_at": IN_HOUR.isoformat()}
 SOON = "from transforms.pubsub import leases; leases.NACK_DELAY_SECONDS = 3"
@@ -27,7 +27,7 @@ IMPATIENT = """
 from storage.objects.gcs import RETRY, CloudStorage
 CloudStorage.__init__.__defaults__ = (None, RETRY.with_timeout(3.0))
 """
-SPOIL_TAPS = """
+FAIL_TAP_LOADS = """
 from storage.tables.base import TableStoreError
 from storage.tables.duckdb_file import DuckDBFile
 load = DuckDBFile.load
@@ -66,9 +66,8 @@ def cut(file: Path) -> bytes:
     ],
     ids=["corrupted index", "cut manifest"],
 )
-def test_a_damaged_bucket_keeps_its_messages_until_it_is_restored_and_the_stream_goes_on(
-    world: World, prism_binary: str, find: Callable[[Path], Path], told: str
-) -> None:
+def test_stream__damaged_bucket(world: World, prism_binary: str, find: Callable[[Path], Path], told: str) -> None:
+    """A damaged bucket keeps its messages until it is restored, and the stream continues."""
     world.publish(search("old", IN_HOUR))
     world.deliver()
     file = find(world.storage / FOLDER)
@@ -94,15 +93,14 @@ def test_a_damaged_bucket_keeps_its_messages_until_it_is_restored_and_the_stream
     assert world.left() == 0
 
 
-def test_a_stream_that_is_ended_while_something_is_damaged_says_so_and_the_next_run_delivers_the_rest(
-    world: World, prism_binary: str
-) -> None:
+def test_stream__ends_with_a_damaged_bucket(world: World, prism_binary: str) -> None:
+    """A stream that ends with a damaged bucket and a failing table names both; the next run delivers the rest."""
     world.publish(search("old", IN_HOUR), search("old", FAR))
     world.deliver()
     index = the_index(world.storage / FOLDER)
     whole = cut(index)
-    # A table that can't take its rows: the files are delivered all the same.
-    with streaming(world, prism_binary, "--flush_every=1s", settings=SOON + SPOIL_TAPS) as running:
+    # The table of `tap` can't be loaded; its files are delivered nevertheless.
+    with streaming(world, prism_binary, "--flush_every=1s", settings=SOON + FAIL_TAP_LOADS) as running:
         world.publish(search("new", IN_HOUR), TAP)
         assert eventually(lambda: delivered(world, "tap") == ["t"]), running.end()
         time.sleep(3)
@@ -115,7 +113,7 @@ def test_a_stream_that_is_ended_while_something_is_damaged_says_so_and_the_next_
     assert "Traceback" not in said
 
     index.write_bytes(whole)
-    time.sleep(3)  # until nacked messages come again
+    time.sleep(3)  # until nacked messages are redelivered
     assert world.deliver() == 0
     assert delivered(world) == ["new", "old", "old"]
     assert in_table(world) == [("old",), ("new",), ("old",)]
@@ -123,9 +121,8 @@ def test_a_stream_that_is_ended_while_something_is_damaged_says_so_and_the_next_
     assert world.left() == 0
 
 
-def test_an_object_store_that_stays_away_ends_a_stream_with_a_clear_error_and_the_next_run_delivers_all(
-    cloud: Cloud, prism_binary: str
-) -> None:
+def test_stream__object_store_unreachable(cloud: Cloud, prism_binary: str) -> None:
+    """An object store that stays unreachable ends a stream with a clear error, and the next run delivers everything."""
     stores = [flag for flag in cloud.flags() if flag.startswith(("--storage", "--tables"))]
     with streaming(cloud.world, prism_binary, "--flush_every=1s", *stores, settings=IMPATIENT) as running:
         cloud.publish("a", "b")

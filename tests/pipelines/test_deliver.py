@@ -1,3 +1,5 @@
+"""Deliver in batch mode, from published messages to files, tables and manifests."""
+
 from __future__ import annotations
 
 import json
@@ -39,7 +41,8 @@ def in_table(world: World) -> list[str]:
     return [row[0] for row in world.query("SELECT event_id FROM search_made ORDER BY event_id")]
 
 
-def test_the_flights_arrive_per_type_and_hour_as_the_file_has_them(flights_world):
+def test_deliver__flights(flights_world):
+    """Files and tables have as many flights per type and hour as the source file."""
     world = flights_world
     world.publish(*flights())
     assert world.deliver(LONG_AGO) == 0
@@ -64,14 +67,16 @@ def test_the_flights_arrive_per_type_and_hour_as_the_file_has_them(flights_world
     assert world.left() == 0
 
 
-def test_an_event_is_delivered_once_however_often_it_is_published_and_the_counters_balance(world):
+def test_deliver__event_published_several_times(world):
+    """An event is delivered once, however often it is published, and the counters balance."""
     world.publish(search("a", IN_HOUR), search("b", IN_HOUR), search("a", IN_HOUR), search("a", IN_HOUR))
     world.deliver()
     assert delivered(world) == in_table(world) == ["a", "b"]
     assert counts(world) == {"received": 4, "delivered": 2, "duplicate": 2}
 
 
-def test_a_later_run_knows_what_an_earlier_one_has_delivered(world):
+def test_deliver__duplicate_of_an_earlier_run(world):
+    """Events that an earlier run has delivered are duplicates."""
     world.publish(search("a", IN_HOUR), search("b", IN_HOUR))
     world.deliver()
     world.publish(search("b", IN_HOUR), search("c", IN_HOUR))
@@ -80,11 +85,11 @@ def test_a_later_run_knows_what_an_earlier_one_has_delivered(world):
     assert counts(world) == {"received": 4, "delivered": 3, "duplicate": 1}
     assert world.manifests("search_made")[LAST_HOUR]["version"] == 2
     assert world.manifests("search_made")[LAST_HOUR]["late"] == 1
-    # The index told the writer: no file with a repeated row was written and then had to be written again.
+    # The writer found the duplicate in the index, so no file had to be rewritten without it.
     assert list((world.storage / "staging").rglob("part-*")) == []
 
 
-def test_every_version_of_a_manifest_is_kept(world):
+def test_deliver__keeps_every_manifest_version(world):
     for event_id in "abc":
         world.publish(search(event_id, IN_HOUR))
         world.deliver()
@@ -94,14 +99,15 @@ def test_every_version_of_a_manifest_is_kept(world):
     assert (folder / "_RECEIPT.json").read_text() == (folder / "_receipts/000003.json").read_text()
 
 
-def test_one_id_under_two_types_is_two_events(world):
+def test_deliver__same_id_of_two_types(world):
     tap = {"event_type": "tap", "event_id": "same", "received_at": IN_HOUR.isoformat()}
     world.publish(search("same", IN_HOUR), (b'{"x": 1}', tap))
     world.deliver()
     assert delivered(world) == delivered(world, "tap") == ["same"]
 
 
-def test_an_hour_that_is_not_over_is_written_and_not_closed_until_it_is(world, monkeypatch):
+def test_deliver__current_hour_stays_open(world, monkeypatch):
+    """The current hour is delivered, and closed only when it is over."""
     now = datetime.now(UTC)
     world.publish(search("now"))
     world.deliver()
@@ -121,7 +127,8 @@ def test_an_hour_that_is_not_over_is_written_and_not_closed_until_it_is(world, m
     assert delivered(world) == in_table(world) == ["now"]
 
 
-def test_registered_types_without_events_close_too_and_so_do_silent_hours_between(world):
+def test_deliver__closes_empty_buckets(world):
+    """Buckets without events are closed too: of silent types, and of silent hours between."""
     world.publish(search("a", IN_HOUR), search("b", IN_HOUR - timedelta(hours=3)))
     world.deliver()
     hours = [LAST_HOUR - timedelta(hours=back) for back in (3, 2, 1, 0)]
@@ -130,7 +137,8 @@ def test_registered_types_without_events_close_too_and_so_do_silent_hours_betwee
     assert world.query("SELECT count(*) FROM tap") == [(0,)]
 
 
-def test_an_event_older_than_the_allowed_lateness_goes_to_the_hour_of_its_publishing_and_keeps_its_stamp(world):
+def test_deliver__skewed_event(world):
+    """An event older than the allowed lateness is delivered to the hour of its publish time and keeps its stamp."""
     old = LAST_HOUR - timedelta(hours=30)
     world.publish(search("old", old), search("late", old + timedelta(hours=12)))
     before = datetime.now(UTC)
@@ -142,7 +150,8 @@ def test_an_event_older_than_the_allowed_lateness_goes_to_the_hour_of_its_publis
     assert abs(rows["old"]["received_at"] - before) < timedelta(minutes=1)
 
 
-def test_the_envelope_comes_first_and_unknown_fields_are_kept(world):
+def test_deliver__columns_and_unknown_fields(world):
+    """Rows begin with the envelope's columns and keep unknown fields."""
     sent = "2026-01-31T09:30:00.5+01:00"
     message = {"event_type": "search_made", "event_id": "a", "received_at": IN_HOUR.isoformat(), "sent_at": sent}
     data = json.dumps({"words": "w", "results": 3, "mood": "blue", "more": {"deep": [1]}}).encode()
@@ -177,7 +186,8 @@ def test_the_envelope_comes_first_and_unknown_fields_are_kept(world):
     }
 
 
-def test_without_an_id_the_message_id_counts_and_without_a_stamp_the_publish_time(world):
+def test_deliver__no_id_and_no_stamp(world):
+    """Without an event id the message id counts, without a stamp the publish time."""
     [message_id] = world.publish((b'{"words": "w", "results": 1}', {"event_type": "search_made"}))
     world.deliver()
     [row] = world.rows("search_made")
@@ -185,7 +195,7 @@ def test_without_an_id_the_message_id_counts_and_without_a_stamp_the_publish_tim
     assert abs(row["received_at"] - datetime.now(UTC)) < timedelta(minutes=2)
 
 
-def test_a_table_gains_the_columns_of_a_newer_contract(world):
+def test_deliver__new_columns(world):
     world.publish(search("old", IN_HOUR))
     world.deliver()
     newer = json.loads((world.contracts / "search_made/v1.avsc").read_text())
@@ -199,7 +209,8 @@ def test_a_table_gains_the_columns_of_a_newer_contract(world):
     assert rows == [("first", 1, False), ("new", 2, True), ("old", 1, None)]
 
 
-def test_files_in_the_bucket_are_just_those_that_the_manifest_lists(world):
+def test_deliver__no_unlisted_files(world):
+    """A bucket's folder contains exactly the files that its manifest lists."""
     world.publish(search("a", IN_HOUR))
     world.deliver()
     world.publish(search("b", IN_HOUR))
@@ -214,7 +225,8 @@ def test_files_in_the_bucket_are_just_those_that_the_manifest_lists(world):
     assert len(listed) == 2
 
 
-def test_what_is_in_a_manifest_is_loaded_by_the_next_run_and_its_message_is_not_needed_again(world, monkeypatch):
+def test_deliver__next_run_loads_committed_files(world, monkeypatch):
+    """Committed files are loaded by the next run, without their messages."""
     world.publish(search("a", IN_HOUR), search("b", IN_HOUR))
 
     def refuse(*_: object) -> None:
@@ -233,8 +245,8 @@ def test_what_is_in_a_manifest_is_loaded_by_the_next_run_and_its_message_is_not_
     assert counts(world) == {"received": 2, "delivered": 2, "duplicate": 0}
 
 
-def test_an_ack_follows_the_manifest_bucket_by_bucket(world, monkeypatch):
-    """One bucket can't be committed to, for good: its messages come back at once, and those of the others do not."""
+def test_deliver__acknowledges_per_bucket(world, monkeypatch):
+    """If one bucket permanently can't be committed, only its messages are released; those of the others are acknowledged."""
     before = IN_HOUR - timedelta(hours=1)
     world.publish(search("a", IN_HOUR), search("b", IN_HOUR), search("c", before), search("d", before))
 
@@ -260,7 +272,7 @@ def test_an_ack_follows_the_manifest_bucket_by_bucket(world, monkeypatch):
     assert world.left() == 0
 
 
-def test_a_run_that_died_in_mid_commit_does_not_keep_the_next_from_its_bucket(world, monkeypatch):
+def test_deliver__earlier_run_died_in_mid_commit(world, monkeypatch):
     world.publish(search("a", IN_HOUR))
 
     def die(*_: object) -> None:
@@ -278,7 +290,8 @@ def test_a_run_that_died_in_mid_commit_does_not_keep_the_next_from_its_bucket(wo
     assert counts(world)["delivered"] == 2
 
 
-def test_messages_whose_acknowledgement_was_lost_come_again_and_are_duplicates(world, monkeypatch):
+def test_deliver__lost_acknowledgement(world, monkeypatch):
+    """Messages whose acknowledgement was lost are redelivered and become duplicates."""
     world.publish(search("a", IN_HOUR), search("b", IN_HOUR))
     with monkeypatch.context() as patch:
         patch.setattr("transforms.pubsub.leases.Leases.acknowledge", lambda *_: None)
@@ -289,7 +302,8 @@ def test_messages_whose_acknowledgement_was_lost_come_again_and_are_duplicates(w
     assert world.left() == 0
 
 
-def test_a_partition_is_loaded_by_a_later_run_though_its_hour_is_older_than_the_lateness_allowed_then(world, monkeypatch):
+def test_deliver__next_run_loads_an_old_hour(world, monkeypatch):
+    """A later run loads a partition even if its hour is older than that run's allowed lateness."""
     old = LAST_HOUR - timedelta(days=5)
     world.publish(search("a", old))
 

@@ -1,4 +1,4 @@
-"""A dry run: Dataflow's job is built from the command line, without a network, credentials or anything that exists."""
+"""A dry run builds Dataflow's job from the command line, without network, credentials or existing resources."""
 
 from __future__ import annotations
 
@@ -35,18 +35,19 @@ socket.socket.connect = socket.getaddrinfo = refuse
 
 
 def deliver(folder: Path, **changes: str) -> subprocess.CompletedProcess[str]:
-    """Runs it as a process that knows of neither a broker nor credentials, and ends when it asks for a network."""
+    """Run deliver in a process without broker and credentials that exits on any use of the network."""
     (folder / "sitecustomize.py").write_text(NO_NETWORK)
     unset = ("PUBSUB_EMULATOR_HOST", "NO_GCE_CHECK", "GOOGLE_APPLICATION_CREDENTIALS", "GOOGLE_CLOUD_PROJECT")
     environment = {name: value for name, value in os.environ.items() if name not in unset}
     environment |= {"HOME": str(folder), "PYTHONPATH": f"{folder}{os.pathsep}{os.getcwd()}"}
     flags = [f"--{name}={value}" for name, value in (FLAGS | changes).items() if value]
     command = [sys.executable, "-m", "pipelines.deliver", *flags]
-    # A look for credentials alone takes more than this where there is no network.
+    # Without a network, looking for credentials alone would take longer than this.
     return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=20, check=False)
 
 
-def test_the_job_is_built_and_said_and_its_graph_can_be_read(tmp_path: Path) -> None:
+def test_dry_run__builds_the_job(tmp_path: Path) -> None:
+    """The job is built and named on one line, and its graph can be read."""
     done = deliver(tmp_path, dataflow_job_file=str(tmp_path / "job.json"))
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith("dry run: job beamapp-")
@@ -75,7 +76,7 @@ def test_the_job_is_built_and_said_and_its_graph_can_be_read(tmp_path: Path) -> 
         ("job_name", "Not A Name", "Not A Name"),
     ],
 )
-def test_what_can_not_be_is_one_clear_error(tmp_path: Path, name: str, value: str, told: str) -> None:
+def test_dry_run__invalid_flags(tmp_path: Path, name: str, value: str, told: str) -> None:
     done = deliver(tmp_path, **{name: value})
     assert (done.returncode, done.stdout) == (2, "")
     assert told in done.stderr
@@ -83,7 +84,7 @@ def test_what_can_not_be_is_one_clear_error(tmp_path: Path, name: str, value: st
 
 
 @pytest.mark.parametrize(("name", "value"), [("storage", "out"), ("tables", "out.duckdb")])
-def test_a_real_job_gets_no_store_of_this_machine_either(tmp_path: Path, name: str, value: str) -> None:
+def test_deliver__dataflow_with_a_local_store(tmp_path: Path, name: str, value: str) -> None:
     done = deliver(tmp_path, dry_run="", **{name: value})
     assert done.returncode == 2
     assert "can't access the files of this machine" in done.stderr

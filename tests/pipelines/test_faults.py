@@ -1,6 +1,7 @@
-"""Stores and Pub/Sub that misbehave under whole runs of deliver: nothing is lost and nothing is there twice.
+"""Whole runs of deliver with failing stores and Pub/Sub: nothing is lost and nothing is delivered twice.
 
-A run that gives up says why in one line, and leaves the rest to the next."""
+A run that gives up prints the reason on one line and leaves the rest to the next run.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +33,8 @@ def points(requests: int) -> list[int]:
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
-def test_stores_that_fail_many_requests_are_not_noticed(cloud: Cloud, seed: int) -> None:
+def test_deliver__flaky_stores(cloud: Cloud, seed: int) -> None:
+    """Stores that fail a share of all requests have no effect on the result."""
     cloud.gcs.be_flaky(0.2, seed, 0, 408, 429, 500, 502, 503, 504)
     cloud.bigquery.be_flaky(0.3, seed, 0, 429, 500, 502, 503)
     cloud.publish(*(f"a{number}" for number in range(40)))
@@ -47,7 +49,8 @@ def test_stores_that_fail_many_requests_are_not_noticed(cloud: Cloud, seed: int)
 
 
 @pytest.mark.parametrize("status", [503, 429, 0])
-def test_a_store_that_refuses_from_some_moment_on_ends_the_run_and_the_next_repairs_it(cloud: Cloud, status: int) -> None:
+def test_deliver__object_store_fails_in_mid_run(cloud: Cloud, status: int) -> None:
+    """An object store that fails from some request on ends the run, and the next run recovers."""
     cloud.publish("first-0", "first-1")
     assert cloud.run() == (0, "")
     for number, point in enumerate(points(len(cloud.gcs.requests))):
@@ -64,9 +67,8 @@ def test_a_store_that_refuses_from_some_moment_on_ends_the_run_and_the_next_repa
     cloud.check(repeated=True)
 
 
-def test_a_store_that_refuses_every_precondition_ends_the_run_and_the_next_repairs_it(
-    cloud: Cloud, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_deliver__every_precondition_fails(cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A store that refuses every precondition ends the run, and the next run recovers."""
     monkeypatch.setattr("storage.buckets.manifest_store.MAX_RACES", 10)
     monkeypatch.setattr("storage.buckets.manifest_store.LONGEST_PAUSE", 0.01)
     ends = []
@@ -79,14 +81,15 @@ def test_a_store_that_refuses_every_precondition_ends_the_run_and_the_next_repai
         ends.append(cloud.run()[0])
         cloud.gcs.mend()
         assert cloud.run() == (0, "")
-    # To be refused at the end of a run, where only marks are left to be written, need not end it.
+    # A refusal at the end of a run, where only markers are still to be written, may be harmless.
     assert set(ends) <= {0, 2}
     assert ends.count(2) >= POINTS // 2
     cloud.check(repeated=True)
 
 
 @pytest.mark.parametrize("status", [0, 503])
-def test_answers_to_writes_that_are_lost_are_not_noticed(cloud: Cloud, status: int) -> None:
+def test_deliver__lost_responses_to_writes(cloud: Cloud, status: int) -> None:
+    """Lost responses to writes have no effect, unless all of them are lost."""
     cloud.publish("first-0", "first-1")
     assert cloud.run() == (0, "")
     writes = sum(line.startswith("POST") for line in cloud.gcs.requests)
@@ -104,9 +107,8 @@ def test_answers_to_writes_that_are_lost_are_not_noticed(cloud: Cloud, status: i
     cloud.check(repeated=True)
 
 
-def test_writes_that_take_effect_after_their_client_has_given_them_up_do_no_harm(
-    cloud: Cloud, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_deliver__writes_take_effect_late(cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Writes that take effect after their client has given up do no harm."""
     monkeypatch.setitem(cloud_storage._ONE_TRY, "timeout", 0.2)
     for number in range(3):
         for match in ("POST /upload", "POST /upload", "ifGenerationMatch", "ifGenerationMatch", "rewriteTo"):
@@ -116,7 +118,8 @@ def test_writes_that_take_effect_after_their_client_has_given_them_up_do_no_harm
     cloud.check()
 
 
-def test_a_table_store_that_is_down_for_longer_than_a_run_ends_it_and_the_next_one_loads(cloud: Cloud) -> None:
+def test_deliver__table_store_fails_in_mid_run(cloud: Cloud) -> None:
+    """A table store that fails from some request on ends the run, and the next run loads."""
     cloud.publish("first-0", "first-1")
     assert cloud.run() == (0, "")
     before = len(cloud.bigquery.requests)
@@ -135,16 +138,17 @@ def test_a_table_store_that_is_down_for_longer_than_a_run_ends_it_and_the_next_o
     cloud.check(repeated=True)
 
 
-def test_a_load_that_fails_once_is_not_noticed(cloud: Cloud) -> None:
+def test_deliver__load_fails_once(cloud: Cloud) -> None:
     cloud.bigquery.fail_loads(1)
     cloud.publish("a", "b", "c")
     assert cloud.run() == (0, "")
     cloud.check()
 
 
-def test_loads_that_fail_for_good_are_named_their_files_are_safe_and_the_next_run_loads_them_under_fresh_ids(
+def test_deliver__loads_fail_permanently(
     cloud: Cloud,
 ) -> None:
+    """Permanently failing loads are named, their files are safe, and the next run loads them with new job ids."""
     cloud.publish("a", "b", "c")
     for _ in range(2):
         cloud.bigquery.fail_loads(FOREVER)
@@ -163,7 +167,8 @@ def test_loads_that_fail_for_good_are_named_their_files_are_safe_and_the_next_ru
 
 
 @pytest.mark.parametrize("status", [0, 503])
-def test_a_load_that_is_asked_for_twice_since_its_answer_was_lost_is_run_once(cloud: Cloud, status: int) -> None:
+def test_deliver__lost_response_to_a_load(cloud: Cloud, status: int) -> None:
+    """A load that is requested twice because its response was lost runs once."""
     cloud.bigquery.delay = 2
     cloud.bigquery.lose_answer(3, "/jobs", status)
     cloud.publish("a", "b", "c")
@@ -172,8 +177,11 @@ def test_a_load_that_is_asked_for_twice_since_its_answer_was_lost_is_run_once(cl
     cloud.check()
 
 
-def test_an_old_manifests_load_that_takes_effect_after_a_newer_ones_does_not_win(cloud: Cloud) -> None:
-    """While the first run's load of an hour is on its way, a whole second run delivers to that hour and loads it."""
+def test_deliver__older_load_ends_last(cloud: Cloud) -> None:
+    """An older manifest's load that ends after a newer one's does not win.
+
+    While the first run's load of an hour is running, a whole second run delivers to that hour and loads it.
+    """
     loaded: list[int] = []
 
     def overtake() -> None:
@@ -189,7 +197,8 @@ def test_an_old_manifests_load_that_takes_effect_after_a_newer_ones_does_not_win
     cloud.check()
 
 
-def test_a_file_of_tables_that_another_process_keeps_open_ends_the_run_before_anything_is_taken(local: Delivery) -> None:
+def test_deliver__duckdb_file_is_locked(local: Delivery) -> None:
+    """A DuckDB file that another process has open ends the run before any message is pulled."""
     local.publish("a", "b")
     keep = "import duckdb, sys; db = duckdb.connect(sys.argv[1]); print('open', flush=True); sys.stdin.read()"
     with subprocess.Popen(
@@ -207,9 +216,8 @@ def test_a_file_of_tables_that_another_process_keeps_open_ends_the_run_before_an
 
 
 @pytest.mark.parametrize("call", ["fsync", "replace", "mkdir"])
-def test_a_disk_that_is_full_from_some_moment_on_ends_the_run_and_the_next_repairs_it(
-    local: Delivery, call: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_deliver__disk_is_full(local: Delivery, call: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A disk that is full from some call on ends the run, and the next run recovers."""
     real = getattr(os, call)
     left = FOREVER
     made = 0
@@ -240,10 +248,11 @@ def test_a_disk_that_is_full_from_some_moment_on_ends_the_run_and_the_next_repai
     local.check(repeated=True)
 
 
-def test_messages_that_pubsub_delivers_again_and_in_any_order_are_delivered_once(
-    local: Delivery, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """One that was not acknowledged in time may come again while its first delivery is still worked on."""
+def test_deliver__redelivery_in_any_order(local: Delivery, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Messages are delivered once, however often and in whatever order Pub/Sub redelivers them.
+
+    A message that was not acknowledged in time may be redelivered while its first delivery is in progress.
+    """
     lot = random.Random(7)
     take = Backlog.take
     copies: Counter[bytes] = Counter()
@@ -267,9 +276,8 @@ def test_messages_that_pubsub_delivers_again_and_in_any_order_are_delivered_once
     local.check(repeated=True)
 
 
-def test_everything_that_pubsub_delivers_again_after_each_of_many_runs_is_a_duplicate(
-    local: Delivery, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_deliver__redelivery_after_each_run(local: Delivery, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Messages that are redelivered after each of several runs are duplicates."""
     local.publish(*(f"a{number}" for number in range(10)))
     with monkeypatch.context() as patch:
         patch.setattr(Backlog, "ack", lambda backlog, now, ack_ids: backlog.extend(now, ack_ids, 0))

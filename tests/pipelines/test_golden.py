@@ -1,4 +1,4 @@
-"""Golden pairs for the whole graph: what goes in and what must come out, both written by hand."""
+"""Golden pairs for the whole graph: inputs and expected outputs, both written by hand."""
 
 from __future__ import annotations
 
@@ -24,11 +24,12 @@ def plain(value: Any) -> Any:
     return value.decode() if isinstance(value, bytes) else value
 
 
-def test_the_golden_messages_come_out_as_the_golden_rows_manifests_and_table(world: World) -> None:
+def test_deliver__golden_pairs(world: World) -> None:
+    """The golden messages give the golden rows, counters and table."""
     expected = json.loads((GOLDEN / "output.json").read_text())
     lines = [json.loads(line) for line in (GOLDEN / "input.ndjson").read_text().splitlines()]
     for line in lines:
-        # One at a time: of two messages with one id, the first to come is delivered.
+        # One at a time: of two messages with the same id, the first to arrive is delivered.
         world.publish((line["data"].encode(), line["attributes"]))
     world.deliver(LONG_AGO)
     for stream in STREAMS:

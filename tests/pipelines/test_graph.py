@@ -1,4 +1,4 @@
-"""The graph as Dataflow gets it, and as a stream: built for real, without a network."""
+"""The graph as Dataflow gets it, and as a stream, built without a network."""
 
 from __future__ import annotations
 
@@ -26,9 +26,8 @@ pytestmark = pytest.mark.slow
 STARTED = datetime(2026, 1, 31, 9, 30, tzinfo=UTC)
 
 
-def test_dataflow_takes_the_graph_with_the_labels_that_a_running_job_has(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_build__labels_of_a_running_job(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Dataflow accepts the graph, and its labels are those of running jobs, so that these can be updated."""
     monkeypatch.setattr("apache_beam.internal.gcp.auth._Credentials._credentials_init", True)
     flags = ["--project=project-one", "--region=europe-west1", "--temp_location=gs://bucket-one/temp", "--dry_run=True"]
     plan = Plan(
@@ -49,11 +48,12 @@ def test_dataflow_takes_the_graph_with_the_labels_that_a_running_job_has(
     names = {transform.unique_name for transform in job.job.proto_pipeline.components.transforms.values()}
     labels = sorted(name for name in names if name and not name.startswith("ref_"))
     assert labels == (Path(__file__).parent / "labels.txt").read_text().splitlines()
-    # Two steps of Beam's own have none.
+    # Only two of Beam's own steps have no label.
     assert [name for name in names if "lambda" in name and "FlatMap(<lambda at core.py" not in name] == []
 
 
-def test_a_stream_fires_while_the_hour_goes_on_and_when_it_is_over_and_gives_each_element_once() -> None:
+def test_hourly_windows__early_and_on_time_panes() -> None:
+    """A stream fires during the hour and at its end, and emits each element once."""
     hour = STARTED.replace(minute=0).timestamp()
     stream = (
         test_stream.TestStream()
@@ -77,7 +77,7 @@ def test_a_stream_fires_while_the_hour_goes_on_and_when_it_is_over_and_gives_eac
         assert_that(panes, equal_to([("EARLY", ["early"]), ("ON_TIME", ["in time"])]))
 
 
-def test_an_element_a_month_behind_the_watermark_is_not_dropped() -> None:
+def test_hourly_windows__element_a_month_late() -> None:
     hour = STARTED.replace(minute=0).timestamp()
     stream = (
         test_stream.TestStream()
@@ -92,7 +92,8 @@ def test_an_element_a_month_behind_the_watermark_is_not_dropped() -> None:
         assert_that(found, equal_to(["31 days behind"]))
 
 
-def test_beams_own_flags_pass_and_unknown_ones_do_not(capsys: pytest.CaptureFixture[str]) -> None:
+def test_parse__flags_of_beam(capsys: pytest.CaptureFixture[str]) -> None:
+    """Beam's own flags are accepted, unknown ones refused."""
     ours = [
         "--subscription=projects/p-one/subscriptions/sss",
         "--storage=gs://bucket-one",
