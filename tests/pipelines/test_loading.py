@@ -1,4 +1,4 @@
-"""What becomes of partitions that can't be loaded, of columns that change, and of tables that lose what they held."""
+"""Partitions that can't be loaded, columns that change, and tables that have lost rows."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def in_table(world: World, table: str = "search_made") -> list[str]:
 
 
 def take_away(world: World, subscription: str) -> list[bytes]:
-    """What a subscription has to give, which it then has no more."""
+    """Acknowledge all messages of a subscription and return their data."""
     with subscriber(world.address) as client:
         found = pull_now(client, subscription)
         if found:
@@ -39,7 +39,7 @@ def take_away(world: World, subscription: str) -> list[bytes]:
 
 
 def reported(world: World) -> set[tuple[str, datetime]]:
-    """Stream and hour of the reports that have come since it was last asked for."""
+    """Return (stream, hour) of all delivered reports since the last call."""
     reports = map(parse_report, take_away(world, world.audit_subscription))
     return {(one.bucket.stream, one.bucket.hour) for one in reports if isinstance(one, DeliveredReport)}
 
@@ -54,14 +54,15 @@ def run_reload(world: World, hours: Sequence[Any] = (LAST_HOUR, LAST_HOUR), *mor
 
 
 def write_version(world: World, version: int, *dropped: str, **changed: str) -> None:
-    """Writes a version of search_made: the first one's fields without the dropped, with other types for the changed."""
+    """Write a version of search_made: version 1 without the dropped fields, and with changed types."""
     schema = json.loads((world.contracts / "search_made/v1.avsc").read_text())
     kept = [field for field in schema["fields"] if field["name"] not in dropped]
     schema["fields"] = [{**field, "type": changed.get(field["name"], field["type"])} for field in kept]
     (world.contracts / f"search_made/v{version}.avsc").write_text(json.dumps(schema))
 
 
-def test_a_partition_that_cannot_be_loaded_stops_no_other_and_the_next_run_loads_it_though_no_event_comes(world):
+def test_deliver__partition_that_fails_to_load(world):
+    """A partition that can't be loaded blocks no other, and the next run loads it even without new events."""
     world.publish(search("old", IN_HOUR))
     world.deliver()
     reported(world)
@@ -78,7 +79,7 @@ def test_a_partition_that_cannot_be_loaded_stops_no_other_and_the_next_run_loads
     loaded = reported(world)
     assert loaded >= {("search_made", HOUR_BEFORE), ("tap", LAST_HOUR)}
     assert ("search_made", LAST_HOUR) not in loaded
-    assert take_away(world, world.subscription) == [], "what is in a manifest needs no message to be loaded"
+    assert take_away(world, world.subscription) == [], "committed files need no message to be loaded"
 
     (world.folder / "away").rename(data_file)
     world.deliver()
@@ -86,7 +87,8 @@ def test_a_partition_that_cannot_be_loaded_stops_no_other_and_the_next_run_loads
     assert ("search_made", LAST_HOUR) in reported(world)
 
 
-def test_a_column_whose_type_has_changed_ends_the_run_before_anything_is_taken(world):
+def test_deliver__column_type_changed(world):
+    """A changed column type ends the run before any message is pulled."""
     world.publish(search("a", IN_HOUR))
     world.deliver()
     (world.contracts / "search_made/v1.avsc").write_text(
@@ -99,13 +101,14 @@ def test_a_column_whose_type_has_changed_ends_the_run_before_anything_is_taken(w
     assert world.left() == 1
 
 
-def test_every_type_has_its_table_though_no_event_came(world):
+def test_deliver__creates_all_tables(world):
     world.deliver()
     for table in ("search_made", "tap", DEAD_LETTERS):
         assert world.query(f"SELECT count(*) FROM {table}") == [(0,)]
 
 
-def test_files_with_a_field_that_a_later_version_dropped_go_into_a_new_table(world):
+def test_deliver__dropped_field_in_a_new_table(world):
+    """Files with a field that a later version dropped are loaded into a new table."""
     world.publish((b'{"words": "w", "results": 1, "language": "pl"}', search("a", IN_HOUR)[1]))
     world.deliver()
     write_version(world, 2, "language")
@@ -118,7 +121,8 @@ def test_files_with_a_field_that_a_later_version_dropped_go_into_a_new_table(wor
     ]
 
 
-def test_reload_brings_back_what_tables_have_lost_in_the_hours_that_are_named(world, capsys):
+def test_reload__restores_lost_rows(world, capsys):
+    """A reload restores lost rows and tables in the given hours."""
     world.publish(search("a", IN_HOUR), search("b", HOUR_BEFORE), search("c", HOUR_BEFORE - timedelta(hours=1)))
     world.publish((b"broken", {"event_type": "search_made", "received_at": IN_HOUR.isoformat()}))
     world.deliver()
@@ -138,7 +142,8 @@ def test_reload_brings_back_what_tables_have_lost_in_the_hours_that_are_named(wo
     assert world.query(f"SELECT count(*) FROM {DEAD_LETTERS}") == [(1,)]
 
 
-def test_reload_goes_on_after_a_partition_that_cannot_be_loaded_and_names_it(world):
+def test_reload__partition_that_fails_to_load(world):
+    """A reload names a partition that can't be loaded, and loads the others."""
     world.publish(search("a", IN_HOUR), search("b", HOUR_BEFORE))
     world.deliver()
     for data_file in (world.storage / Bucket("search_made", HOUR_BEFORE).folder).glob("part-*.avro"):
@@ -150,6 +155,7 @@ def test_reload_goes_on_after_a_partition_that_cannot_be_loaded_and_names_it(wor
     assert in_table(world) == ["a"]
 
 
-def test_reload_of_a_type_without_a_contract_is_an_error_that_names_those_there_are(world):
+def test_reload__type_without_contract(world):
+    """A reload of a type without a contract fails and names the existing types."""
     with pytest.raises(UserError, match=r"--type=taps is unknown. What to do: pass one of search_made, tap, dead_letters"):
         run_reload(world, (LAST_HOUR, LAST_HOUR), "--type=taps")

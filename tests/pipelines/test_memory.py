@@ -1,3 +1,5 @@
+"""Memory that is freed returns to the operating system."""
+
 from __future__ import annotations
 
 import subprocess
@@ -22,7 +24,7 @@ before = resident()
 
 
 def work():
-    # As a stream's threads do: large blocks that are freed, and between them small ones that stay.
+    # Like a stream's threads: large blocks that are freed, and small ones between them that stay.
     for _ in range(4):
         large = [bytearray(size * 100_000) for size in range(3, 23)]
         kept.append(bytearray(2_000))
@@ -42,7 +44,7 @@ print(resident() - before)
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="where the C library is not glibc there is nothing to be set")
-def test_what_is_freed_by_many_threads_is_given_back() -> None:
+def test_give_back_freed__many_threads() -> None:
     def grown(bounded: bool) -> int:
         program = FRAGMENTED.format(bounded=bounded)
         return int(subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout)

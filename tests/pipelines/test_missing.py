@@ -1,4 +1,4 @@
-"""What is missing, from the audit's finding to the repair; and backfill where archive, buckets and tables are in the cloud."""
+"""Missing events, from the audit's finding to the repair; and backfill with archive, files and tables in the cloud."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def archived(messages: Sequence[Message], ids: Sequence[str]) -> list[Archived]:
 
 
 def lose(world: World, *messages: Message) -> list[str]:
-    """Publishes messages and takes them from the subscription, as a deliver that loses events would. Returns message ids."""
+    """Publish messages and pull them from the subscription, as a deliver that loses events would. Returns message ids."""
     ids = world.publish(*messages)
     assert world.left() == len(ids)
     return ids
@@ -47,7 +47,7 @@ def cloud_name(at: datetime) -> str:
 
 
 def in_files(gcs: GcsServer) -> dict[str, list[str]]:
-    """Message or event ids of every row in the files that manifests list, by stream."""
+    """Return the event ids of every row in the files that manifests list, by stream."""
     found: dict[str, list[str]] = {"search_made": [], "tap": [], DEAD_LETTERS: []}
     for name in gcs.list(CLOUD_BUCKET, "data/"):
         folder, _, file = name.rpartition("/")
@@ -59,11 +59,12 @@ def in_files(gcs: GcsServer) -> dict[str, list[str]]:
     return {stream: sorted(ids) for stream, ids in found.items()}
 
 
-def test_what_the_audit_calls_missing_is_named_by_id_and_repaired(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+def test_missing__names_and_repairs(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+    """Events that the audit finds missing are listed by id and repaired."""
     first, second = BEFORE + timedelta(minutes=1), LAST_HOUR + timedelta(minutes=1)
     broken = (b"{", search("broken", second)[1])
     here = [search("a", first), search("b", second), (b"{", search("x", second)[1])]
-    # What came again in another hour is delivered there, and with another payload it is a dead letter: neither is missing.
+    # A duplicate in another hour, and a dead letter with a conflicting payload: neither is missing.
     here += [search("a", second), (search("other")[0], search("b", second)[1])]
     gone = [search("lost", second), search("lost too", first), broken, (b"{}", {"received_at": second.isoformat()})]
     ids = world.publish(*here)
@@ -84,7 +85,7 @@ def test_what_the_audit_calls_missing_is_named_by_id_and_repaired(world: World, 
     assert named == f"\t{gone_ids[3]}\nsearch_made\tbroken\nsearch_made\tlost\n"
     assert {path: path.stat().st_mtime_ns for path in world.storage.rglob("*") if path.is_file()} == untouched
 
-    (world.folder / "ids").write_text(named.split("\n", 1)[1])  # the one without a type has no hour that anybody reported on
+    (world.folder / "ids").write_text(named.split("\n", 1)[1])  # no report covers the event without a type
     flags = [flag for flag in world.deliver_flags() if "--subscription" not in flag]
     assert backfill.main([f"--archive={archive}", hour, *flags, f"--ids={world.folder / 'ids'}"]) == 0
     DuckDBFile(world.tables).close()
@@ -100,7 +101,7 @@ def test_what_the_audit_calls_missing_is_named_by_id_and_repaired(world: World, 
     assert capsys.readouterr().out == f"\t{gone_ids[3]}\nsearch_made\tlost too\n"
 
 
-def test_what_cannot_be_read_or_named_is_told(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+def test_missing__unreadable_files_and_ids(world: World, capsys: pytest.CaptureFixture[str]) -> None:
     archive = world.folder / "archive"
     messages = [search("a\nb", LAST_HOUR), search("plain", LAST_HOUR), search("with \x85 and \u2028", LAST_HOUR)]
     write_archive(archive, archived(messages, ["1", "2", "3"]))
@@ -116,9 +117,8 @@ def test_what_cannot_be_read_or_named_is_told(world: World, capsys: pytest.Captu
         missing.main([f"--archive={world.folder / 'none'}", f"--storage={world.storage}", BOTH])
 
 
-def test_hours_deleted_from_cloud_storage_come_back_from_an_archive_there_and_a_repair_touches_nothing_else(
-    world: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_backfill__in_the_cloud(world: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Hours deleted from Cloud Storage are rebuilt from an archive there, and a repair changes nothing else."""
     with bigquery_store(monkeypatch) as (store, _, gcs):
         stores = ["--storage=gs://bucket-of-events/data", "--tables=bigquery://project-1.events"]
         flags = [*stores, f"--contracts={world.contracts}", f"--audit_topic={world.audit_topic}"]
@@ -156,7 +156,7 @@ def test_hours_deleted_from_cloud_storage_come_back_from_an_archive_there_and_a_
         assert backfill.main([*flags, archive, BOTH, f"--ids={world.folder / 'ids'}"]) == 0
         folder = f"data/{Bucket('search_made', LAST_HOUR).folder}"
         changed = {name for name, number in generations.items() if gcs.generations(CLOUD_BUCKET).get(name) != number}
-        # The last shows that the store can be written to.
+        # The last one is the test whether the store is writable.
         assert changed == {f"{folder}/_RECEIPT.json", "data/turns/search_made.json", "data/.tmp/writable"}
         assert in_files(gcs) == {**before, "search_made": sorted([*before["search_made"], "lost"])}
 

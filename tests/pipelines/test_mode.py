@@ -1,4 +1,4 @@
-"""deliver --mode=stream as a user runs it: a process on Prism, ended by signals. What a stream is within is in test_stream."""
+"""`deliver --mode=stream` as a user runs it: a process on Prism, ended by signals. `test_stream` looks inside."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def in_table(world: World) -> list[str]:
 
 
 def backlog(world: World) -> list[str]:
-    """The ids of what the subscription would give at once; they are given back."""
+    """Return the ids of the messages that the subscription would deliver now, and release them again."""
     with subscriber(world.address) as client:
         found = pull_now(client, world.subscription)
         if found:
@@ -51,7 +51,7 @@ def backlog(world: World) -> list[str]:
 
 
 def feed(world: World) -> None:
-    """The flights, hour by hour, and what was published of each hour."""
+    """Publish the flights hour by hour, with a report on each hour."""
     by_hour = groupby(sorted(flights(), key=lambda event: event[1]["received_at"]), lambda event: event[1]["received_at"][:13])
     with publisher(world.address) as client:
         for text, found in by_hour:
@@ -65,7 +65,10 @@ def feed(world: World) -> None:
 
 
 def outcome(world: World) -> dict[str, Any]:
-    """What has to be the same, however the events came: in how many files, and whether late, may differ."""
+    """Return the results that must not depend on the order of arrival.
+
+    The number of files, and whether events are late, may differ.
+    """
     facts = ("closed", "rows", "fingerprint", "counts")
     streams = (*FLIGHT_TYPES, DEAD_LETTERS)
     return {
@@ -80,9 +83,8 @@ def outcome(world: World) -> dict[str, Any]:
     }
 
 
-def test_the_flights_fed_hour_by_hour_to_a_stream_come_out_as_those_of_a_run_that_ends(
-    tmp_path: Path, broker_address: str, flights_world: World, prism_binary: str
-) -> None:
+def test_stream__same_outcome_as_batch(tmp_path: Path, broker_address: str, flights_world: World, prism_binary: str) -> None:
+    """Flights that are fed to a stream hour by hour have the same outcome as in a batch run."""
     stopping = flights_world
     contracts = {path.parent.name: json.loads(path.read_text()) for path in stopping.contracts.glob("*/v1.avsc")}
     world = make_world(tmp_path / "stream", broker_address, contracts)
@@ -101,8 +103,8 @@ def test_the_flights_fed_hour_by_hour_to_a_stream_come_out_as_those_of_a_run_tha
     assert outcome(world) == outcome(stopping)
 
 
-def test_an_ack_waits_for_the_manifest_that_holds_its_event(tmp_path: Path, prism_binary: str) -> None:
-    """An event is taken, and the stream is killed before it flushes: it comes again. After a flush it does not."""
+def test_stream__ack_follows_the_commit(tmp_path: Path, prism_binary: str) -> None:
+    """A stream that is killed before it flushes has acknowledged nothing; after a flush it has."""
     ahead = [0.0]
     with Broker(clock=lambda: time.time() + ahead[0]) as broker:
         world = make_world(tmp_path, broker.address, {"search_made": SEARCH})
@@ -124,9 +126,8 @@ def test_an_ack_waits_for_the_manifest_that_holds_its_event(tmp_path: Path, pris
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_ends_a_stream_cleanly_with_all_that_it_took_delivered_and_the_hour_that_goes_on_open(
-    world: World, prism_binary: str, number: signal.Signals
-) -> None:
+def test_stream__signal_drains(world: World, prism_binary: str, number: signal.Signals) -> None:
+    """A signal drains a stream: pulled messages are delivered, and the current hour stays open."""
     ids = sorted(f"id-{index:04}" for index in range(1500))
     hour = hour_of(datetime.now(UTC))
     with streaming(world, prism_binary, LATER) as running:
@@ -137,7 +138,7 @@ def test_a_signal_ends_a_stream_cleanly_with_all_that_it_took_delivered_and_the_
         status, said = running.end(number)
     assert status == 0, said
     assert "Traceback" not in said
-    # What it took is delivered, loaded and acknowledged; the rest, if there is any, comes at once.
+    # Pulled messages are delivered, loaded and acknowledged; the others, if any, are redelivered at once.
     taken, rest = delivered(world), backlog(world)
     assert set(taken) >= set(ids[:1000])
     assert sorted([*taken, *rest]) == ids
@@ -147,12 +148,13 @@ def test_a_signal_ends_a_stream_cleanly_with_all_that_it_took_delivered_and_the_
         assert not list(world.storage.rglob(f"hour={hour:%H}/_SUCCESS"))
 
 
-def test_a_second_signal_ends_a_stream_at_once_and_gives_back_what_it_holds(world: World, prism_binary: str) -> None:
+def test_stream__second_signal(world: World, prism_binary: str) -> None:
+    """A second signal ends a stream at once and releases the messages that it holds."""
     with streaming(world, prism_binary, LATER) as running:
         world.publish(search("a"))
         assert eventually(lambda: backlog(world) == [])
         engine = running.engine()
-        # An engine that stands still: the drain would go on until it is given up.
+        # Stop the engine, so that the drain would last until its time-out.
         os.kill(engine, signal.SIGSTOP)
         running.process.send_signal(signal.SIGTERM)
         time.sleep(2)
@@ -164,9 +166,8 @@ def test_a_second_signal_ends_a_stream_at_once_and_gives_back_what_it_holds(worl
     assert backlog(world) == ["a"]
 
 
-def test_a_stream_that_is_killed_and_started_again_loses_nothing_and_delivers_nothing_twice(
-    world: World, prism_binary: str
-) -> None:
+def test_stream__killed_and_restarted(world: World, prism_binary: str) -> None:
+    """A stream that is killed and started again loses nothing and delivers nothing twice."""
     ids = [f"id-{index:04}" for index in range(3000)]
     with streaming(world, prism_binary, SOON) as running:
         for start in range(0, 1500, 100):
@@ -175,7 +176,7 @@ def test_a_stream_that_is_killed_and_started_again_loses_nothing_and_delivers_no
         world.publish(*map(search, ids[1500:]))
         engine = running.engine()
         running.end(signal.SIGKILL)
-        # Nobody else would end it, and it does not stand still.
+        # Without its parent, Prism must end by itself: it would stay busy for ever.
         assert eventually(lambda: not is_there(engine), 5)
     with streaming(world, prism_binary, SOON) as running:
         assert eventually(lambda: len(delivered(world)) >= len(ids), 120)
@@ -185,7 +186,8 @@ def test_a_stream_that_is_killed_and_started_again_loses_nothing_and_delivers_no
     assert world.left() == 0
 
 
-def test_an_hour_that_was_left_open_is_closed_by_the_stream_that_comes_next(world: World, prism_binary: str) -> None:
+def test_stream__closes_hours_left_open(world: World, prism_binary: str) -> None:
+    """A stream closes an hour that an earlier run left open."""
     with streaming(world, prism_binary, SOON) as running:
         world.publish(search("a", LAST_HOUR))
         closed = lambda: {  # noqa: E731
@@ -207,7 +209,7 @@ def test_an_hour_that_was_left_open_is_closed_by_the_stream_that_comes_next(worl
         (["--mode=stream", "--flush_every=0s"], "at least 1s"),
     ],
 )
-def test_a_stream_that_can_not_start_is_one_clear_error(world: World, flags: list[str], told: str, tmp_path: Path) -> None:
+def test_stream__wrong_flags(world: World, flags: list[str], told: str, tmp_path: Path) -> None:
     text = tmp_path / "text"
     text.write_text("not a program")
     environment = {**os.environ, "PUBSUB_EMULATOR_HOST": world.address, "NO_GCE_CHECK": "true"}

@@ -1,4 +1,4 @@
-"""Pub/Sub that goes away under whole runs, or whose answers are lost: the real client, over a way that can be cut."""
+"""Whole runs during an outage of Pub/Sub, or with lost responses: the real client, over a connection that can be cut."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ MOMENTS: dict[str, tuple[type, str]] = {
 
 
 class Away(Delivery):
-    """A delivery over a way to Pub/Sub that can be cut, by a broker whose leases can be made to run out."""
+    """A delivery over a connection to Pub/Sub that can be cut, by a broker whose leases can be made to expire."""
 
     way: Proxy
     ahead: list[float]
 
     def leases_run_out(self) -> None:
-        """What is leased can be had again, as if a lease's time had passed; the clock is right again then."""
+        """Release all leased messages, as if their leases had expired. The clock is right again afterwards."""
         self.ahead[0] = LEASE_SECONDS + 1
         with subscriber(self.world.address) as client:
             for subscription in (self.world.subscription, self.world.audit_subscription):
@@ -49,18 +49,18 @@ class Away(Delivery):
         self.ahead[0] = 0
 
     def come_back(self) -> None:
-        """Pub/Sub is back, for clients of this process too: they share their pauses before they connect again."""
+        """Restore the connection, and wait until clients of this process use it: they share a back-off before reconnecting."""
         self.way.mend()
         with clients.publisher() as client:
             assert eventually(lambda: _answers(lambda: client.get_topic(topic=self.world.topic, retry=None, timeout=5)))
 
     def do_once(self, moment: str, act: Callable[[], object]) -> None:
-        """Does it at that moment of a run, the first time that it comes."""
+        """Call `act` the first time that a run reaches that moment."""
         kind, name = MOMENTS[moment]
         real, todo = getattr(kind, name), [act]
 
         def acting(*arguments: Any) -> Any:
-            # Not before, but for the steps that speak to Pub/Sub themselves.
+            # After the call; before it only in steps that themselves send requests to Pub/Sub.
             given = real(*arguments) if name == "assign_pack" else None
             if todo:
                 todo.pop()()
@@ -93,7 +93,7 @@ def away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
 
 
 @pytest.mark.parametrize("moment", list(MOMENTS))
-def test_a_run_goes_on_when_pubsub_comes_back(away: Away, moment: str) -> None:
+def test_deliver__short_outage(away: Away, moment: str) -> None:
     away.publish("a", "b", "c")
     back = threading.Timer(1.5, away.way.mend)
 
@@ -117,9 +117,8 @@ def test_a_run_goes_on_when_pubsub_comes_back(away: Away, moment: str) -> None:
         )
     ),
 )
-def test_a_run_ends_with_a_clear_error_when_pubsub_stays_away_and_the_next_one_delivers_all(
-    away: Away, moment: str, told: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_deliver__outage_without_end(away: Away, moment: str, told: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If Pub/Sub stays unreachable, the run ends with a clear error, and the next one delivers everything."""
     monkeypatch.setattr(pubsub, "AWAY_SECONDS", 2.0)
     monkeypatch.setattr(reporting, "REPORT_SECONDS", 2.0)
     away.publish("a", "b", "c")
@@ -137,20 +136,19 @@ def test_a_run_ends_with_a_clear_error_when_pubsub_stays_away_and_the_next_one_d
 
 
 @pytest.mark.parametrize("method", ["Pull", "ModifyAckDeadline", "Acknowledge", "Publish"])
-def test_answers_of_pubsub_that_are_lost_lose_nothing(away: Away, method: str) -> None:
+def test_deliver__lost_responses_of_pubsub(away: Away, method: str) -> None:
     away.publish("a", "b", "c")
     away.way.lose_answer(f"/{method}".encode(), 2)
     assert away.run() == (0, "")
     assert away.way.lost == 2
-    # What a lost answer would have brought comes again when its lease has run out.
+    # Messages of a lost response are redelivered when their leases have expired.
     away.leases_run_out()
     assert away.run() == (0, "")
     away.check(repeated=method == "ModifyAckDeadline")
 
 
-def test_a_stream_goes_on_when_pubsub_comes_back_and_ends_with_a_clear_error_when_it_stays_away(
-    away: Away, prism_binary: str
-) -> None:
+def test_stream__outage(away: Away, prism_binary: str) -> None:
+    """A stream continues after an outage, and ends with a clear error if Pub/Sub stays unreachable."""
     world = away.world
     settings = "from transforms.pubsub import retry; retry.AWAY_SECONDS = 10.0"
     with streaming(world, prism_binary, "--flush_every=1s", settings=settings, address=away.way.address) as running:

@@ -1,4 +1,4 @@
-"""What a stream's error says when Prism reports it as text."""
+"""The cause of a stream's failure, read from the text in which Prism reports it."""
 
 from __future__ import annotations
 

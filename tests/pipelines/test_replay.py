@@ -1,4 +1,4 @@
-"""Replay: dead letters that go through again, and counters that stay balanced."""
+"""Replay: dead letters that are delivered after all, and counters that stay balanced."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def audit_of(world: World, hour: datetime = LAST_HOUR) -> dict[str, dict[str, An
 
 
 def dead(world: World) -> list[tuple[str, str]]:
-    """Message and event ids in the files, after a look at the table."""
+    """Return message and event ids of the dead letters in files, after comparing them with the table."""
     rows = [(row["message_id"], row["event_id"]) for row in world.rows(DEAD_LETTERS)]
     assert world.query("SELECT message_id, event_id FROM dead_letters ORDER BY message_id") == rows
     return rows
@@ -60,7 +60,11 @@ def report_hour(world: World, liked: list[str]) -> None:
 
 
 def deliver_some(world: World) -> list[str]:
-    """Three dead letters of a type without a contract, one of them without an event id, and another; returns the event ids."""
+    """Deliver three dead letters of a type without a contract, one of them without event id, and another one.
+
+    Returns:
+        the three event ids
+    """
     [_, _, plain, *_] = world.publish(
         (LIKED, {**REFUSED, "event_id": "x", "dedup_key": "of x"}),
         (LIKED, {**REFUSED, "event_id": "y", "sent_at": "2026-01-31T09:30:00Z"}),
@@ -73,7 +77,8 @@ def deliver_some(world: World) -> list[str]:
     return ["x", "y", plain]
 
 
-def test_dead_letters_are_delivered_after_a_replay_and_the_audit_says_complete(world: World) -> None:
+def test_replay__delivers_dead_letters(world: World) -> None:
+    """Dead letters are delivered after a replay, and the verdict is COMPLETE."""
     ids = deliver_some(world)
     before = dead(world)
     add_contract(world)
@@ -84,7 +89,7 @@ def test_dead_letters_are_delivered_after_a_replay_and_the_audit_says_complete(w
     assert {row["received_at"] for row in rows.values()} == {IN_HOUR}
     assert rows["y"]["sent_at"] == datetime(2026, 1, 31, 9, 30, tzinfo=UTC)
     assert world.query("SELECT event_id FROM song_liked ORDER BY 1") == [(one,) for one in sorted(ids)]
-    # They stay where they are: what was refused was refused.
+    # The dead letters themselves are kept.
     assert dead(world) == before
     found = audit_of(world)
     assert {kind: (row["status"], row["findings"]) for kind, row in found.items()} == dict.fromkeys(
@@ -94,9 +99,8 @@ def test_dead_letters_are_delivered_after_a_replay_and_the_audit_says_complete(w
     assert [found["song_liked"][name] for name in numbers] == [3, 6, 3, 3, 0]
 
 
-def test_a_second_replay_publishes_nothing_that_is_delivered_and_changes_nothing(
-    world: World, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_replay__repeated(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+    """A repeated replay publishes no delivered event and changes nothing."""
     deliver_some(world)
     add_contract(world)
     run(world)
@@ -114,7 +118,8 @@ def test_a_second_replay_publishes_nothing_that_is_delivered_and_changes_nothing
     assert audit_of(world)["song_liked"]["duplicates"] == 3
 
 
-def test_what_is_refused_again_is_the_same_dead_letter_however_often(world: World) -> None:
+def test_replay__refused_again(world: World) -> None:
+    """A message that is refused again stays one dead letter, however often it is replayed."""
     deliver_some(world)
     before = dead(world)
     for _ in range(2):
@@ -126,8 +131,11 @@ def test_what_is_refused_again_is_the_same_dead_letter_however_often(world: Worl
     assert (found["song_liked"]["dead_letters"], found["song_liked"]["duplicates"]) == (3, 6)
 
 
-def test_a_stamp_that_decided_nothing_is_replaced_by_the_time_that_did(world: World) -> None:
-    """Else the message would come to the hour of the replay: in another hour it is not known."""
+def test_replay__replaces_unusable_stamp(world: World) -> None:
+    """An unusable stamp is replaced by the time that decided the hour.
+
+    Otherwise the message would go to the hour of the replay, where its dead letter is not found.
+    """
     stamps = {"odd": "yesterday", "ahead": (datetime.now(UTC) + timedelta(hours=2)).isoformat(), "none": None}
     broken = {"ahead": b'{"words": "w", "results": 1}', "odd": b'{"words": "w", "results": 1}', "none": b"{"}
     for name, text in stamps.items():
@@ -148,9 +156,10 @@ def test_a_stamp_that_decided_nothing_is_replaced_by_the_time_that_did(world: Wo
     assert {name: one.data for name, one in sent.items()} == broken
 
 
-def test_a_dead_letter_older_than_the_allowed_lateness_is_delivered_once_to_the_hour_of_the_replay_and_counts_for_its_own(
+def test_replay__older_than_the_allowed_lateness(
     world: World, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """A dead letter older than the allowed lateness is delivered once, to the hour of the replay, and counts for its own."""
     old = LAST_HOUR - 30 * HOUR
     stamp = (old + timedelta(minutes=5)).isoformat()
     world.publish((LIKED, {**REFUSED, "event_id": "x", "received_at": stamp}), search("s", old))
@@ -165,14 +174,14 @@ def test_a_dead_letter_older_than_the_allowed_lateness_is_delivered_once_to_the_
     assert row["skewed_from"] == datetime.fromisoformat(stamp)
     assert hour_of(row["received_at"]) > old
     assert audit_of(world, old)["song_liked"]["status"] == "COMPLETE"
-    # Hours later, another replay knows of it.
+    # A replay hours later finds it delivered.
     monkeypatch.setattr("pipelines.replay.utc_now", lambda: datetime.now(UTC) + timedelta(hours=3))
     capsys.readouterr()
     run(world, "--allowed_lateness=1d", hour=old)
     assert "0 dead letters published again; 1 more are delivered already" in capsys.readouterr().out
 
 
-def test_only_the_asked_reasons_and_hours_are_replayed(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+def test_replay__reason_and_hours_flags(world: World, capsys: pytest.CaptureFixture[str]) -> None:
     deliver_some(world)
     run(world, reasons=("not_json",))
     assert "1 dead letters published again" in capsys.readouterr().out
@@ -181,7 +190,8 @@ def test_only_the_asked_reasons_and_hours_are_replayed(world: World, capsys: pyt
     assert world.left() == 1
 
 
-def test_damaged_dead_letters_are_named_and_the_others_are_replayed(world: World) -> None:
+def test_replay__damaged_file(world: World) -> None:
+    """A damaged file of dead letters is named, and the others are replayed."""
     deliver_some(world)
     earlier = LAST_HOUR - HOUR
     world.publish((LIKED, {**REFUSED, "event_id": "z", "received_at": (earlier + timedelta(minutes=1)).isoformat()}))
@@ -197,7 +207,8 @@ def test_damaged_dead_letters_are_named_and_the_others_are_replayed(world: World
     assert file.read_bytes() == bytes(data)
 
 
-def test_main__returns_1_for_dead_letters_that_cant_be_published(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+def test_replay__too_many_attributes(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+    """A dead letter that can't be published is named, and the others are published."""
     many = {f"key-{number}": "v" for number in range(96)}
     world.publish((LIKED, {**REFUSED, "event_id": "many", **many}), (LIKED, {**REFUSED, "event_id": "x"}))
     world.deliver()
@@ -209,8 +220,11 @@ def test_main__returns_1_for_dead_letters_that_cant_be_published(world: World, c
     assert world.left() == 1
 
 
-def test_whatever_a_client_has_sent_is_sent_again_as_it_was(world: World) -> None:
-    """No attributes; any bytes; attributes that are called as a client library calls its own arguments, or Pub/Sub its own."""
+def test_replay__publishes_unchanged(world: World) -> None:
+    """Any data and attributes are published again unchanged.
+
+    Without attributes; with any bytes; with attributes named like arguments of the client library, or like Pub/Sub's own.
+    """
     odd = {"topic": "t", "data": "d", "ordering_key": "o", "retry": "r", "timeout": "1", "messages": "m", "self": "s"}
     sent: list[tuple[bytes, dict[str, str]]] = [(bytes(range(256)), {}), (b"\xff\x00", {**REFUSED, **odd, "event_id": "odd"})]
     ids: list[str] = []
@@ -231,7 +245,8 @@ def test_whatever_a_client_has_sent_is_sent_again_as_it_was(world: World) -> Non
     assert [found[own].attributes["event_id"] for own in ids] == [ids[0], "odd"]
 
 
-def test_main__names_a_dead_letter_without_room_for_attributes(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+def test_replay__no_room_for_new_attributes(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+    """A dead letter without room for the new attributes is named, and the others are published."""
     attributes = {**REFUSED, "event_id": "x"}
     with publisher(world.address) as client:
         for short, own in ((150, "large"), (400, "fits")):
@@ -249,9 +264,8 @@ def test_main__names_a_dead_letter_without_room_for_attributes(world: World, cap
     assert set(sent) == {"x", "fits"}
 
 
-def test_a_replay_that_is_killed_in_the_middle_is_simply_run_again(
-    world: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_replay__interrupted(world: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """A replay that was interrupted is completed by running it again."""
     world.publish(*((LIKED, {**REFUSED, "event_id": f"event-{number}"}) for number in range(10)))
     world.deliver()
     add_contract(world)
@@ -279,9 +293,12 @@ def test_a_replay_that_is_killed_in_the_middle_is_simply_run_again(
     assert audit_of(world)["song_liked"]["status"] == "COMPLETE"
 
 
-def test_what_is_refused_again_too_late_for_its_hour_is_kept_once_more_and_then_no_more(
+def test_replay__refused_again_and_skewed(
     world: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    """A message that is refused again after the allowed lateness is stored once more, in the hour of the replay, and no
+    further.
+    """
     old = LAST_HOUR - 30 * HOUR
     world.publish((LIKED, {**REFUSED, "event_id": "x", "received_at": (old + timedelta(minutes=5)).isoformat()}))
     world.deliver()
@@ -291,7 +308,7 @@ def test_what_is_refused_again_too_late_for_its_hour_is_kept_once_more_and_then_
     before = dead(world)
     assert len(before) == 2
     now = max(hour_of(row["received_at"]) for row in world.rows(DEAD_LETTERS))
-    # Hours later it would come to another hour again.
+    # Hours later it would go to yet another hour.
     monkeypatch.setattr("pipelines.replay.utc_now", lambda: datetime.now(UTC) + timedelta(hours=3))
     capsys.readouterr()
     assert run(world, late, hour=old) == 0
@@ -299,7 +316,7 @@ def test_what_is_refused_again_too_late_for_its_hour_is_kept_once_more_and_then_
     assert "0 dead letters published again" in told
     assert f"rejected again: replay them from {now:%Y-%m-%dT%H}" in told
     assert world.left() == 0
-    # From there it goes through, once the contract is mended.
+    # From that hour it is delivered, once there is a contract.
     add_contract(world)
     run(world, late, hour=now)
     world.deliver(late)
@@ -310,14 +327,15 @@ def test_what_is_refused_again_too_late_for_its_hour_is_kept_once_more_and_then_
     assert world.left() == 0
 
 
-def test_hours_without_such_dead_letters_are_told(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+def test_replay__no_matching_dead_letters(world: World, capsys: pytest.CaptureFixture[str]) -> None:
     deliver_some(world)
     capsys.readouterr()
     assert run(world, reasons=("broken_avro", "not_json"), hour=LAST_HOUR - HOUR) == 0
     assert "There are no dead letters with the reason broken_avro or not_json" in capsys.readouterr().out
 
 
-def test_wrong_names_are_told_before_anything_is_published(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+def test_replay__wrong_flags(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+    """Wrong names are refused before anything is published."""
     with pytest.raises(UserError, match="there are no dead letters here"):
         run(world)
     deliver_some(world)

@@ -1,4 +1,4 @@
-"""The graph as a stream, on Beam's Prism: clock and watermark are moved by hand, the panes are the engine's own."""
+"""The graph as a stream on Prism: the test moves clock and watermark, and Prism fires the panes."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ MONTH = timedelta(days=31)
 
 
 class Stream:
-    """What happens, in order. Each step begins when the engine has nothing left to do of the one before."""
+    """A sequence of events. Each one begins when the engine has no work left from the one before."""
 
     def __init__(self) -> None:
         self.source = test_stream.TestStream(coder=PickleCoder()).advance_watermark_to(LAST_HOUR.timestamp())
@@ -47,7 +47,7 @@ class Stream:
         return self
 
     def panes(self) -> Stream:
-        """Lets a pane's time pass twice: for the parts to be written, and for them to be committed."""
+        """Let a pane's time pass twice: until the files are written, and until they are committed."""
         for _ in range(2):
             self.source = self.source.advance_processing_time(PANE_EVERY.total_seconds() + 1)
         return self
@@ -61,7 +61,7 @@ class Stream:
         return self
 
     def run(self, world: World, options: PipelineOptions, pace: Pace = DATAFLOW_PACE) -> None:
-        """Runs the graph until it has taken everything; at the very end the watermark goes to infinity."""
+        """Run the graph until it has consumed everything. At the very end the watermark advances to infinity."""
         plan = Plan(
             source=self.source,
             ends=False,
@@ -79,7 +79,7 @@ class Stream:
             plan.tables.ensure(table)
         pipeline = beam.Pipeline(options=options)
         build(pipeline, plan)
-        # Where no step pauses, as the source of a real stream does, Prism lets a step with a timer wait for the watermark.
+        # Without a step that pauses, as a real stream's source does, Prism lets steps with timers wait for the watermark.
         _ = pipeline | "Pause" >> PeriodicImpulse(0, 2, fire_interval=1, rebase=RebaseMode.REBASE_ALL)
         try:
             assert pipeline.run().wait_until_finish(SECONDS * 1000) == PipelineState.DONE
@@ -88,13 +88,13 @@ class Stream:
 
 
 @pytest.fixture(autouse=True)
-def hours_pass_until_the_last_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Hours pass without end; here they end, so that the run does."""
+def end_after_the_last_hour(monkeypatch: pytest.MonkeyPatch) -> None:
+    """End the otherwise unbounded sequence of hours, so that the run ends."""
     monkeypatch.setattr(sweep, "PeriodicImpulse", partial(PeriodicImpulse, stop_timestamp=(LAST_HOUR + HOUR).timestamp()))
 
 
 def versions(world: World, hour: datetime = LAST_HOUR, stream: str = "search_made") -> list[dict[str, Any]]:
-    """Every version of a bucket's manifest, the oldest first."""
+    """Return every version of a bucket's manifest, the oldest first."""
     folder = world.storage / Bucket(stream, hour).folder / "_receipts"
     return [json.loads(file.read_text()) for file in sorted(folder.glob("*.json"))]
 
@@ -103,9 +103,8 @@ def in_table(world: World) -> list[str]:
     return [row[0] for row in world.query("SELECT event_id FROM search_made ORDER BY event_id")]
 
 
-def test_an_hour_is_written_while_it_goes_on_when_it_is_over_and_when_something_comes_late(
-    world: World, prism_options: PipelineOptions
-) -> None:
+def test_stream__early_on_time_and_late(world: World, prism_options: PipelineOptions) -> None:
+    """An hour is delivered while it lasts, when it is over, and when late events arrive."""
     stream = Stream().publish("early", LAST_HOUR + timedelta(minutes=5)).panes()
     stream.publish("in time", LAST_HOUR + timedelta(minutes=25)).end_of_hour().panes()
     stream.publish("late", LAST_HOUR + timedelta(minutes=45)).panes()
@@ -122,9 +121,8 @@ def test_an_hour_is_written_while_it_goes_on_when_it_is_over_and_when_something_
     assert (world.storage / Bucket("search_made", LAST_HOUR).success_name).exists()
 
 
-def test_an_hour_closes_at_its_end_also_without_events_and_where_early_panes_took_all(
-    world: World, prism_options: PipelineOptions
-) -> None:
+def test_stream__closes_at_the_end_of_the_hour(world: World, prism_options: PipelineOptions) -> None:
+    """An hour closes at its end, also without events, and also if early panes have delivered all of them."""
     stream = Stream().publish("early", LAST_HOUR).panes().end_of_hour().panes()
     stream.publish("late", LAST_HOUR).panes().run(world, prism_options)
 
@@ -135,12 +133,12 @@ def test_an_hour_closes_at_its_end_also_without_events_and_where_early_panes_too
     for empty in ("tap", DEAD_LETTERS):
         [manifest] = versions(world, stream=empty)
         assert (manifest["closed"], manifest["rows"]) == (True, 0)
-        # At the hour's end, not at the end of the run.
+        # Closed at the hour's end, not at the end of the run.
         assert manifest["closed_at"] < history[-1]["commits"][-1]["at"]
         assert (world.storage / Bucket(empty, LAST_HOUR).success_name).exists()
 
 
-def test_an_event_a_month_behind_the_watermark_arrives_in_its_hour(world: World, prism_options: PipelineOptions) -> None:
+def test_stream__event_a_month_behind_the_watermark(world: World, prism_options: PipelineOptions) -> None:
     Stream().end_of_hour().publish("old", LAST_HOUR - MONTH).panes().run(world, prism_options)
 
     [row] = world.rows("search_made")
@@ -148,15 +146,14 @@ def test_an_event_a_month_behind_the_watermark_arrives_in_its_hour(world: World,
     assert in_table(world) == ["old"]
 
 
-def test_an_hour_that_goes_on_is_loaded_less_often_than_it_is_written_and_in_full_when_it_is_over(
-    world: World, prism_options: PipelineOptions
-) -> None:
+def test_stream__loads_less_often_than_it_commits(world: World, prism_options: PipelineOptions) -> None:
+    """A current hour is loaded less often than it is committed, and in full when it is over."""
     flush = timedelta(seconds=30)
     stream = Stream()
     for minute in range(8):
         stream.publish(f"event {minute}", LAST_HOUR + timedelta(minutes=minute))
         stream.seconds(flush.total_seconds() + 1).seconds(2)
-    # The two loads are asked for, and made, before the hour is over.
+    # Both loads are requested and run before the hour is over.
     stream.seconds(LOAD_EVERY.total_seconds() + 1).seconds(2)
     stream.end_of_hour().seconds(2).run(world, prism_options, local_pace(flush))
 
