@@ -223,7 +223,7 @@ def test_main__interrupted_on_terminal(stack: Stack) -> None:
     command = ["-m", "publisher", "simulate", *stack.flags, "--events=1000000"]
     shown = run_on_terminal(*command, interrupt_at="publishing simulated events")
     assert shown.status == 130, shown.text
-    assert shown.lines[-1] == "error: stopped by hand"
+    assert shown.lines[-1] == "interrupted: not all events were published"
     assert "Traceback" not in shown.text
 
 
