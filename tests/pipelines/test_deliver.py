@@ -279,7 +279,7 @@ def test_deliver__earlier_run_died_in_mid_commit(world, monkeypatch):
         raise RuntimeError("died")
 
     with monkeypatch.context() as patch:
-        patch.setattr("transforms.commit.commit.show", die)
+        patch.setattr("transforms.commit.commit.publish_manifest", die)
         with pytest.raises(RuntimeError, match="died"):
             world.deliver()
     assert world.manifests("search_made") == {}
