@@ -1,1 +1,1 @@
-"""Step 3: staged files to a new manifest version."""
+"""Step 3: committables to versions of a bucket's manifest. `commit.py` does the work."""

@@ -1,1 +1,1 @@
-"""Step 1: messages to encoded records."""
+"""Step 1: messages to packs of encoded records. `decoder.py` does the work, `packs.py` is the format of its output."""

@@ -1,4 +1,4 @@
-"""Decoding: all that concerns one message at once: decode, check, stamp, encode, pack."""
+"""Decode messages: validate, stamp, encode and pack them. This is all the work that concerns one message alone."""
 
 from __future__ import annotations
 
@@ -33,34 +33,41 @@ from storage.buckets.id_index import digest_of, index_entry
 from transforms.decode.packs import PACK_BYTES, Pack, label_of
 
 _HOUR = 3_600_000_000
-"""Microseconds."""
+"""Microseconds of an hour."""
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 _MAX_COMPILED = 10_000
-"""Compiled contracts that are cached: a content type can be spelled in countless ways."""
+"""Most compiled contracts that are cached. The bound is needed because clients can spell content types in countless ways."""
 
 
 @dataclass(frozen=True)
 class Packed:
-    """A pack and where it belongs. name: the pack's; message_ids: whose records are in it."""
+    """A pack, and the bucket and shard that it belongs to."""
 
     name: str
+    """The pack's unique name."""
     message_ids: list[str]
+    """Messages whose records are in the pack, in their order."""
     bucket: Bucket
     shard: Shard
     data: bytes
+    """The pack as bytes: see `transforms.decode.packs`."""
 
 
 _Key = tuple[str, int, int, str]
-"""Stream, hours since 1970, shard's index and label. Plain values: a key is made for every message, a bucket for every pack."""
+"""Stream, hours since 1970, index of the shard, and label. Plain values, because a key is made for each message, but a Bucket only
+for each pack."""
 
 
 @dataclass
-class _Filling:
+class _PartialPack:
+    """The records of a pack that is not full."""
+
     message_ids: list[str] = field(default_factory=list)
     entries: list[bytes] = field(default_factory=list)
     records: list[bytes] = field(default_factory=list)
     size: int = 0
+    """Bytes of the records."""
 
 
 class _CompiledContract(NamedTuple):
@@ -74,23 +81,31 @@ class _CompiledContract(NamedTuple):
 class Decoder:
     """Turns messages into packs of encoded records.
 
-    Every message goes into exactly one pack: that of its event's bucket or that of the dead letters'. Where it goes depends on
-    the message alone, so each delivery of it comes to the same place.
+    Each message goes into exactly one pack: of the bucket of its event, or of the dead letters of its hour. Bucket and shard
+    depend on the message alone, so a redelivery goes to the same ones.
     """
 
     def __init__(self, contracts: Contracts, allowed_lateness: timedelta, shards: int, new_id: Callable[[], str]) -> None:
+        """Create a decoder without packs.
+
+        Args:
+            contracts: The contracts that messages are validated against.
+            allowed_lateness: How long after its hour an event may be published and still belong to it.
+            shards: Number of shards of a bucket.
+            new_id: Returns a unique name of 32 hex digits.
+        """
         self._contracts = contracts
         self._allowed_lateness = allowed_lateness
         self._shards = shards
         self._new_id = new_id
         self._compiled: dict[tuple[str, str | None, str | None], _CompiledContract] = {}
         self._encode_dead_letter = encoder(dead_letter_schema())
-        self._filling: dict[_Key, _Filling] = {}
+        self._partial: dict[_Key, _PartialPack] = {}
         self.skewed = 0
         """Skewed events so far."""
 
     def add(self, message: Message) -> Packed | None:
-        """Takes one message; gives the pack that it has filled up, if any."""
+        """Decode a message. Return the pack that it has filled, if any."""
         attributes = message.attributes
         attribute = attributes.get
         event_type = attribute(EVENT_TYPE, "")
@@ -104,22 +119,22 @@ class Decoder:
             sent = attribute(SENT_AT)
             sent_at = _sent_at(sent) if sent else None
             record, unknown = compiled.transcode(message.data)
-        except Rejected as refusal:
-            return self._refuse(message, received_at, event_type, event_id, refusal)
+        except Rejected as rejection:
+            return self._refuse(message, received_at, event_type, event_id, rejection)
         moment, skewed = micros(received_at), None
         if skewed_from is not None:
             skewed = micros(skewed_from)
             self.skewed += 1
-        # A dead letter that was replayed is known by its first message: should it be refused for its payload now, where there
-        # is only its row, it is still the same one.
+        # A replayed dead letter keeps the id of its first message. Deduplication, which has only the row, may refuse it again
+        # for a conflicting payload, and then recognizes it as the same dead letter.
         identity = attribute(REPLAY_OF) or message.message_id
         row = compiled.encode_envelope(event_id, moment, sent_at, identity, unknown, skewed) + record
         return self._put(message, event_type, moment, compiled.label, id_hash(event_id), row)
 
     def finish(self) -> list[Packed]:
         """Return the partial packs and reset."""
-        filling, self._filling = self._filling, {}
-        return [self._packed(key, partial) for key, partial in filling.items()]
+        partial, self._partial = self._partial, {}
+        return [self._packed(key, pack) for key, pack in partial.items()]
 
     def _compile(self, event_type: str, version: str | None, content_type: str | None) -> _CompiledContract:
         if not event_type:
@@ -132,9 +147,9 @@ class Decoder:
         return compiled
 
     def _refuse(
-        self, message: Message, received_at: datetime, event_type: str, event_id: str, refusal: Rejected
+        self, message: Message, received_at: datetime, event_type: str, event_id: str, rejection: Rejected
     ) -> Packed | None:
-        # A dead letter that was replayed and is refused again is still the same one.
+        # A replayed dead letter that is refused again keeps the id of its first message: it is still the same one.
         identity = message.attributes.get(REPLAY_OF) or message.message_id
         record = self._encode_dead_letter(
             {
@@ -145,32 +160,32 @@ class Decoder:
                 "published_at": message.publish_time,
                 "data": message.data,
                 "attributes": dict(message.attributes),
-                "stage": refusal.stage.value,
-                "reason": refusal.reason.value,
-                "detail": refusal.detail,
+                "stage": rejection.stage.value,
+                "reason": rejection.reason.value,
+                "detail": rejection.detail,
             }
         )
-        # Two broken messages under one event id are two dead letters: what tells them apart is the message's own id.
-        label = label_of(event_type, refusal.reason)
+        # Two broken messages with the same event id are two dead letters, so the message id identifies them.
+        label = label_of(event_type, rejection.reason)
         return self._put(message, DEAD_LETTERS, micros(received_at), label, id_hash(identity), record)
 
     def _put(self, message: Message, stream: str, moment: int, label: str, hashed: bytes, record: bytes) -> Packed | None:
         hour, offset = divmod(moment, _HOUR)
         key = (stream, hour, Shard.index_of(hashed, self._shards), label)
-        filling = self._filling.get(key)
-        if filling is None:
-            filling = self._filling[key] = _Filling()
-        filling.message_ids.append(message.message_id)
-        filling.entries.append(index_entry(hashed, offset, digest_of(message.data)))
-        filling.records.append(record)
-        filling.size += len(record)
-        return self._packed(key, self._filling.pop(key)) if filling.size >= PACK_BYTES else None
+        partial = self._partial.get(key)
+        if partial is None:
+            partial = self._partial[key] = _PartialPack()
+        partial.message_ids.append(message.message_id)
+        partial.entries.append(index_entry(hashed, offset, digest_of(message.data)))
+        partial.records.append(record)
+        partial.size += len(record)
+        return self._packed(key, self._partial.pop(key)) if partial.size >= PACK_BYTES else None
 
-    def _packed(self, key: _Key, filling: _Filling) -> Packed:
+    def _packed(self, key: _Key, partial: _PartialPack) -> Packed:
         stream, hour, shard, label = key
         bucket = Bucket(stream, _EPOCH + timedelta(hours=hour))
-        pack = Pack.of(self._new_id(), label, filling.entries, filling.records)
-        return Packed(pack.name, filling.message_ids, bucket, Shard(shard, self._shards), pack.to_bytes())
+        pack = Pack.of(self._new_id(), label, partial.entries, partial.records)
+        return Packed(pack.name, partial.message_ids, bucket, Shard(shard, self._shards), pack.to_bytes())
 
 
 def _sent_at(text: str) -> int:

@@ -1,4 +1,4 @@
-"""Packs: encoded records of one bucket and shard, as one value of bytes for a shuffle to carry."""
+"""Packs: the encoded records of one bucket and shard in a single value of bytes, which is cheap to shuffle."""
 
 from __future__ import annotations
 
@@ -11,34 +11,43 @@ from schemas.fingerprints import Tally
 from storage.buckets.id_index import ENTRY_BYTES, hashes, split
 
 PACK_BYTES = 1024 * 1024
-"""Records are packed up to this size: large enough that the shuffle's cost per element does not count."""
+"""A pack is full at this size of its records. It is large enough to make the shuffle's cost per element negligible."""
 
 
 @dataclass(frozen=True)
 class Pack:
-    """entries: the records' index entries (`storage.buckets.id_index`); sizes: the records' lengths in bytes; records: one
-    behind the other.
-
-    label: what the counters count these records under (see `label_of`); received: what the decoder counted, for the counters to
-    hold against what became of each record; name: 32 hex digits that no other pack has.
-    """
+    """Encoded records with their index entries."""
 
     name: str
+    """Unique: 32 hex digits."""
     label: str
+    """Event type and reason under which the records are counted: see `label_of`."""
     received: Tally
+    """The messages that the decoder counted. The counters of their outcomes have to add up to it."""
     entries: bytes
+    """Index entries of the records, concatenated: see `storage.buckets.id_index`."""
     sizes: tuple[int, ...]
+    """Lengths of the records, in bytes."""
     records: bytes
+    """The records, concatenated."""
 
     _header: ClassVar = struct.Struct(">16sHII4Q")
 
     @classmethod
     def of(cls, name: str, label: str, entries: list[bytes], records: list[bytes]) -> Pack:
-        """A pack of records and, in the same order, their index entries. name: 32 hex digits."""
+        """Return a pack of records.
+
+        Args:
+            name: 32 hex digits, unique.
+            label: See `label_of`.
+            entries: The index entry of each record.
+            records: Encoded records, in the order of their entries.
+        """
         packed = b"".join(entries)
         return cls(name, label, Tally.of_hashes(hashes(packed)), packed, tuple(map(len, records)), b"".join(records))
 
     def to_bytes(self) -> bytes:
+        """Return the pack as bytes. The name comes first: see `name_of`."""
         label = self.label.encode()
         header = self._header.pack(
             bytes.fromhex(self.name), len(label), len(self.sizes), self.received.count, *self.received.lanes
@@ -48,6 +57,7 @@ class Pack:
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Pack:
+        """Return the pack that `to_bytes` has encoded."""
         name, label_size, count, received, *lanes = cls._header.unpack_from(data)
         entries = cls._header.size + label_size
         sizes = entries + ENTRY_BYTES * count
@@ -63,7 +73,7 @@ class Pack:
         )
 
     def __iter__(self) -> Iterator[tuple[bytes, bytes]]:
-        """Each record's index entry and bytes."""
+        """Yield the index entry and the bytes of each record."""
         offset = 0
         for entry, size in zip(split(self.entries), self.sizes, strict=True):
             yield entry, self.records[offset : offset + size]
@@ -71,16 +81,16 @@ class Pack:
 
 
 def name_of(pack: bytes) -> str:
-    """The name of a pack, from its bytes."""
+    """Return the name of an encoded pack, without decoding the rest."""
     return pack[:16].hex()
 
 
 def label_of(event_type: str, reason: str = "") -> str:
-    """The counters' key for delivered events of a type, or for its dead letters of one reason."""
+    """Return the key under which events of a type are counted, or its dead letters of one reason."""
     return f"{event_type}\t{reason}"
 
 
 def read_label(label: str) -> tuple[str, str]:
-    """Event type and reason, the latter empty for delivered events."""
+    """Return the event type and the reason of a label. The reason is empty unless the records are dead letters."""
     event_type, _, reason = label.rpartition("\t")
     return event_type, reason

@@ -1,1 +1,1 @@
-"""Step 4: manifests to table partitions."""
+"""Step 4: manifests to table partitions. `load.py` does the work."""

@@ -1,1 +1,1 @@
-"""Revisits hours that no event reaches, so that they close and load."""
+"""Revisit hours, so that buckets without new events are closed and loaded."""

@@ -1,4 +1,4 @@
-"""A periodic source, which ends when the run's leases are stopped."""
+"""A source that ticks periodically until the leases of the run are stopped."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ from transforms.pubsub.source import BEHIND
 
 
 class PeriodicSource(UnboundedSource):  # type: ignore[misc]
-    """An empty element at `first` and every so often after it, until the leases on the subscription are stopped."""
+    """Empty elements at regular times, with these as timestamps, until the leases on a subscription are stopped."""
 
     def __init__(self, subscription: str, first: datetime, every: timedelta) -> None:
+        """Tick at `first` and then `every` so often, while this process has leases on `subscription`."""
         self._subscription = subscription
         self._first = first
         self._every = every
@@ -26,35 +27,35 @@ class PeriodicSource(UnboundedSource):  # type: ignore[misc]
     def split(self, desired_num_splits: int, options: Any = None) -> list[PeriodicSource]:
         return [self]
 
-    def create_reader(self, options: Any, checkpoint_mark: _Mark | None) -> _Reader:
+    def create_reader(self, options: Any, checkpoint_mark: _Checkpoint | None) -> _Reader:
         leases = leases_for(self._subscription)
         if leases is None:
             raise RuntimeError(f"{self._subscription}: this process has no leases on it")
-        return _Reader(leases, checkpoint_mark.following if checkpoint_mark else self._first, self._every)
+        return _Reader(leases, checkpoint_mark.next_tick if checkpoint_mark else self._first, self._every)
 
     def get_checkpoint_mark_coder(self) -> coders.Coder:
         return coders.PickleCoder()
 
 
 @dataclass
-class _Mark(CheckpointMark):  # type: ignore[misc]
-    following: datetime
+class _Checkpoint(CheckpointMark):  # type: ignore[misc]
+    next_tick: datetime
 
 
 class _Reader(UnboundedReader):  # type: ignore[misc]
-    def __init__(self, leases: Leases, following: datetime, every: timedelta) -> None:
+    def __init__(self, leases: Leases, next_tick: datetime, every: timedelta) -> None:
         self._leases = leases
-        self._following = following
+        self._next_tick = next_tick
         self._every = every
 
     def start(self) -> bool:
         return self.advance()
 
     def advance(self) -> bool:
-        if self._leases.stopped or self._following > utc_now():
+        if self._leases.stopped or self._next_tick > utc_now():
             return False
-        self._current = self._following
-        self._following += self._every
+        self._current = self._next_tick
+        self._next_tick += self._every
         return True
 
     def get_current(self) -> bytes:
@@ -66,7 +67,7 @@ class _Reader(UnboundedReader):  # type: ignore[misc]
     def get_watermark(self) -> Timestamp:
         if self._leases.stopped:
             return MAX_TIMESTAMP
-        return Timestamp.of(min(self._following, utc_now() - BEHIND).timestamp())
+        return Timestamp.of(min(self._next_tick, utc_now() - BEHIND).timestamp())
 
     def get_checkpoint_mark(self) -> CheckpointMark:
-        return _Mark(self._following)
+        return _Checkpoint(self._next_tick)

@@ -1,1 +1,1 @@
-"""Step 2: records to staged data files."""
+"""Step 2: packs to data files in staging. `stage.py` does the work."""

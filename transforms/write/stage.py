@@ -1,4 +1,4 @@
-"""Staging: the packs of one bucket and shard become a committable, whose files are written to staging."""
+"""Write the packs of one bucket and shard to staging, as data files that a committable describes."""
 
 from __future__ import annotations
 
@@ -31,9 +31,13 @@ from transforms.dedup.delivered_index import DeliveredIndex
 def stage_records(
     store: ObjectStore, bucket: Bucket, shard: Shard, packs: Iterable[bytes], schema: dict[str, Any], delivered: DeliveredIndex
 ) -> Committable:
-    """Writes what is new in the packs, by what is known to be delivered now; what conflicts goes to the hour's dead letters.
+    """Write the packs' new records as a data file, and conflicting events as dead letters of the hour.
 
-    The commit will ask again: this keeps most files from having to be written twice.
+    Only ids that are delivered by now are dropped. The commit looks them up again; this look-up spares it from rewriting most
+    files.
+
+    Raises:
+        StoreError, ManifestError: The bucket, or one within the dedup horizon, can't be read, or staging can't be written.
     """
     turn = last_turn(store, bucket.stream) if delivered.is_ordered else Turn()
     find = partial(delivered.find, turn, finished_receipt(store, bucket), shard)
@@ -52,11 +56,15 @@ def write_data_file(
     find: Callable[[bytes], Lookup],
     new_id: Callable[[], str],
 ) -> tuple[Committable, list[bytes]]:
-    """Writes the packs' records, without those that are delivered or come twice, and tells what became of each.
+    """Write the packs' records to staging, except duplicates and conflicts. Readers see nothing until the commit.
 
-    find: takes packed index entries, tells which are delivered. Given beside the committable, and not counted in it, are the
-    records whose ids were seen with another payload. Nothing is part of the bucket until it is committed. `new_id` gives a
-    name that no other attempt uses.
+    Args:
+        find: Looks up concatenated index entries among the delivered ids.
+        new_id: Returns a unique name, which no other attempt uses.
+
+    Returns:
+        The committable, which counts the outcome of each record but the conflicting ones.
+        The conflicting records, whose ids were found with another payload.
     """
     seen: dict[bytes, bytes] = {}
     counters: dict[str, dict[Outcome, Tally]] = {}
@@ -71,15 +79,15 @@ def write_data_file(
             event_type, reason = read_label(pack.label)
             entries, lookup = split(pack.entries), find(pack.entries)
             ids = [index_entry[:HASH_BYTES] for index_entry in entries]
-            sorted_out = _Partitioned(fresh=[pack.entries])
+            partitioned = _Partitioned(fresh=[pack.entries])
             if not lookup.delivered.any() and len(set(ids)) == len(ids) and seen.keys().isdisjoint(ids):
                 seen.update(zip(ids, entries, strict=True))
                 writer.add(pack.entries, pack.records)
             else:
-                sorted_out = _write_new_records(writer, bucket, pack, lookup, seen, is_event=not reason)
-                conflicting += sorted_out.conflicting
-                elsewhere.update(sorted_out.elsewhere)
-            new, refused = (Tally.of_hashes(hashes(b"".join(each))) for each in (sorted_out.fresh, sorted_out.refused))
+                partitioned = _write_new_records(writer, bucket, pack, lookup, seen, is_event=not reason)
+                conflicting += partitioned.conflicting
+                elsewhere.update(partitioned.elsewhere)
+            new, refused = (Tally.of_hashes(hashes(b"".join(parts))) for parts in (partitioned.fresh, partitioned.refused))
             outcome = Outcome.DEAD_LETTER if reason else Outcome.DELIVERED
             again = Tally.of_hashes(hashes(pack.entries)) - new - refused
             counters = add_counters(
@@ -95,19 +103,22 @@ def write_data_file(
 
 @dataclass
 class _Partitioned:
-    """What became of a pack's records. fresh, refused: the entries of those that were written, and that conflict; conflicting:
-    the latter's records; elsewhere: entries of those that another hour holds."""
+    """The records of a pack by their outcome. A record that is in none of the lists is a duplicate within its own hour."""
 
     fresh: list[bytes] = field(default_factory=list)
+    """Index entries of the records that were written."""
     refused: list[bytes] = field(default_factory=list)
+    """Index entries of the conflicting records."""
     conflicting: list[bytes] = field(default_factory=list)
+    """The conflicting records."""
     elsewhere: list[bytes] = field(default_factory=list)
+    """References to duplicates that were delivered in another hour: see `storage.buckets.duplicate_refs`."""
 
 
 def _write_new_records(
     writer: DataFileWriter, bucket: Bucket, pack: Pack, lookup: Lookup, seen: dict[bytes, bytes], *, is_event: bool
 ) -> _Partitioned:
-    """Writes those of the pack's records whose ids are not known yet."""
+    """Write the records of a pack whose ids are neither delivered nor in `seen`, and add them to `seen`."""
     result = _Partitioned()
     own_hour = hour_number(bucket.hour)
     for position, (index_entry, record) in enumerate(pack):

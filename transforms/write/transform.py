@@ -1,6 +1,7 @@
-"""From packs to files in staging: thin Beam shells around `stage`.
+"""The Beam part of writing.
 
-What crosses a shuffle is bytes under a text key. A step's label is part of its contract: a running job is updated by it.
+Only bytes with a text key cross a shuffle, since Beam encodes other values slowly. The label of a step is part of its contract:
+Dataflow updates a running job by the labels.
 """
 
 from __future__ import annotations
@@ -24,12 +25,13 @@ from transforms.write.stage import stage_records
 
 
 class WriteDataFiles(beam.PTransform):  # type: ignore[misc]
-    """Takes packs. Gives, by bucket, a committable of each pane of a shard: a file in staging, and what became of each record.
+    """Write packs to data files in staging.
 
-    row_schemas: stream -> Avro schema of its rows; horizon: how far back and ahead an id is the same event. A bucket whose own
-    objects are damaged, or those of the hours around it, stops no other: in a run that ends its committable says what is wrong,
-    and its messages are not acknowledged; where this process has leased the messages of a stream (`leased`: from which
-    subscription), they are nacked; another engine tries its packs again.
+    Input: packs, by bucket and shard. Output: committables, by bucket: one of each pane of a shard.
+
+    If objects of a bucket are damaged, or those of a bucket within the dedup horizon, the other buckets are still written. In a
+    bounded run the committable of that bucket contains the failure, and its messages are not acknowledged. In a stream whose
+    messages this process has leased, they are nacked. Any other engine retries the packs.
     """
 
     def __init__(
@@ -41,6 +43,16 @@ class WriteDataFiles(beam.PTransform):  # type: ignore[misc]
         ends: bool,
         leased: str | None = None,
     ) -> None:
+        """Configure the step.
+
+        Args:
+            store: Where staging and the buckets are.
+            row_schemas: The Avro schema of the rows of each stream.
+            windows: How packs are grouped.
+            delivered: The delivered ids.
+            ends: Whether the source is bounded.
+            leased: The subscription whose messages this process has leased, or None if the engine acknowledges messages.
+        """
         super().__init__()
         self._windows = windows
         self._fn = _WriteDataFiles(store, row_schemas, delivered, ends, leased)
