@@ -1,4 +1,4 @@
-"""The demo as a newcomer runs it, and that its check can fail."""
+"""The demo as a new user runs it, and the comparison of its verdicts with the input."""
 
 from __future__ import annotations
 
@@ -40,51 +40,57 @@ VERDICT = {
 WANTED = {("a", HOUR): Expected(messages=3, events=2, delivered=2, duplicates=1)}
 
 
-def test_verdicts_that_say_what_was_put_in_do_not_differ() -> None:
+def test_differences__none() -> None:
+    """Expected verdicts have no differences."""
     assert differences([VERDICT], WANTED) == []
 
 
 @pytest.mark.parametrize("name", [name for name in VERDICT if name not in ("event_type", "hour", "status")])
-def test_a_number_that_differs_is_named(name: str) -> None:
+def test_differences__number(name: str) -> None:
+    """A number that differs is named."""
     wrong = {**VERDICT, name: 7}
     assert differences([wrong], WANTED) == [f"a 2026-01-31T09:00:00Z: {name} is 7, not {VERDICT[name]}"]
 
 
-def test_a_verdict_that_is_not_complete_or_missing_or_of_something_else_is_named() -> None:
+def test_differences__verdict() -> None:
+    """A verdict that is not COMPLETE, is missing or is unexpected is named."""
     assert len(differences([{**VERDICT, "status": "UNKNOWN"}], WANTED)) == 1
     assert len(differences([], WANTED)) == 1
     assert len(differences([VERDICT, {**VERDICT, "event_type": "b"}], WANTED)) == 1
 
 
-def test_what_is_put_in_is_the_flights_and_the_simulation_with_their_empty_hours() -> None:
+def test_expected_results__flights_and_simulation() -> None:
+    """The input is the flights and the simulated traffic, with their empty hours."""
     wanted = expected_results(FLIGHTS, seed=1, events=20_000, hours=3, end=HOUR)
-    flights = {key: one for key, one in wanted.items() if key[1].year == 2013}
-    assert (len(flights), sum(one.messages for one in flights.values())) == (4 * 77, 5_884)
-    music = [one for key, one in wanted.items() if key not in flights]
-    assert sum(one.events for one in music) == 20_000
-    assert all(one.messages == one.delivered + one.duplicates + one.dead.total() for one in wanted.values())
-    assert {len(one.dead) > 0 for one in music} == {True, False}
-    assert sum(one.late for one in music) > 0
-    assert [key for key, one in wanted.items() if key not in flights and one.messages == 0]
+    flights = {key: result for key, result in wanted.items() if key[1].year == 2013}
+    assert (len(flights), sum(result.messages for result in flights.values())) == (4 * 77, 5_884)
+    music = [result for key, result in wanted.items() if key not in flights]
+    assert sum(result.events for result in music) == 20_000
+    assert all(result.messages == result.delivered + result.duplicates + result.dead.total() for result in wanted.values())
+    assert {len(result.dead) > 0 for result in music} == {True, False}
+    assert sum(result.late for result in music) > 0
+    assert [key for key, result in wanted.items() if key not in flights and result.messages == 0]
 
 
 @pytest.mark.slow
-def test_the_demo_ends_well_twice_with_the_same_table_and_when_spoiled_the_audit_says_so(tmp_path: Path) -> None:
+def test_main__twice_and_damaged(tmp_path: Path) -> None:
+    """Two runs print the same table, and the audit finds damage that is done afterwards."""
     code = "import sys; from pathlib import Path; from local.demo.__main__ import main; sys.exit(main(Path(sys.argv[1])))"
     command = [sys.executable, "-c", code, str(tmp_path / "demo")]
     tables = []
     for _ in range(2):
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stdout + done.stderr
-        assert "The audit's verdicts match the input." in done.stdout
-        tables.append(done.stdout[done.stdout.index("event type") : done.stdout.index("Files and manifests")])
+        result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+        assert result.returncode == 0, result.stdout + result.stderr
+        assert "The audit's verdicts match the input." in result.stdout
+        tables.append(result.stdout[result.stdout.index("event type") : result.stdout.index("Files and manifests")])
         assert {row["status"] for row in read_verdicts(tmp_path / "demo" / "verdicts.json")} == {"COMPLETE"}
     assert tables[0] == tables[1]
-    spoil(tmp_path / "demo")
+    check_audit_of_damage(tmp_path / "demo")
 
 
 @pytest.mark.slow
-def test_help_is_printed_and_nothing_runs() -> None:
+def test_help__runs_nothing() -> None:
+    """--help prints the usage and runs nothing."""
     done = subprocess.run(
         [sys.executable, "-m", "local.demo", "--help"], cwd=ROOT, capture_output=True, text=True, check=False, timeout=20
     )
@@ -94,7 +100,8 @@ def test_help_is_printed_and_nothing_runs() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_demo_that_is_ended_ends_the_command_that_runs(tmp_path: Path, number: signal.Signals) -> None:
+def test_main__signal(tmp_path: Path, number: signal.Signals) -> None:
+    """A signal ends the demo and the command that it runs."""
     code = "import sys; from pathlib import Path; from local.demo.__main__ import main; sys.exit(main(Path(sys.argv[1])))"
     command = [sys.executable, "-c", code, str(tmp_path / "demo")]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as demo:
@@ -116,8 +123,8 @@ def children_of(process: int) -> list[int]:
     return [int(line) for line in found.stdout.split()]
 
 
-def spoil(demo: Path) -> None:
-    """Deletes a file, removes a row, adds one twice: the audit names each, and only those."""
+def check_audit_of_damage(demo: Path) -> None:
+    """Delete a file, delete a row and insert one twice. Check that the audit finds each of these buckets, and no other."""
     hours = sorted(read_verdicts(demo / "verdicts.json"), key=lambda row: -row["in_files"])
     hour = parse_time(next(row["hour"] for row in hours if row["event_type"] == "track_played"))
     next((demo / "storage" / Bucket("ad_heard", hour).folder).glob("part-*.avro")).unlink()
