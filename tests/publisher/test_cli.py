@@ -219,7 +219,7 @@ def test_publish__interrupted(stack: Stack, printed: Printed, monkeypatch: pytes
 
 
 def test_main__interrupted_on_terminal(stack: Stack) -> None:
-    """The handler for the imports has given way: what is being sent is finished first."""
+    """Ctrl-C after the imports lets the command complete the events that it is sending."""
     command = ["-m", "publisher", "simulate", *stack.flags, "--events=1000000"]
     shown = run_on_terminal(*command, interrupt_at="publishing simulated events")
     assert shown.status == 130, shown.text
