@@ -1,4 +1,4 @@
-"""What `import publisher` gives, and what it leaves for later."""
+"""The names that `import publisher` exports, and the libraries that it imports late."""
 
 from __future__ import annotations
 

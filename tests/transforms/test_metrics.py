@@ -1,4 +1,4 @@
-"""The metrics of whole runs beside counts that the metrics have no part in: what was published, and what the stores hold."""
+"""The metrics of whole runs, compared with published messages and stored rows, which are counted without them."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ DOCUMENT = Path(__file__).parents[2] / "docs" / "metrics.md"
 
 
 def metrics_of(result: PipelineResult) -> dict[str, Any]:
-    """The committed value of each metric of ours, by name: a sum over all steps, or a distribution's result."""
+    """Return the committed value of each of our metrics by name: a sum over all steps, or a distribution's result."""
     answer = result.metrics().query()
     values: dict[str, Any] = {}
     for counter in answer["counters"]:
@@ -58,7 +58,7 @@ def metrics_of(result: PipelineResult) -> dict[str, Any]:
 
 
 class Run:
-    """Deliver on FnApiRunner, from messages that are made up: their publish time is whatever a test needs."""
+    """Deliver on FnApiRunner, from messages with chosen publish times."""
 
     def __init__(self, world: World) -> None:
         self._world = world
@@ -105,7 +105,7 @@ def run(world: World) -> Run:
 
 
 def of_each_outcome(run: Run) -> list[PubsubMessage]:
-    """60 events to deliver, 4 of them skewed; 7 duplicates; 5 messages of a type that does not exist, 2 that are no JSON."""
+    """Make 60 events to deliver, 4 of them skewed; 7 duplicates; 5 messages of an unknown type, and 2 that are not JSON."""
     ten, eleven = TEN + timedelta(minutes=1), ELEVEN + timedelta(minutes=1)
     good = [run.message(*search(f"a{number}"), ten) for number in range(40)]
     good += [run.message(*search(f"b{number}"), eleven) for number in range(16)]
@@ -170,7 +170,10 @@ def test_metrics__a_second_run_counts_its_own(run: Run) -> None:
 
 
 def test_metrics__a_lost_race_is_a_conflict(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Updates that a step makes in its threads arrive."""
+    """Each lost race of a commit counts as a conflict.
+
+    The step counts them in its threads, so this also tests that metrics of threads are collected.
+    """
     created, losses = commits._created, [True, True, False]
 
     def lose(*args: Any, **kwargs: Any) -> bool:
@@ -182,7 +185,7 @@ def test_metrics__a_lost_race_is_a_conflict(run: Run, monkeypatch: pytest.Monkey
 
 
 class NoClient:
-    """A subscription of which nothing is asked but to release what is held."""
+    """A client that accepts the release of leases and nothing else."""
 
     def modify_ack_deadline(self, **_: Any) -> None:
         pass
@@ -196,14 +199,14 @@ class BrokenTables(DuckDBFile):
 
 
 class BrokenStore(Directory):
-    """A store that has lost what a manifest lists."""
+    """A store in which every create finds a damaged object."""
 
     def create(self, name: str, data: bytes) -> Stored:
         raise Damaged(f"{name} is broken")
 
 
 def test_metrics__a_stream_counts_failures(tmp_path: Path) -> None:
-    """Of a stream on one machine: it skips what fails, and its bundles succeed."""
+    """A stream on one machine skips failures and counts them, and its bundles succeed."""
     subscription, bucket = "projects/p/subscriptions/metrics", Bucket("thing", TEN)
     store, tables = BrokenStore(tmp_path), BrokenTables(tmp_path / "tables.duckdb")
     commit = _Commit(store, lambda: TEN, DeliveredIndexes(store, HORIZON), subscription, ends=False)

@@ -1,4 +1,4 @@
-"""How the delivered indexes of a run reach its steps."""
+"""The delivered indexes of a run, shared by its steps."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_delivered_indexes__each_run_has_its_own(tmp_path: Path) -> None:
 
 
 def test_delivered_indexes__steps_elsewhere_share_one(tmp_path: Path) -> None:
-    """In a worker's process the object that was pickled does not exist."""
+    """Steps in a worker's process share one object, though the pickled object does not exist there."""
     store = Directory(tmp_path)
     indexes = DeliveredIndexes(store, HORIZON)
     pickled, made = pickle.dumps(indexes), id(indexes.of("thing"))

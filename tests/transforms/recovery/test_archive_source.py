@@ -1,4 +1,4 @@
-"""A batch of the archive on its way to the steps."""
+"""A batch of archived messages as a source."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def test_read_batch__emits_and_releases_each_message() -> None:
 
 
 def test_read_batch__a_second_read_fails() -> None:
-    """A step that is tried again must not pass for one that has emitted the whole batch."""
+    """A retried step fails: an empty read must not count as the whole batch."""
     read = ReadBatch(messages(b"a", b"b"))
     assert next(_drain(b"", read._shared)).data == b"a"
     with pytest.raises(IndexError):
