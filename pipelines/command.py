@@ -31,6 +31,20 @@ class UserError(EventDeliveryError):
 
 
 def run_main(main: Callable[[Sequence[str]], int]) -> int:
+    """Run the command of this process as `run_command` does. If it failed, end the process at once with its exit status.
+
+    Threads of the engine may still run after a failure. They keep DuckDB's client from a clean shutdown, which prints dozens of
+    lines about leaked objects below the error.
+    """
+    status = run_command(main)
+    if status == EventDeliveryError.exit_status:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    return status
+
+
+def run_command(main: Callable[[Sequence[str]], int]) -> int:
     """Run a command with the arguments of the process, and return its exit status. Call it in the main thread.
 
     An EventDeliveryError, and an OSError of a full disk, is printed as one line without a stack trace.
@@ -75,7 +89,7 @@ def run_main(main: Callable[[Sequence[str]], int]) -> int:
     if isinstance(end, OSError) and end.errno in (errno.ENOSPC, errno.EDQUOT):
         # In the folder for temporary files, for example. The stores report errors of their own files as StoreError.
         print(f"error: {end}. What to do: free some space, or set TMPDIR to another folder; then run it again", file=stderr)
-        return 2
+        return EventDeliveryError.exit_status
     if isinstance(end, BaseException):
         sys.stderr = stderr
         raise end

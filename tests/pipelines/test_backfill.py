@@ -13,7 +13,7 @@ import duckdb
 import pytest
 
 from pipelines import backfill
-from pipelines.command import UserError, run_main
+from pipelines.command import UserError, run_command
 from schemas.buckets import DEAD_LETTERS, HOUR, Bucket, hour_of
 from storage.tables.duckdb_file import DuckDBFile
 from tests.support.archive import Archived, write_archive
@@ -82,7 +82,7 @@ def refused(world: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
     stores = [flag for flag in world.deliver_flags() if "--subscription" not in flag]
     span = f"--hours={BEFORE:%Y-%m-%dT%H}..{LAST_HOUR:%Y-%m-%dT%H}"
     monkeypatch.setattr(sys, "argv", ["backfill", f"--archive={world.folder / 'archive'}", span, *stores, *more])
-    assert run_main(backfill.main) == 2
+    assert run_command(backfill.main) == 2
     DuckDBFile(world.tables).close()
     complaint = capsys.readouterr().err
     assert "Traceback" not in complaint
@@ -279,7 +279,7 @@ def test_backfill__repair_by_ids(world: World, monkeypatch: pytest.MonkeyPatch, 
 
 
 @pytest.mark.parametrize(
-    ("text", "told"), [("search_made lost\n", "ids, line 1"), ("a\tb\n\tx\nc\t\n", "ids, line 3"), ("\n", "names no event")]
+    ("text", "told"), [("search_made lost\n", "ids, line 1"), ("a\tb\n\tx\nc\t\n", "ids, line 3"), ("\n", "lists no event")]
 )
 def test_backfill__unreadable_ids(world: World, text: str, told: str) -> None:
     (world.folder / "ids").write_text(text)
