@@ -1,7 +1,7 @@
 """Run one SQL query on a DuckDB file.
 
-The result is DuckDB's table on a terminal, and CSV otherwise. CSV and JSON write timestamps in RFC 3339 and in UTC, bytes in
-base64. In CSV a NULL is an empty field, an empty text is "", and a nested value is JSON.
+The default format is a table on a terminal, and CSV otherwise. In CSV and JSON, timestamps are in UTC as in RFC 3339,
+and bytes are in base64. In CSV, a NULL is an empty field, an empty text is "", and a nested value is JSON.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from schemas.envelope import format_time
 
 TABLE, CSV, JSON = "table", "csv", "json"
 ROWS_A_BATCH = 1000
+"""Rows that are read from DuckDB at a time."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -41,13 +42,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     if flags.query is None and sys.stdin.isatty():
         parser.error("no query: add one, or pipe it to the standard input")
     if not flags.file.exists():
-        return _fail(f"{flags.file} does not exist; `make demo` makes one")
+        return _fail(f"{flags.file} does not exist. What to do: give a DuckDB file; `make demo` creates demo/tables.duckdb")
     try:
         query = sys.stdin.read() if flags.query in (None, "-") else flags.query
         with duckdb.connect(flags.file, read_only=True) as db:
             count = len(db.extract_statements(query))
             if count != 1:
-                return _fail(f"expected one statement, found {count}: run them one by one" if count else "the query is empty")
+                return _fail(f"the query has {count} statements: run them one by one" if count else "the query is empty")
             db.execute("SET TimeZone = 'UTC'").fetchall()
             _WRITERS[flags.format or (TABLE if sys.stdout.isatty() else CSV)](db, query)
     except (duckdb.Error, ValueError) as error:
@@ -64,26 +65,27 @@ def _parser() -> argparse.ArgumentParser:
         "query",
         metavar="QUERY",
         nargs="?",
-        help="one SQL statement; without it, or for -, it is read from the standard input. For example: "
+        help="one SQL statement; if it is missing or -, it is read from the standard input. For example: "
         '"SELECT event_type, hour, status FROM verdicts ORDER BY hour DESC LIMIT 20"',
     )
     parser.add_argument(
         "--format",
         choices=_WRITERS,
-        help=f"{TABLE}: DuckDB's own, which leaves out columns and rows that do not fit the terminal; {CSV}: with a header; "
-        f"{JSON}: an array with one object a row (default: {TABLE} on a terminal, else {CSV})",
+        help=f"{TABLE}: omits columns and rows that do not fit the terminal; {CSV}: with a header; "
+        f"{JSON}: an array with one object per row (default: {TABLE} on a terminal, else {CSV})",
     )
     return parser
 
 
 def _fail(reason: str) -> int:
+    """Print an error and return the exit status."""
     print(f"error: {reason}", file=sys.stderr)
     return 2
 
 
 def _write_table(db: duckdb.DuckDBPyConnection, query: str) -> None:
     relation = db.sql(query)
-    if relation is not None:  # None for a statement without a result, such as SET
+    if relation is not None:  # It is None for a statement without a result, such as SET.
         relation.show(max_width=get_terminal_size().columns)
 
 
@@ -99,7 +101,7 @@ def _write_json(db: duckdb.DuckDBPyConnection, query: str) -> None:
     names = [name for name, _ in columns]
     if repeated := [name for name, count in Counter(names).items() if count > 1]:
         raise ValueError(f"several columns are named {', '.join(repeated)}: rename them with AS")
-    documents = {name for name, kind in columns if kind == "JSON"}
+    documents = {name for name, column_type in columns if column_type == "JSON"}
     separator = "["
     for row in rows:
         record = {
@@ -119,12 +121,12 @@ _WRITERS: Mapping[str, Callable[[duckdb.DuckDBPyConnection, str], None]] = {
 
 
 def _run(db: duckdb.DuckDBPyConnection, query: str) -> tuple[Sequence[tuple[str, str]], Iterator[tuple[Any, ...]]]:
-    """Return the columns' names and types, and the rows.
+    """Return the names and types of the columns, and an iterator over the rows.
 
-    The first rows are read before it returns, so that most errors come before anything is printed.
+    The first rows are read before the return, so that most errors are raised before anything is printed.
     """
     result = db.execute(query)
-    columns = [(name, str(kind)) for name, kind, *_ in result.description or []]
+    columns = [(name, str(column_type)) for name, column_type, *_ in result.description or []]
     first = result.fetchmany(ROWS_A_BATCH)
     return columns, _rows(result, first)
 
@@ -140,11 +142,11 @@ def _csv_field(value: object) -> str:
     if plain is None:
         return ""
     text = plain if isinstance(plain, str) else json.dumps(plain, ensure_ascii=False, allow_nan=False)
-    return f'"{text.replace(chr(34), chr(34) * 2)}"' if not text or any(mark in text for mark in ',"\r\n') else text
+    return f'"{text.replace(chr(34), chr(34) * 2)}"' if not text or any(character in text for character in ',"\r\n') else text
 
 
 def _plain(value: object) -> Any:
-    """Return the value in JSON's types. A decimal is text, so that it keeps its digits."""
+    """Convert a value to the types of JSON. A decimal becomes a text, so that it keeps its digits."""
     match value:
         case float():
             return value if math.isfinite(value) else {"inf": "Infinity", "-inf": "-Infinity"}.get(str(value), "NaN")
@@ -167,5 +169,5 @@ def _plain(value: object) -> Any:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # ends without a word when the reader has enough, as `head` has
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # Ends silently if the reader closes the pipe, as `head` does.
     sys.exit(main())

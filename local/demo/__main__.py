@@ -44,27 +44,28 @@ SEED, EVENTS, HOURS = 1, 20_000, 3
 PROJECT = "projects/local-demo"
 STORAGE, TABLES, VERDICTS = "storage", "tables.duckdb", "verdicts.json"
 WIDTH = 80
-"""Columns that the table and the commands fit, as a terminal has by default."""
+"""Columns of a terminal by default, in which the table and the commands fit."""
 
 
-class Run:
+class CommandRunner:
     """Runner of one command after the other. SIGINT and SIGTERM terminate the running command and are recorded."""
 
     def __init__(self) -> None:
         self.signals: list[int] = []
+        """Numbers of the signals that were received."""
         self._running: subprocess.Popen[bytes] | None = None
         # The handler raises no exception, because that could occur after a command started and before it is in _running.
         for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self._end)
+            signal.signal(number, self._on_signal)
 
-    def command(self, arguments: Sequence[str]) -> int:
+    def run(self, arguments: Sequence[str]) -> int:
         """Run a Python module with arguments, and return its exit status."""
         with subprocess.Popen([sys.executable, "-m", *arguments]) as self._running:  # noqa: S603 - our own commands
             if self.signals:
                 self._running.terminate()
             return self._running.wait()
 
-    def _end(self, number: int, _: object) -> None:
+    def _on_signal(self, number: int, _: object) -> None:
         self.signals.append(number)
         if self._running:
             self._running.terminate()
@@ -72,39 +73,39 @@ class Run:
 
 def main(folder: Path = Path("demo")) -> int:
     """Run the demo in the checkout, leave its results in `folder`, and return the exit status."""
-    run = Run()
+    runner = CommandRunner()
     started = time.monotonic()
     console = Console(highlight=False, soft_wrap=True)
     end = hour_of(datetime.now(UTC))
     topics = [f"{PROJECT}/topics/{name}" for name in ("flights", "music", "audit")]
     with chdir(ROOT), Broker(topics=topics) as broker:
         os.environ["PUBSUB_EMULATOR_HOST"] = broker.address
-        clear(folder, console)
-        for title, good, command in commands(folder, end):
+        prepare(folder, console)
+        for title, accepted, command in commands(folder, end):
             console.print(f"[bold cyan]{title}[/]\n[dim]{shell_lines(['$ python -m', *command])}[/]")
-            status = run.command(command)
-            if run.signals:
-                if status - 128 not in (signal.SIGINT, signal.SIGTERM):  # else the command has said so
+            status = runner.run(command)
+            if runner.signals:
+                if status - 128 not in (signal.SIGINT, signal.SIGTERM):  # Otherwise the command has printed it.
                     print("interrupted", file=sys.stderr)
-                return 128 + run.signals[0]
-            if status not in good:
-                console.print(f"[bold red]failed with exit status {status}: {title}[/]")
+                return 128 + runner.signals[0]
+            if status not in accepted:
+                console.print(f"[bold red]the step failed with exit status {status}: {title}[/]")
                 return 1
         verdicts = read_verdicts(folder / VERDICTS)
-        wrong = differences(verdicts, expected_results(FLIGHTS, SEED, EVENTS, HOURS, end))
-        show(console, folder, verdicts, wrong)
-        where_next(console, folder, end)
+        mismatches = differences(verdicts, expected_results(FLIGHTS, SEED, EVENTS, HOURS, end))
+        print_results(console, folder, verdicts, mismatches)
+        print_next_steps(console, folder, end)
     outcome = (
         "[bold red]The audit's verdicts differ from the input.[/]"
-        if wrong
+        if mismatches
         else "[bold green]The audit's verdicts match the input.[/]"
     )
     console.print(f"{outcome} {time.monotonic() - started:.0f} s")
-    return 1 if wrong else 0
+    return 1 if mismatches else 0
 
 
-def clear(folder: Path, console: Console) -> None:
-    """Delete the results of an earlier run, so that every run is alike, and copy the contracts for each topic."""
+def prepare(folder: Path, console: Console) -> None:
+    """Replace the results of an earlier run by an empty folder, and copy the contracts of each topic into it."""
     if folder.exists():
         console.print(f"[dim]replacing {folder}/ of an earlier run[/]")
         shutil.rmtree(folder)
@@ -162,22 +163,22 @@ def commands(folder: Path, end: datetime) -> Sequence[tuple[str, tuple[int, ...]
     ]
 
 
-def show(console: Console, folder: Path, verdicts: Sequence[dict[str, Any]], wrong: Sequence[str]) -> None:
-    """The table, and below it what a person should look at."""
-    # A terminal that is narrower still would cut the numbers.
+def print_results(console: Console, folder: Path, verdicts: Sequence[dict[str, Any]], mismatches: Sequence[str]) -> None:
+    """Print the table, incomplete buckets, late rows, dead letters, and the differences between verdicts and input."""
     console.print()
+    # A narrower terminal wraps the lines. At its own width, rich would cut the numbers.
     Console(highlight=False, width=max(console.width, WIDTH)).print(summary_table(verdicts))
     console.print()
     for line in unfinished(verdicts):
         console.print(line)
     console.print("late, delivered after their hour had closed:", *late_by_type(verdicts), sep="\n")
     console.print("dead letters by reason:", *dead_letters_by_reason(folder / TABLES), sep="\n")
-    for line in wrong:
+    for line in mismatches:
         console.print(f"[bold red]differs from the input:[/] {line}")
 
 
-def where_next(console: Console, folder: Path, end: datetime) -> None:
-    """Print where everything lies, and what to try."""
+def print_next_steps(console: Console, folder: Path, end: datetime) -> None:
+    """Print the paths of the results, and commands to try with them."""
     hour, sql = end - HOUR, f".venv/bin/python -m local.sql {folder / TABLES}"
     console.print(f"\nFiles and manifests: {folder / STORAGE}/\nTables: {folder / TABLES}\nVerdicts: {folder / VERDICTS}")
     console.print(f"""Try next:
@@ -192,7 +193,7 @@ def where_next(console: Console, folder: Path, end: datetime) -> None:
 
 
 def shell_lines(words: Sequence[str]) -> str:
-    """Return a command as lines of at most WIDTH columns, as a shell takes them. A flag stays with its value."""
+    """Return a command as shell input with lines of at most WIDTH columns. A flag and its value are on one line."""
     bound = re.sub(r"( --\w+) (?!-)", "\\1\0", " ".join(words))
     lines = wrap(bound, WIDTH - 2, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False)
     return " \\\n".join(lines).replace("\0", " ")

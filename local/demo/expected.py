@@ -26,7 +26,7 @@ def expected_results(flights: Path, seed: int, events: int, hours: int, end: dat
     """Return the expected result for each event type and hour."""
     result = expected(seed, events, hours, end)
     keys = _flights(flights)
-    for key in product({kind for kind, _ in keys}, _every_hour(hour for _, hour in keys)):
+    for key in product({event_type for event_type, _ in keys}, _every_hour(hour for _, hour in keys)):
         result[key] = Expected()
     for key in keys:
         result[key].messages += 1
@@ -38,12 +38,12 @@ def differences(verdicts: Iterable[Mapping[str, Any]], expectation: Mapping[Key,
     """Return a line for each event type and hour whose verdict is not the expected one."""
     rows = {(row["event_type"], parse_time(row["hour"])): row for row in verdicts}
     result = [
-        f"{kind or '(no type)'} {format_time(hour)}: the input has no such event type and hour"
-        for kind, hour in rows.keys() - expectation.keys()
+        f"{event_type or '(no type)'} {format_time(hour)}: the input has no such event type and hour"
+        for event_type, hour in rows.keys() - expectation.keys()
     ]
-    for (kind, hour), counts in expectation.items():
-        row = rows.get((kind, hour), {})
-        wanted = {
+    for (event_type, hour), counts in expectation.items():
+        row = rows.get((event_type, hour), {})
+        expected_row = {
             "status": "COMPLETE",
             "published": counts.messages,
             "received": counts.messages,
@@ -53,9 +53,11 @@ def differences(verdicts: Iterable[Mapping[str, Any]], expectation: Mapping[Key,
             "duplicates": counts.duplicates,
             "dead_letters": counts.dead.total(),
         }
-        wrong = [f"{name} is {row.get(name)}, not {value}" for name, value in wanted.items() if row.get(name) != value]
-        if wrong:
-            result.append(f"{kind or '(no type)'} {format_time(hour)}: {', '.join(wrong)}")
+        mismatches = [
+            f"{name} is {row.get(name)}, not {value}" for name, value in expected_row.items() if row.get(name) != value
+        ]
+        if mismatches:
+            result.append(f"{event_type or '(no type)'} {format_time(hour)}: {', '.join(mismatches)}")
     return sorted(result)
 
 

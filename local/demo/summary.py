@@ -20,7 +20,7 @@ _NUMBERS = {
     "duplicates": "dupli-\ncates",
     "dead_letters": "dead\nletters",
 }
-"""Column of the verdicts -> header."""
+"""Columns of the verdicts, and their headers."""
 
 
 def read_verdicts(file: Path) -> list[dict[str, Any]]:
@@ -30,14 +30,14 @@ def read_verdicts(file: Path) -> list[dict[str, Any]]:
 
 
 def summary_table(verdicts: Sequence[dict[str, Any]]) -> Table:
-    """Return a row for each event type: its events, and how many of its hours are COMPLETE. 80 columns wide at most."""
+    """Return a table of at most 80 columns, with the events and the COMPLETE hours of each event type, and the totals."""
     table = Table("event type", *_NUMBERS.values(), "hours\nCOMPLETE", box=SIMPLE_HEAD, padding=0, show_edge=False)
     for column in table.columns:
         column.no_wrap = True
         column.justify = "left" if column is table.columns[0] else "right"
-    for kind in sorted({row["event_type"] for row in verdicts}):
-        rows = [row for row in verdicts if row["event_type"] == kind]
-        table.add_row(*_cells(kind or "(no type)", rows))
+    for event_type in sorted({row["event_type"] for row in verdicts}):
+        rows = [row for row in verdicts if row["event_type"] == event_type]
+        table.add_row(*_cells(event_type or "(no type)", rows))
     table.add_section()
     table.add_row(*_cells("all", verdicts))
     return table
@@ -51,7 +51,7 @@ def _cells(name: str, rows: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def late_by_type(verdicts: Sequence[dict[str, Any]]) -> list[str]:
-    """Return a line for each event type that has late rows, the most first."""
+    """Return a line with the number of late rows of each event type that has some, the largest first."""
     late = Counter[str]()
     for row in verdicts:
         late[row["event_type"]] += row["late"] or 0

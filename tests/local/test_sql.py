@@ -1,4 +1,4 @@
-"""python -m local.sql: one query as a table, CSV or JSON, and one line for what can't be asked."""
+"""python -m local.sql: one query as a table, CSV or JSON, and a one-line error for an invalid query."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_main__csv_by_default(file: Path, capsys: pytest.CaptureFixture[str]) ->
 def test_main__csv_values(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(file), EVERY_TYPE, "--format=csv"]) == 0
     out = capsys.readouterr().out
-    assert out.splitlines()[1].startswith(',"",'), "NULL is nothing, an empty text is quoted"
+    assert out.splitlines()[1].startswith(',"",'), "a NULL is an empty field, an empty text is quoted"
     [row] = csv.DictReader(io.StringIO(out))
     assert row == {
         "nothing": "",
@@ -105,12 +105,12 @@ def test_main__csv_rows(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_main__json_names_repeated(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(file), "SELECT 1 AS a, 2 AS a, 3 AS b", "--format=json"]) == 2
-    told = capsys.readouterr()
-    assert (told.out, told.err) == ("", "error: several columns are named a: rename them with AS\n")
+    output = capsys.readouterr()
+    assert (output.out, output.err) == ("", "error: several columns are named a: rename them with AS\n")
 
 
 def test_main__table(file: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """It fits the terminal, also with more columns than that has room for, and leaves data as they are."""
+    """A table with more columns than fit is cut to the width of the terminal, and shows data unchanged."""
     monkeypatch.setenv("COLUMNS", "80")
     columns = ", ".join(f"{number} AS column_number_{number}" for number in range(17))
     assert main([str(file), f"SELECT word, {columns} FROM words", "--format=table"]) == 0
@@ -149,16 +149,16 @@ def test_main__no_query_on_terminal(file: Path, capsys: pytest.CaptureFixture[st
 )
 def test_main__no_answer(file: Path, query: str, form: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(file), query, f"--format={form}"]) == 2
-    told = capsys.readouterr()
-    assert told.err.startswith("error: ")
-    assert told.out == ""
+    output = capsys.readouterr()
+    assert output.err.startswith("error: ")
+    assert output.out == ""
 
 
 @pytest.mark.parametrize("form", ["table", "csv", "json"])
 def test_main__several_statements(file: Path, form: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(file), "SELECT 1; SELECT 2;", f"--format={form}"]) == 2
-    told = capsys.readouterr()
-    assert (told.out, told.err) == ("", "error: expected one statement, found 2: run them one by one\n")
+    output = capsys.readouterr()
+    assert (output.out, output.err) == ("", "error: the query has 2 statements: run them one by one\n")
 
 
 def test_main__no_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

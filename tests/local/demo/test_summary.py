@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from local.demo.__main__ import WIDTH, commands, shell_lines, where_next
+from local.demo.__main__ import WIDTH, commands, print_next_steps, shell_lines
 from local.demo.summary import late_by_type, summary_table
 from publisher.simulate import EVENT_TYPES
 from tests.support.delivery import FLIGHT_TYPES
@@ -32,16 +32,16 @@ def verdict(event_type: str, status: str = "COMPLETE", late: int = 0) -> dict[st
     }
 
 
-def printed(*what: Any) -> list[str]:
+def printed(*renderables: Any) -> list[str]:
     console = Console(file=io.StringIO(), width=80, highlight=False)
-    for item in what:
-        console.print(item)
+    for renderable in renderables:
+        console.print(renderable)
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue().splitlines()
 
 
 def test_summary_table__eighty_columns() -> None:
-    """Each type has one line, and nothing in it is cut, also where the numbers are larger than the demo's."""
+    """Each type has one line in which nothing is cut, even with larger numbers than the demo's."""
     types = ["", *EVENT_TYPES, *FLIGHT_TYPES]
     lines = printed(summary_table([verdict(event_type) for event_type in types for _ in range(3)]))
     assert max(map(len, lines)) <= 80
@@ -64,7 +64,7 @@ def test_late_by_type__most_first() -> None:
 
 
 def test_shell_lines__demo_commands() -> None:
-    """The commands that the demo shows are those that it runs, in lines that fit and that a shell takes."""
+    """The printed commands are those that run, as valid shell input in lines that fit."""
     for _, _, command in commands(Path("demo"), END):
         lines = shell_lines(["$ python -m", *command])
         assert max(map(len, lines.splitlines())) <= WIDTH
@@ -75,8 +75,8 @@ def test_shell_lines__long_word() -> None:
     assert shell_lines(["a", "b" * 100, "c"]) == f"a \\\n    {'b' * 100} \\\n    c"
 
 
-def test_where_next__eighty_columns(capsys: pytest.CaptureFixture[str]) -> None:
-    where_next(Console(highlight=False, soft_wrap=True), Path("demo"), END)
+def test_print_next_steps__eighty_columns(capsys: pytest.CaptureFixture[str]) -> None:
+    print_next_steps(Console(highlight=False, soft_wrap=True), Path("demo"), END)
     lines = capsys.readouterr().out.splitlines()
     assert max(map(len, lines)) <= 80
     assert "Try next:" in lines
