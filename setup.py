@@ -32,6 +32,7 @@ DEV = [
     "mypy>=2.4",
     "packaging>=26",
     "pytest>=9.2",
+    "pytest-xdist>=3.8",
     "ruff>=0.17",
     "setuptools>=80",
     "uv>=0.13",
