@@ -20,7 +20,7 @@ from schemas.fingerprints import HASH_BYTES, id_hash
 from storage.buckets.committable import DataFile
 from storage.buckets.id_index import split
 from storage.buckets.listing import buckets_of
-from storage.buckets.manifest_store import DAMAGE, latest_manifest, shown_receipt
+from storage.buckets.manifest_store import DAMAGE, finished_receipt, shown_receipt
 from storage.buckets.part_files import read_entries
 from storage.objects.base import Damaged, ObjectStore
 from storage.objects.streams import measure
@@ -134,7 +134,7 @@ def _present(
 ) -> Iterator[tuple[datetime, set[bytes]]]:
     """Which of the hashes the stream's indexes hold from one hour to another, in the order of hours."""
     for bucket in buckets_of(store, stream, first, last):
-        for data_file in latest_manifest(store, bucket).data_files:
+        for data_file in finished_receipt(store, bucket).data_files:
             entries = split(read_entries(store, bucket.folder, data_file))
             yield bucket.hour, wanted.intersection(one[:HASH_BYTES] for one in entries)
 
