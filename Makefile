@@ -3,6 +3,7 @@
 VENV := .venv
 BIN := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest
+SIDE_BY_SIDE := -n auto --dist loadscope --durations 10
 PIP := $(BIN)/python -m pip install --no-deps --require-hashes
 # Marks a complete installation. Its name has the checksum of both files: their modification times change with each checkout.
 INSTALLED := $(VENV)/.installed-$(shell cat requirements.txt setup.py | cksum | tr ' ' -)
@@ -16,7 +17,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export NO_GCE_CHECK := true
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-fast lint contracts templates bench lock clean
+.PHONY: help venv demo test test-slow test-all test-fast lint contracts templates bench lock clean
 
 help: ## Print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -26,17 +27,23 @@ venv: $(INSTALLED) ## Create the virtual environment .venv with pinned dependenc
 demo: $(INSTALLED) ## Publish, deliver and audit events on this machine; print the results, and keep the files in demo/
 	$(BIN)/python -m local.demo
 
-# Most tests wait, for a broker or a process; those that kill processes keep a core busy. Side by side they take half as long.
-test: $(INSTALLED) ## Run all tests
-	@mkdir -p build; \
-	$(PYTEST) -q -p no:cacheprovider tests/crash > build/crash.txt 2>&1 & crash=$$!; \
-	trap "kill $$crash" INT TERM; \
-	$(PYTEST) --ignore=tests/crash; others=$$?; \
-	wait $$crash; crash=$$?; cat build/crash.txt; \
-	test $$others -eq 0 && test $$crash -eq 0
+# Twice as many processes as cores, since many tests wait. Go programs that tests speak to are built before any test's time limit.
+test: $(INSTALLED) ## Run the tests: all but those of test-slow (8 minutes on 2 cores)
+	$(BIN)/python -m tests.support.go_tools
+	$(PYTEST) $(SIDE_BY_SIDE) -m "not slow"
+
+test-slow: $(INSTALLED) ## Run the tests that take long: kills at every step, long random histories, the demo
+	$(BIN)/python -m tests.support.go_tools
+	$(PYTEST) $(SIDE_BY_SIDE) -m slow
+
+test-all: $(INSTALLED) ## Run all tests (25 minutes on 2 cores)
+	@failed=0; \
+	$(MAKE) --no-print-directory test || failed=1; \
+	$(MAKE) --no-print-directory test-slow || failed=1; \
+	exit $$failed
 
 test-fast: $(INSTALLED) ## Run the tests that take no longer than a moment
-	$(PYTEST) -m "not slow"
+	$(PYTEST) -m "not integration and not slow"
 
 lint: $(INSTALLED) ## Check style, formatting, types and import rules
 	$(BIN)/ruff check

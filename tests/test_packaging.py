@@ -224,7 +224,7 @@ def test_make_venv__begins_again_after_a_failure(checkout: Path) -> None:
     assert make_venv(checkout) == STEPS
 
 
-@pytest.mark.slow
+@pytest.mark.integration
 def test_wheel__contents(tmp_path: Path) -> None:
     """The wheel has every shipped room and the contracts, but no tests and no tools."""
     source = tmp_path / "source"

@@ -9,12 +9,13 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.clock import PATIENCE
 from tests.support.pubsub import free_port
 
 ROOT = Path(__file__).parents[1]
 
 
-@pytest.mark.slow
+@pytest.mark.integration
 def test_readme__walk_by_hand(tmp_path: Path) -> None:
     """Every command of the walk succeeds, and all verdicts are COMPLETE."""
     # A folder that looks like the checkout, so that the walk's files are written there.
@@ -30,7 +31,9 @@ def test_readme__walk_by_hand(tmp_path: Path) -> None:
     assert "pipelines.audit" in walk
     # As typed into a shell with job control. The first command that fails ends the script.
     script = "set -em\ntrap 'kill %1 2>/dev/null' EXIT\n" + walk.replace("8085", str(free_port()))
-    done = subprocess.run(["bash", "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=240, check=False)
+    done = subprocess.run(
+        ["bash", "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=4 * PATIENCE, check=False
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "308 COMPLETE\n" in done.stdout
     assert "flight_departed" in done.stdout

@@ -52,7 +52,7 @@ def test_messages__have_the_advertised_shape():
     assert len({message.publish_time.replace(minute=0, second=0, microsecond=0) for message in messages(EVENTS)}) == 1
 
 
-@pytest.mark.slow
+@pytest.mark.integration
 @pytest.mark.parametrize("contender", CONTENDERS.values(), ids=CONTENDERS)
 def test_contenders__write_every_event_once(contender: Contender, tmp_path: Path, topic: str):
     contender(EVENTS, tmp_path, topic)
@@ -65,7 +65,7 @@ def test_contenders__write_every_event_once(contender: Contender, tmp_path: Path
     assert sorted(found) == expected_ids()
 
 
-@pytest.mark.slow
+@pytest.mark.integration
 def test_deliver_all__loads_every_event_into_a_table(tmp_path: Path, topic: str):
     """Every event is also a row of its event type's table."""
     CONTENDERS["deliver, files and tables"](EVENTS, tmp_path, topic)

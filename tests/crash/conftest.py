@@ -1,4 +1,4 @@
-"""The field that all of these tests share, and at the end how many kills fell into each stage."""
+"""The lanes and brokers that the tests of one process share."""
 
 from __future__ import annotations
 
@@ -6,20 +6,17 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.crash.crash_points import STAGES
-from tests.crash.kill_report import kills_of
-from tests.crash.worlds import LANES, Field, places
+from tests.crash.kill_report import Kills
+from tests.crash.worlds import Field, Place, open_places
 
 
-@pytest.fixture(scope="module")
-def field(request: pytest.FixtureRequest) -> Iterator[Field]:
-    with places(LANES) as made:
-        yield Field(made, kills_of(request.config))
+@pytest.fixture(scope="session")
+def places() -> Iterator[list[Place]]:
+    """Two places, for the tests that run two processes at once."""
+    with open_places(2) as places:
+        yield places
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    for command in STAGES:
-        if told := kills_of(config).told(command):
-            terminalreporter.section(told[0])
-            for line in told[1:]:
-                terminalreporter.write_line(line)
+@pytest.fixture
+def field(places: list[Place], kills: Kills) -> Field:
+    return Field(places, kills)

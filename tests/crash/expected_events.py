@@ -14,7 +14,8 @@ from google.pubsub_v1.types import PubsubMessage
 from schemas.buckets import DEAD_LETTERS, Bucket, hour_of
 from schemas.outcomes import Outcome
 from storage.buckets.manifest import Manifest
-from tests.support.delivery import LAST_HOUR, World
+from tests.support.clock import LAST_HOUR
+from tests.support.delivery import World
 from tests.support.pubsub import make_subscription, pull_now, subscriber
 
 HOURS = tuple(LAST_HOUR - timedelta(hours=number) for number in range(3, -1, -1))

@@ -22,6 +22,8 @@ from functools import wraps
 from pathlib import Path
 from typing import Any, Self
 
+from tests.support.clock import CLOCK, PATIENCE
+
 AUDIT, BACKFILL, DELIVER, REPLAY, STREAM = "audit", "backfill", "deliver", "replay", "stream"
 """The commands. A stream is deliver's, on Prism."""
 
@@ -38,19 +40,25 @@ class Ended:
 class Lane:
     """The lane's process, seen from the test."""
 
+    _process: subprocess.Popen[str] | None = None
+
     def __enter__(self) -> Self:
+        return self
+
+    def _start(self) -> subprocess.Popen[str]:
+        """Start the process for its first run: many a test process needs only one of its lanes."""
         command = [sys.executable, "-m", "tests.crash.fork_server"]
         environment = os.environ | {"GRPC_ENABLE_FORK_SUPPORT": "0", "NO_GCE_CHECK": "true"}
         pipe = subprocess.PIPE
-        self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, env=environment)
-        return self
+        return subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, env=environment)
 
     def __exit__(self, *_: object) -> None:
-        assert self._process.stdin
-        assert self._process.stdout
-        self._process.stdin.close()
-        self._process.wait(60)
-        self._process.stdout.close()
+        if self._process:
+            assert self._process.stdin
+            assert self._process.stdout
+            self._process.stdin.close()
+            self._process.wait(PATIENCE)
+            self._process.stdout.close()
 
     def run(
         self,
@@ -67,7 +75,8 @@ class Lane:
         told, log = folder / f"told-{id(self)}.json", folder / f"log-{id(self)}.txt"
         told.unlink(missing_ok=True)
         request: dict[str, Any] = {"command": command, "flags": flags, "told": str(told), "log": str(log)}
-        request |= {"address": address, "stage": stage, "nth": nth, "shared": shared}
+        request |= {"address": address, "stage": stage, "nth": nth, "shared": shared, "clock": CLOCK.started}
+        self._process = self._process or self._start()
         assert self._process.stdin
         assert self._process.stdout
         print(json.dumps(request), file=self._process.stdin, flush=True)
@@ -117,12 +126,15 @@ def _run(request: Mapping[str, Any]) -> int:
     from pipelines import audit, backfill, deliver, graph, replay
     from storage.objects import local as directory
     from tests.crash.crash_points import Points
+    from tests.support.clock import use_clock
+    from tests.support.pubsub import PULL_SECONDS
     from transforms.pubsub import leases
     from transforms.recovery import replay as replaying
 
+    use_clock(request["clock"])
     logging.getLogger("apache_beam").setLevel(logging.CRITICAL)
     os.environ["PUBSUB_EMULATOR_HOST"] = request["address"]
-    leases.PULL_SECONDS, leases.SLOW_PULL_SECONDS = 0.3, 1.0
+    leases.PULL_SECONDS = PULL_SECONDS
     if request["shared"]:
         leases.PULL_MESSAGES = 20
         _share_tables()

@@ -1,10 +1,10 @@
-"""Kills: how many fell into each stage of each command, told at the end of the tests."""
+"""Kills: the number in each stage of each command, collected from all tests and printed at the end."""
 
 from __future__ import annotations
 
 import signal
-import threading
 from collections import Counter
+from collections.abc import Iterable, Iterator
 
 import pytest
 
@@ -15,32 +15,45 @@ KILLED = -signal.SIGKILL
 
 
 class Kills:
-    """A count for each command and stage. For many threads."""
+    """The kills of one test, as a command and a stage each."""
 
     def __init__(self) -> None:
-        self._numbers: Counter[tuple[str, str]] = Counter()
-        self._lock = threading.Lock()
+        self.places: list[tuple[str, str]] = []
 
-    def count(self, command: str, ended: Ended) -> None:
-        """Counts how a run ended, which must be well or by a kill. Who was killed from outside could not tell where it was."""
+    def add(self, command: str, ended: Ended) -> str | None:
+        """Return the stage in which a run was killed; None for a run that ended well. Anything else fails the test.
+
+        A kill from outside falls ELSEWHERE.
+        """
         assert ended.status in (0, KILLED), ended.log
-        if ended.status == KILLED:
-            with self._lock:
-                self._numbers[command, str(ended.told.get("killed", ELSEWHERE))] += 1
-
-    def hit(self, command: str, stage: str) -> bool:
-        return self._numbers[command, stage] > 0
-
-    def told(self, command: str) -> list[str]:
-        """A head and a line for each stage; nothing for a command that was never killed."""
-        numbers = {stage: self._numbers[command, stage] for stage in (*STAGES[command], ELSEWHERE)}
-        head = f"{sum(numbers.values())} kills of {command}, by the stage that they fell into"
-        return [head, *(f"{number:5} {stage}" for stage, number in numbers.items())] if any(numbers.values()) else []
+        if ended.status == 0:
+            return None
+        stage = str(ended.told.get("killed", ELSEWHERE))
+        self.places.append((command, stage))
+        return stage
 
 
-_KILLS = pytest.StashKey[Kills]()
+@pytest.fixture
+def kills(request: pytest.FixtureRequest) -> Iterator[Kills]:
+    """Count the test's kills. They travel with its report, also from another process."""
+    kills = Kills()
+    yield kills
+    request.node.user_properties += [("kill", place) for place in kills.places]
 
 
-def kills_of(config: pytest.Config) -> Kills:
-    """Those of this session."""
-    return config.stash.setdefault(_KILLS, Kills())
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    reports = [report for report in terminalreporter.stats.get("", []) if isinstance(report, pytest.TestReport)]
+    for title, *lines in tables(value for report in reports for name, value in report.user_properties if name == "kill"):
+        terminalreporter.section(title)
+        for line in lines:
+            terminalreporter.write_line(line)
+
+
+def tables(places: Iterable[object]) -> Iterator[list[str]]:
+    """Yield a title and a line for each stage, for each command that was killed at least once."""
+    numbers = Counter(tuple(place) for place in places if isinstance(place, list | tuple))
+    for command, stages in STAGES.items():
+        counts = {stage: numbers[command, stage] for stage in (*stages, ELSEWHERE)}
+        if any(counts.values()):
+            title = f"{sum(counts.values())} kills of {command}, by stage"
+            yield [title, *(f"{count:5} {stage}" for stage, count in counts.items())]

@@ -7,30 +7,25 @@ import os
 import random
 import signal
 import threading
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from queue import SimpleQueue
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
+
+import pytest
 
 from local.pubsub.broker import Broker
 from tests.crash.crash_points import ELSEWHERE
 from tests.crash.expected_events import HOURS
 from tests.crash.fork_server import AUDIT, DELIVER, Ended, Lane
-from tests.crash.kill_report import KILLED, Kills
+from tests.crash.kill_report import Kills
+from tests.support.clock import CLOCK
 from tests.support.delivery import SEARCH, TAP, World, make_world
-from tests.support.pubsub import pull_now, subscriber
+from tests.support.pubsub import answer_soon, pull_now, subscriber
 
-LANES = 3
-"""Side by side: a run waits for Pub/Sub and the disk for a part of its time."""
 LEASES_END = 700.0
 """Seconds: longer than any lease."""
-
-
-Seed = TypeVar("Seed", int, str)
 
 
 class Skipping:
@@ -39,7 +34,7 @@ class Skipping:
     ahead = 0.0
 
     def __call__(self) -> float:
-        return time.time() + self.ahead
+        return CLOCK.seconds() + self.ahead
 
 
 class Place(NamedTuple):
@@ -63,40 +58,24 @@ NOWHERE = Target()
 
 @dataclass
 class Field:
-    """All places, and the kills of this session."""
+    """All places of this process, and the kills of one test."""
 
     places: list[Place]
     kills: Kills
 
-    def play_all(self, seeds: Sequence[Seed], play: Callable[[Seed, Place], None]) -> list[str]:
-        """Plays each seed at some place, and tells of those that failed."""
-        free: SimpleQueue[Place] = SimpleQueue()
-        for place in self.places:
-            free.put(place)
-
-        def one(seed: Seed) -> str | None:
-            place = free.get()
-            try:
-                play(seed, place)
-            except Exception as error:  # noqa: BLE001 - all seeds are played, to tell of all that fail
-                return f"seed {seed}: {type(error).__name__}: {error}"
-            finally:
-                free.put(place)
-            return None
-
-        with ThreadPoolExecutor(len(self.places)) as threads:
-            return [failure for failure in threads.map(one, seeds) if failure]
+    @property
+    def place(self) -> Place:
+        return self.places[0]
 
     def kill(self, world: World, place: Place, command: str, flags: Sequence[str], target: Target) -> bool:
-        """Runs a command that may be killed at the target. Whether it was; else it has ended well."""
-        ended = attempt(world, place, command, flags, target)
-        self.kills.count(command, ended)
-        return ended.status == KILLED
+        """Run a command that may be killed at the target. Returns whether it was killed there; else it has ended well."""
+        return self.kills.add(command, attempt(world, place, command, flags, target)) == target.stage
 
 
 @contextmanager
-def places(number: int) -> Iterator[list[Place]]:
-    with ExitStack() as stack:
+def open_places(number: int) -> Iterator[list[Place]]:
+    with ExitStack() as stack, pytest.MonkeyPatch.context() as patch:
+        answer_soon(patch)
         clocks = [Skipping() for _ in range(number)]
         yield [Place(stack.enter_context(Lane()), stack.enter_context(Broker(clock=one)).address, one) for one in clocks]
 

@@ -8,7 +8,7 @@ from hypothesis.stateful import run_state_machine_as_test
 
 from tests.model.recovery_rules import DeliveryAndRecovery
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.integration
 
 
 @pytest.fixture(autouse=True)
@@ -18,8 +18,9 @@ def fast_disk(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(f"storage.objects.local.{name}", lambda _: None)
 
 
-def test_deliver__promises_hold_in_any_order() -> None:
+@pytest.mark.parametrize("histories", [20, pytest.param(100, marks=pytest.mark.slow)])
+def test_deliver__promises_hold_in_any_order(histories: int) -> None:
     run_state_machine_as_test(
         DeliveryAndRecovery,
-        settings=settings(max_examples=80, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck)),
+        settings=settings(max_examples=histories, stateful_step_count=25, suppress_health_check=list(HealthCheck)),
     )

@@ -26,10 +26,11 @@ from storage.buckets.id_index import IdIndex, Lookup, split
 from storage.objects.base import StoreError
 from storage.objects.local import Directory
 from storage.tables.duckdb_file import DuckDBFile
-from tests.support.delivery import LAST_HOUR, World, search
+from tests.support.clock import LAST_HOUR, PATIENCE
+from tests.support.delivery import World, search
 from tests.support.pubsub import publisher
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.integration
 
 GOOD_REPORT = json.loads(DeliveredReport(Bucket("search_made", LAST_HOUR), "line", 1, True, {}).to_json())
 IN_HOUR = LAST_HOUR + timedelta(minutes=5)
@@ -424,7 +425,7 @@ def test_parser__invalid_hours(text: str, told: str, capsys: pytest.CaptureFixtu
 
 def put_on_audit_topic(world: World, data: bytes) -> str:
     with publisher(world.address) as client:
-        return str(client.publish(world.audit_topic, data).result(timeout=30))
+        return str(client.publish(world.audit_topic, data).result(timeout=PATIENCE))
 
 
 FORGED: tuple[dict[str, Any], ...] = (

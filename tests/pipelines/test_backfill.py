@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import sys
 from collections.abc import Iterable, Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +17,11 @@ from pipelines.command import UserError, run_command
 from schemas.buckets import DEAD_LETTERS, HOUR, Bucket, hour_of
 from storage.tables.duckdb_file import DuckDBFile
 from tests.support.archive import Archived, write_archive
-from tests.support.delivery import LAST_HOUR, World, search
+from tests.support.clock import CLOCK, LAST_HOUR
+from tests.support.delivery import World, search
 from transforms.recovery import archive_source
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.integration
 
 BEFORE = LAST_HOUR - 4 * HOUR
 STREAMS = ("search_made", "tap", DEAD_LETTERS)
@@ -47,7 +48,7 @@ def traffic() -> list[tuple[bytes, dict[str, str]]]:
 def publish(world: World, *messages: tuple[bytes, dict[str, str]], report: bool = True) -> Path:
     """Publish messages, write them to the archive as Pub/Sub would, and report on them. Returns the archive file."""
     ids = world.publish(*messages)
-    now = datetime.now(UTC)
+    now = CLOCK.now()
     file = write_archive(
         world.folder / "archive",
         [Archived(*message, own, now, ordering_key="a key") for message, own in zip(messages, ids, strict=True)],
@@ -205,7 +206,7 @@ def test_backfill__hour_of_an_event(
     publish(world, *messages, report=False)
     world.deliver(lateness)
     before = held(world)
-    now = hour_of(datetime.now(UTC))
+    now = hour_of(CLOCK.now())
     assert {row["event_id"]: hour_of(row["received_at"]) for row in world.rows("search_made")} == {
         "skewed": now,
         "late": late,

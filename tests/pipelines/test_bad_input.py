@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 
 import pytest
 
 from schemas.buckets import DEAD_LETTERS, hour_of
-from tests.support.delivery import LAST_HOUR, World, search
+from tests.support.clock import CLOCK, LAST_HOUR
+from tests.support.delivery import World, search
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.integration
 
 IN_HOUR = LAST_HOUR + timedelta(minutes=5)
 STAMP = IN_HOUR.isoformat()
@@ -65,7 +66,7 @@ def test_deliver__bad_messages(world: World) -> None:
         assert row["detail"]
         by_stamp = row["reason"] not in ("unreadable_received_at", "future_received_at")
         assert row["received_at"] == (IN_HOUR if by_stamp else row["published_at"])
-        assert abs(row["published_at"] - datetime.now(UTC)) < timedelta(minutes=5)
+        assert abs(row["published_at"] - CLOCK.now()) < timedelta(minutes=5)
 
     in_table = world.query("SELECT event_id, reason, octet_length(data) FROM dead_letters")
     assert set(in_table) == {(name, reason, len(data)) for name, (data, _, _, reason) in BAD.items()}
@@ -101,7 +102,7 @@ def test_deliver__dead_letter_without_a_readable_stamp(world: World) -> None:
     """A dead letter without a readable stamp is stored in the hour of its publish time."""
     world.publish(message("unreadable received_at"))
     world.deliver()
-    assert list(world.manifests(DEAD_LETTERS)) == [hour_of(datetime.now(UTC))]
+    assert list(world.manifests(DEAD_LETTERS)) == [hour_of(CLOCK.now())]
 
 
 def test_deliver__detail_quotes_no_payload(world: World) -> None:

@@ -9,10 +9,11 @@ import pytest
 
 from pipelines import audit, deliver
 from schemas.buckets import Bucket
-from tests.support.delivery import LAST_HOUR, World, search
+from tests.support.clock import LAST_HOUR
+from tests.support.delivery import World, search
 from tests.support.tables import bigquery_store
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.integration
 
 IN_HOUR = LAST_HOUR + timedelta(minutes=5)
 BROKEN = (b"{", {"event_type": "search_made", "event_id": "broken", "received_at": IN_HOUR.isoformat()})

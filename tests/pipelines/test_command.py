@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,11 +15,12 @@ import pytest
 from local.pubsub.broker import Broker
 from pipelines import deliver
 from pipelines.command import run_main
+from tests.support.clock import CLOCK, PATIENCE, eventually
 from tests.support.delivery import FLIGHT_TYPES, LONG_AGO, SEARCH, World, at_once, flights, make_world, search
 from tests.support.pubsub import free_port, pull_now, subscriber
 from transforms.decode.decoder import Decoder
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.integration
 
 
 def run(module: str, *arguments: str, host: str) -> subprocess.CompletedProcess[str]:
@@ -28,7 +28,7 @@ def run(module: str, *arguments: str, host: str) -> subprocess.CompletedProcess[
     environment = {**os.environ, "PUBSUB_EMULATOR_HOST": host, "NO_GCE_CHECK": "true", "HOME": "/nowhere"}
     environment.pop("GOOGLE_APPLICATION_CREDENTIALS", None)
     command = [sys.executable, "-m", module, *arguments]
-    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=60, check=False)
+    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=PATIENCE, check=False)
 
 
 def status_of(main: Callable[[Sequence[str]], int], arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> int | str | None:
@@ -119,17 +119,13 @@ def test_command__no_credentials(world: World, module: str) -> None:
 def test_deliver__interrupted(flights_world: World, number: signal.Signals, monkeypatch: pytest.MonkeyPatch) -> None:
     """An interrupted run releases all messages and prints one line."""
     world = flights_world
-    # A slow pull on a busy machine must not count as an empty one.
-    monkeypatch.setattr("transforms.pubsub.leases.PULL_SECONDS", 5.0)
     world.publish(*flights())
     environment = {**os.environ, "PUBSUB_EMULATOR_HOST": world.address, "NO_GCE_CHECK": "true"}
     command = [sys.executable, "-m", "pipelines.deliver", *world.deliver_flags(), LONG_AGO]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as running:
-        until = time.monotonic() + 60
-        while not list(world.storage.rglob("_RECEIPT.json")) and time.monotonic() < until:
-            time.sleep(0.05)
+        assert eventually(lambda: bool(list(world.storage.rglob("_RECEIPT.json"))))
         running.send_signal(number)
-        _, complaint = running.communicate(timeout=60)
+        _, complaint = running.communicate(timeout=PATIENCE)
     assert running.returncode == 128 + number, complaint
     assert "interrupted:" in complaint
     assert "Traceback" not in complaint
@@ -160,14 +156,15 @@ def test_run_main__signal_in_another_thread() -> None:
 
     The thread that waits for it is not woken then.
     """
-    done = subprocess.run([sys.executable, "-c", IN_ANOTHER_THREAD], capture_output=True, text=True, timeout=60, check=False)
+    command = [sys.executable, "-c", IN_ANOTHER_THREAD]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
     assert done.returncode == 128 + signal.SIGTERM, done.stderr
 
 
 def test_deliver__pubsub_unreachable_in_mid_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with Broker() as broker:
+    with Broker(clock=CLOCK.seconds) as broker:
         at_once(monkeypatch, broker.address)
         world = make_world(tmp_path, broker.address, {"search_made": SEARCH})
         world.publish(search("a"))

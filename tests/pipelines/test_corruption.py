@@ -13,9 +13,10 @@ from pipelines import reload
 from schemas.buckets import DEAD_LETTERS, HOUR, Bucket
 from storage.tables.base import TableStoreError
 from storage.tables.duckdb_file import DuckDBFile
-from tests.support.delivery import LAST_HOUR, World, search
+from tests.support.clock import LAST_HOUR
+from tests.support.delivery import World, search
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.integration
 
 IN_HOUR = LAST_HOUR + timedelta(minutes=5)
 BEFORE = IN_HOUR - 30 * HOUR

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import time
+from collections import Counter
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 
 from schemas.buckets import HOUR, Bucket, hour_of
-from tests.support.delivery import LAST_HOUR, World, search
+from tests.support.clock import CLOCK, LAST_HOUR, eventually
+from tests.support.delivery import World, search
 from tests.support.stores import Cloud
-from tests.support.streams import eventually, streaming
+from tests.support.streams import streaming
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.integration
 
 IN_HOUR = LAST_HOUR + timedelta(minutes=5)
 FAR = IN_HOUR - 30 * HOUR
@@ -37,6 +38,22 @@ def refuse(self, job_id, table, *more):
     return load(self, job_id, table, *more)
 DuckDBFile.load = refuse
 """
+
+NOTE_FAILURES = """
+from transforms.failures import FailureTracker
+failed = FailureTracker.failed
+def noted(self, name, *more):
+    with open("{failures}", "a") as file:
+        print(name, file=file)
+    failed(self, name, *more)
+FailureTracker.failed = noted
+"""
+
+
+def failures(world: World) -> Counter[str]:
+    """How often a stream with NOTE_FAILURES has failed, by bucket."""
+    file = world.folder / "failures"
+    return Counter(file.read_text().splitlines() if file.exists() else [])
 
 
 def delivered(world: World, stream: str = "search_made") -> list[str]:
@@ -73,12 +90,13 @@ def test_stream__damaged_bucket(world: World, prism_binary: str, find: Callable[
     file = find(world.storage / FOLDER)
     whole = cut(file)
     damaged = file.read_bytes()
-    with streaming(world, prism_binary, "--flush_every=1s", settings=SOON) as running:
+    settings = SOON + NOTE_FAILURES.format(failures=world.folder / "failures")
+    with streaming(world, prism_binary, "--flush_every=1s", settings=settings) as running:
         world.publish(search("new", IN_HOUR), TAP)
         assert eventually(lambda: delivered(world, "tap") == ["t"]), running.end()
         world.publish(search("far", FAR))
         assert eventually((world.storage / Bucket("search_made", hour_of(FAR)).folder / "_RECEIPT.json").exists)
-        time.sleep(7)  # it is retried
+        assert eventually(lambda: failures(world).total() >= 3), running.end()  # it is retried
         assert file.read_bytes() == damaged
         file.write_bytes(whole)
         assert eventually(lambda: delivered(world) == ["far", "new", "old"]), running.end()
@@ -100,10 +118,11 @@ def test_stream__ends_with_a_damaged_bucket(world: World, prism_binary: str) -> 
     index = the_index(world.storage / FOLDER)
     whole = cut(index)
     # The table of `tap` can't be loaded; its files are delivered nevertheless.
-    with streaming(world, prism_binary, "--flush_every=1s", settings=SOON + FAIL_TAP_LOADS) as running:
+    settings = SOON + FAIL_TAP_LOADS + NOTE_FAILURES.format(failures=world.folder / "failures")
+    with streaming(world, prism_binary, "--flush_every=1s", settings=settings) as running:
         world.publish(search("new", IN_HOUR), TAP)
         assert eventually(lambda: delivered(world, "tap") == ["t"]), running.end()
-        time.sleep(3)
+        assert eventually(lambda: len(failures(world)) == 2), running.end()
         status, said = running.end()
     assert status == 2, said
     error = said.split("error: ")[1]
@@ -113,7 +132,7 @@ def test_stream__ends_with_a_damaged_bucket(world: World, prism_binary: str) -> 
     assert "Traceback" not in said
 
     index.write_bytes(whole)
-    time.sleep(3)  # until nacked messages are redelivered
+    CLOCK.advance(10)  # until nacked messages are redelivered
     assert world.deliver() == 0
     assert delivered(world) == ["new", "old", "old"]
     assert in_table(world) == [("old",), ("new",), ("old",)]

@@ -12,19 +12,12 @@ import pytest
 from schemas.buckets import DEAD_LETTERS, Bucket, hour_of
 from storage.buckets.manifest import Manifest
 from storage.objects.base import StoreError
-from tests.support.delivery import (
-    FLIGHT_TYPES,
-    LAST_HOUR,
-    LONG_AGO,
-    World,
-    flights,
-    flights_by_hour,
-    search,
-)
+from tests.support.clock import CLOCK, LAST_HOUR
+from tests.support.delivery import FLIGHT_TYPES, LONG_AGO, World, flights, flights_by_hour, search
 from tests.support.pubsub import pull_now, subscriber
 from transforms.commit.commit import commit
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.integration
 
 IN_HOUR = LAST_HOUR + timedelta(minutes=5)
 
@@ -108,7 +101,7 @@ def test_deliver__same_id_of_two_types(world):
 
 def test_deliver__current_hour_stays_open(world, monkeypatch):
     """The current hour is delivered, and closed only when it is over."""
-    now = datetime.now(UTC)
+    now = CLOCK.now()
     world.publish(search("now"))
     world.deliver()
     hour = hour_of(now)
@@ -141,7 +134,7 @@ def test_deliver__skewed_event(world):
     """An event older than the allowed lateness is delivered to the hour of its publish time and keeps its stamp."""
     old = LAST_HOUR - timedelta(hours=30)
     world.publish(search("old", old), search("late", old + timedelta(hours=12)))
-    before = datetime.now(UTC)
+    before = CLOCK.now()
     world.deliver("--allowed_lateness=1d")
     rows = {row["event_id"]: row for row in world.rows("search_made")}
     assert rows["late"]["received_at"] == old + timedelta(hours=12)
@@ -192,7 +185,7 @@ def test_deliver__no_id_and_no_stamp(world):
     world.deliver()
     [row] = world.rows("search_made")
     assert row["event_id"] == row["message_id"] == message_id
-    assert abs(row["received_at"] - datetime.now(UTC)) < timedelta(minutes=2)
+    assert abs(row["received_at"] - CLOCK.now()) < timedelta(minutes=2)
 
 
 def test_deliver__new_columns(world):

@@ -12,7 +12,9 @@ from pathlib import Path
 import pytest
 from apache_beam.portability.api import beam_runner_api_pb2
 
-pytestmark = pytest.mark.slow
+from tests.support.clock import PATIENCE
+
+pytestmark = pytest.mark.integration
 
 LABELS = Path(__file__).parent / "labels.txt"
 FLAGS = {
@@ -43,7 +45,7 @@ def deliver(folder: Path, **changes: str) -> subprocess.CompletedProcess[str]:
     flags = [f"--{name}={value}" for name, value in (FLAGS | changes).items() if value]
     command = [sys.executable, "-m", "pipelines.deliver", *flags]
     # Without a network, looking for credentials alone would take longer than this.
-    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=20, check=False)
+    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=PATIENCE, check=False)
 
 
 def test_dry_run__builds_the_job(tmp_path: Path) -> None:

@@ -19,9 +19,10 @@ import pytest
 
 from local.pubsub.backlog import Backlog
 from storage.objects import gcs as cloud_storage
+from tests.support.clock import PATIENCE
 from tests.support.stores import HOURS, Cloud, Delivery
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.integration
 
 FOREVER = 1_000_000
 POINTS = 4
@@ -62,7 +63,7 @@ def test_deliver__object_store_fails_in_mid_run(cloud: Cloud, status: int) -> No
         assert "gs://bucket-of-events/data" in told
         assert "What to do: check the network" in told
         cloud.gcs.mend()
-        cloud.be_patient(20)
+        cloud.be_patient(PATIENCE)
         assert cloud.run() == (0, "")
     cloud.check(repeated=True)
 
@@ -109,10 +110,10 @@ def test_deliver__lost_responses_to_writes(cloud: Cloud, status: int) -> None:
 
 def test_deliver__writes_take_effect_late(cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> None:
     """Writes that take effect after their client has given up do no harm."""
-    monkeypatch.setitem(cloud_storage._ONE_TRY, "timeout", 0.2)
+    monkeypatch.setitem(cloud_storage._ONE_TRY, "timeout", 0.5)
     for number in range(3):
         for match in ("POST /upload", "POST /upload", "ifGenerationMatch", "ifGenerationMatch", "rewriteTo"):
-            cloud.gcs.before_next(lambda: time.sleep(0.5), match)
+            cloud.gcs.before_next(lambda: time.sleep(1), match)
         cloud.publish(f"{number}-0", f"{number}-1", f"{number}-2", f"{number}-3")
         assert cloud.run() == (0, "")
     cloud.check()
@@ -133,7 +134,7 @@ def test_deliver__table_store_fails_in_mid_run(cloud: Cloud) -> None:
         assert exit_status == 2
         assert "bigquery://project-1.events" in told
         cloud.bigquery.mend()
-        cloud.be_patient(20)
+        cloud.be_patient(PATIENCE)
         assert cloud.run() == (0, "")
     cloud.check(repeated=True)
 
@@ -186,7 +187,7 @@ def test_deliver__older_load_ends_last(cloud: Cloud) -> None:
 
     def overtake() -> None:
         cloud.publish("newer")
-        done = subprocess.run([sys.executable, "-m", "pipelines.deliver", *cloud.flags()], check=False, timeout=60)
+        done = subprocess.run([sys.executable, "-m", "pipelines.deliver", *cloud.flags()], check=False, timeout=PATIENCE)
         loaded.append(len(cloud.store.rows("search_made", HOURS[0])))
         assert done.returncode == 0
 

@@ -12,7 +12,7 @@ import pytest
 from schemas.envelope import format_time
 from tests.support.delivery import LONG_AGO, World
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.integration
 
 GOLDEN = Path(__file__).parents[1] / "data" / "golden"
 STREAMS = ("search_made", "tap", "dead_letters")

@@ -21,7 +21,7 @@ from storage.objects.gcs import CloudStorage
 from storage.tables.bigquery import BigQuery
 from transforms.windows import HourlyWindows
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.integration
 
 STARTED = datetime(2026, 1, 31, 9, 30, tzinfo=UTC)
 

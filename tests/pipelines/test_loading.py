@@ -16,10 +16,11 @@ from schemas.audit_reports import DeliveredReport, parse_report
 from schemas.buckets import DEAD_LETTERS, Bucket
 from storage.tables.base import TableStoreError
 from storage.tables.duckdb_file import DuckDBFile
-from tests.support.delivery import LAST_HOUR, World, search
+from tests.support.clock import LAST_HOUR
+from tests.support.delivery import World, search
 from tests.support.pubsub import pull_now, subscriber
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.integration
 
 IN_HOUR = LAST_HOUR + timedelta(minutes=5)
 HOUR_BEFORE = LAST_HOUR - timedelta(hours=1)

@@ -42,7 +42,7 @@ print(resident() - before)
 """
 
 
-@pytest.mark.slow
+@pytest.mark.integration
 @pytest.mark.skipif(sys.platform != "linux", reason="where the C library is not glibc there is nothing to be set")
 def test_give_back_freed__many_threads() -> None:
     def grown(bounded: bool) -> int:

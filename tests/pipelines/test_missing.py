@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from io import BytesIO
 from typing import Any
 from uuid import uuid4
@@ -17,11 +17,12 @@ from pipelines.command import UserError
 from schemas.buckets import DEAD_LETTERS, HOUR, Bucket
 from storage.tables.duckdb_file import DuckDBFile
 from tests.support.archive import Archived, archive_bytes, write_archive
-from tests.support.delivery import LAST_HOUR, World, search
+from tests.support.clock import CLOCK, LAST_HOUR
+from tests.support.delivery import World, search
 from tests.support.gcs import GcsServer
 from tests.support.tables import bigquery_store
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.integration
 
 BEFORE = LAST_HOUR - 2 * HOUR
 BOTH = f"--hours={BEFORE:%Y-%m-%dT%H}..{LAST_HOUR:%Y-%m-%dT%H}"
@@ -31,7 +32,7 @@ Message = tuple[bytes, dict[str, str]]
 
 
 def archived(messages: Sequence[Message], ids: Sequence[str]) -> list[Archived]:
-    now = datetime.now(UTC)
+    now = CLOCK.now()
     return [Archived(*message, own, now) for message, own in zip(messages, ids, strict=True)]
 
 
@@ -128,7 +129,7 @@ def test_backfill__in_the_cloud(world: World, monkeypatch: pytest.MonkeyPatch, c
         own = world.publish(*messages)
         for begin in range(0, len(messages), 15):
             these = archived(messages[begin : begin + 15], own[begin : begin + 15])
-            gcs.put(CLOUD_BUCKET, cloud_name(datetime.now(UTC)), archive_bytes(these, 500))
+            gcs.put(CLOUD_BUCKET, cloud_name(CLOCK.now()), archive_bytes(these, 500))
         deliver.main([*flags, f"--subscription={world.subscription}"])
         before = in_files(gcs)
         assert len(before["search_made"]) == 40
@@ -147,7 +148,7 @@ def test_backfill__in_the_cloud(world: World, monkeypatch: pytest.MonkeyPatch, c
         assert in_files(gcs) == before
 
         lost = [search("lost", LAST_HOUR)]
-        gcs.put(CLOUD_BUCKET, cloud_name(datetime.now(UTC)), archive_bytes(archived(lost, lose(world, *lost))))
+        gcs.put(CLOUD_BUCKET, cloud_name(CLOCK.now()), archive_bytes(archived(lost, lose(world, *lost))))
         generations = gcs.generations(CLOUD_BUCKET)
         capsys.readouterr()
         missing.main([archive, stores[0], BOTH])

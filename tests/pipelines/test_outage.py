@@ -13,18 +13,19 @@ from google.api_core.exceptions import ServiceUnavailable
 
 from local.pubsub.broker import Broker
 from pipelines import pubsub_clients as clients
+from tests.support.clock import CLOCK, eventually
 from tests.support.delivery import SEARCH, TAP, World, at_once, make_world
 from tests.support.proxy import Proxy
 from tests.support.pubsub import pull_now, subscriber
 from tests.support.stores import Delivery
-from tests.support.streams import eventually, streaming
+from tests.support.streams import streaming
 from tests.support.tables import duckdb_store
 from transforms import report as reporting
 from transforms.pubsub import retry as pubsub
 from transforms.pubsub.leases import LEASE_SECONDS, Leases
 from transforms.report import _Report
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.integration
 
 MOMENTS: dict[str, tuple[type, str]] = {
     "when messages were taken": (Leases, "assign_pack"),
@@ -81,7 +82,7 @@ def _answers(call: Callable[[], object]) -> bool:
 def away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Away]:
     ahead = [0.0]
     with (
-        Broker(clock=lambda: time.time() + ahead[0]) as broker,
+        Broker(clock=lambda: CLOCK.seconds() + ahead[0]) as broker,
         Proxy(broker.address) as way,
         duckdb_store(tmp_path) as store,
     ):

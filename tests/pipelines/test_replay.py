@@ -15,11 +15,12 @@ from google.pubsub_v1.types import PublishRequest, PubsubMessage
 from pipelines import replay
 from pipelines.command import UserError
 from schemas.buckets import DEAD_LETTERS, HOUR, Bucket, hour_of
-from tests.support.delivery import LAST_HOUR, World, search
+from tests.support.clock import CLOCK, LAST_HOUR
+from tests.support.delivery import World, search
 from tests.support.pubsub import make_topic, publisher, pull_now, subscriber
 from transforms.pubsub.retry import PubSubError, with_retry
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.integration
 
 IN_HOUR = LAST_HOUR + timedelta(minutes=5)
 REFUSED = {"event_type": "song_liked", "received_at": IN_HOUR.isoformat(), "colour": "red"}
@@ -136,7 +137,7 @@ def test_replay__replaces_unusable_stamp(world: World) -> None:
 
     Otherwise the message would go to the hour of the replay, where its dead letter is not found.
     """
-    stamps = {"odd": "yesterday", "ahead": (datetime.now(UTC) + timedelta(hours=2)).isoformat(), "none": None}
+    stamps = {"odd": "yesterday", "ahead": (CLOCK.now() + timedelta(hours=2)).isoformat(), "none": None}
     broken = {"ahead": b'{"words": "w", "results": 1}', "odd": b'{"words": "w", "results": 1}', "none": b"{"}
     for name, text in stamps.items():
         attributes = {**search(name)[1], **({"received_at": text} if text else {})}
@@ -175,7 +176,7 @@ def test_replay__older_than_the_allowed_lateness(
     assert hour_of(row["received_at"]) > old
     assert audit_of(world, old)["song_liked"]["status"] == "COMPLETE"
     # A replay hours later finds it delivered.
-    monkeypatch.setattr("pipelines.replay.utc_now", lambda: datetime.now(UTC) + timedelta(hours=3))
+    monkeypatch.setattr("pipelines.replay.utc_now", lambda: CLOCK.now() + timedelta(hours=3))
     capsys.readouterr()
     run(world, "--allowed_lateness=1d", hour=old)
     assert "0 dead letters published again; 1 more are delivered already" in capsys.readouterr().out
@@ -309,7 +310,7 @@ def test_replay__refused_again_and_skewed(
     assert len(before) == 2
     now = max(hour_of(row["received_at"]) for row in world.rows(DEAD_LETTERS))
     # Hours later it would go to yet another hour.
-    monkeypatch.setattr("pipelines.replay.utc_now", lambda: datetime.now(UTC) + timedelta(hours=3))
+    monkeypatch.setattr("pipelines.replay.utc_now", lambda: CLOCK.now() + timedelta(hours=3))
     capsys.readouterr()
     assert run(world, late, hour=old) == 0
     told = capsys.readouterr().out

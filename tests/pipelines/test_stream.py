@@ -23,11 +23,12 @@ from schemas.registry.contracts import load_contracts
 from schemas.tables import tables_of
 from storage.open import open_store, open_tables
 from storage.tables.duckdb_file import DuckDBFile
-from tests.support.delivery import LAST_HOUR, World, search
+from tests.support.clock import LAST_HOUR
+from tests.support.delivery import World, search
 from transforms.sweep import transform as sweep
 from transforms.windows import LOAD_EVERY, PANE_EVERY
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.integration
 
 SECONDS = 60
 MONTH = timedelta(days=31)

@@ -21,7 +21,7 @@ from schemas.fingerprints import Tally, total
 from tests.support.pubsub import free_port, make_subscription, make_topic, publisher, pull, pull_now, subscriber
 from tests.support.terminal import run_on_terminal
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.integration
 
 FLIGHTS = Path(__file__).parents[1] / "data" / "flights.ndjson.gz"
 END = datetime(2026, 1, 31, 9, tzinfo=UTC)

@@ -20,7 +20,7 @@ from schemas.audit_reports import PublishedReport, parse_report
 from schemas.fingerprints import Tally
 from tests.support.pubsub import free_port, make_subscription, make_topic, publisher, pull, pull_now, subscriber
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.integration
 
 NOW = datetime(2026, 1, 31, 9, 30, tzinfo=UTC)
 HOUR = datetime(2026, 1, 31, 9, tzinfo=UTC)

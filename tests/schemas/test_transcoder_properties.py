@@ -19,7 +19,7 @@ from tests.support.payloads import contract_for, decode
 pytestmark = pytest.mark.filterwarnings("ignore::avro.errors.IgnoredLogicalType")
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(st.data())
 def test_transcoder__writes_records_that_apache_reads(draw: st.DataObject) -> None:
     """Apache's library reads the values of a JSON payload from the record."""
@@ -31,7 +31,7 @@ def test_transcoder__writes_records_that_apache_reads(draw: st.DataObject) -> No
     assert apache_read(json.dumps(case.schema), transcoder(contract, contract, JSON)(data)[0]) == value.plain
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.data())
 def test_transcoder__reads_payloads_that_apache_writes(draw: st.DataObject) -> None:
     case = draw.draw(records())
@@ -41,7 +41,7 @@ def test_transcoder__reads_payloads_that_apache_writes(draw: st.DataObject) -> N
     assert decode(contract, contract, data, AVRO) == (value.datum, None)
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(st.data())
 def test_transcoder__raises_only_rejected(draw: st.DataObject) -> None:
     """A corrupted payload is rejected or still fits the schema; no other exception is raised."""

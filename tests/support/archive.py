@@ -7,13 +7,15 @@ page leaves codec and block size open, so any that Avro has may be used.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from datetime import UTC, datetime
+from datetime import datetime
 from io import BytesIO
 from pathlib import Path
 from typing import Any, NamedTuple
 from uuid import uuid4
 
 import fastavro
+
+from tests.support.clock import CLOCK
 
 SCHEMA: dict[str, Any] = {
     "type": "record",
@@ -47,7 +49,7 @@ def write_archive(folder: Path, messages: Iterable[Archived], at: datetime | Non
         block_bytes: size that a block slightly exceeds before compression
     """
     folder.mkdir(parents=True, exist_ok=True)
-    file = folder / f"events-{(at or datetime.now(UTC)).isoformat(timespec='seconds')}_{uuid4()}.avro"
+    file = folder / f"events-{(at or CLOCK.now()).isoformat(timespec='seconds')}_{uuid4()}.avro"
     file.write_bytes(archive_bytes(messages, block_bytes))
     return file
 

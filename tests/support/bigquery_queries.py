@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import re
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from functools import cache
+from pathlib import Path
 from typing import Any, Protocol
 
 from tests.support.bigquery_loads import JobError
@@ -24,6 +26,7 @@ class Rows(Protocol):
     def rows(self) -> list[Json]: ...
 
 
+_LOCK = Path.home() / ".cache" / "event-delivery" / "zetasql.lock"
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _KINDS = {
     "STRING": "TYPE_STRING",
@@ -82,9 +85,23 @@ def _plain(value: Any) -> Any:
 
 @cache
 def _engine() -> tuple[Any, Any, Any]:
-    """Import ZetaSQL late and once: it takes ten seconds or more."""
-    import zetasql.api
-    from zetasql.types import AnalyzerOptions, LanguageOptions, ZetaSQLBuiltinFunctionOptions
+    """Import it late: the first import on a machine compiles WebAssembly for half a minute, later ones read its cache."""
+    from zetasql.core import wasm_client
+
+    configuration = wasm_client.Config
+
+    def with_cache() -> Any:
+        config = configuration()
+        config.cache = True
+        return config
+
+    wasm_client.Config = with_cache
+    _LOCK.parent.mkdir(parents=True, exist_ok=True)
+    with _LOCK.open("w") as lock:
+        # One process compiles, the others wait.
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        import zetasql.api
+        from zetasql.types import AnalyzerOptions, LanguageOptions, ZetaSQLBuiltinFunctionOptions
 
     language = LanguageOptions.maximum_features()
     return zetasql.api, AnalyzerOptions(language_options=language), ZetaSQLBuiltinFunctionOptions(language_options=language)

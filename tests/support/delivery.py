@@ -7,7 +7,7 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +17,14 @@ import pytest
 
 from pipelines import audit, deliver
 from schemas.audit_reports import PublishedReport
-from schemas.buckets import DEAD_LETTERS, Bucket, hour_of
+from schemas.buckets import DEAD_LETTERS, Bucket
 from schemas.fingerprints import Tally
 from schemas.registry.contracts import DEFAULT_FOLDER
 from storage.tables.duckdb_file import DuckDBFile
-from tests.support.pubsub import make_subscription, make_topic, publisher, pull_now, subscriber
+from tests.support.clock import PATIENCE
+from tests.support.pubsub import answer_soon, make_subscription, make_topic, publisher, pull_now, subscriber
 
 LONG_AGO = "--allowed_lateness=20000d"
-LAST_HOUR = hour_of(datetime.now(UTC)) - timedelta(hours=1)
-"""The last full hour when the tests began. It is over, so its buckets close."""
 
 FLIGHTS = Path(__file__).parents[1] / "data" / "flights.ndjson.gz"
 FLIGHT_TYPES = ("flight_arrived", "flight_cancelled", "flight_departed", "weather_observed")
@@ -71,7 +70,7 @@ class World:
         """Publish data with attributes and return the message ids."""
         with publisher(self.address) as client:
             futures = [client.publish(self.topic, data, **attributes) for data, attributes in messages]
-            return [future.result(timeout=60) for future in futures]
+            return [future.result(timeout=PATIENCE) for future in futures]
 
     def report(self, event_type: str, hour: datetime, ids: Iterable[str], number: int = 1, reporter: str = "test") -> None:
         """Report to the audit topic, as a publisher does, that these ids were published."""
@@ -79,7 +78,7 @@ class World:
         name = f"{reporter}/{event_type}/{hour:%Y%m%d%H}/{number}"
         report = PublishedReport(name, reporter, event_type, hour, Tally.of_ids(ids), Tally.of_ids(set(ids)))
         with publisher(self.address) as client:
-            client.publish(self.audit_topic, report.to_json(), report="published", report_id=name).result(timeout=60)
+            client.publish(self.audit_topic, report.to_json(), report="published", report_id=name).result(timeout=PATIENCE)
 
     def deliver(self, *more: str) -> int:
         """Run deliver in this process, as its command line does, and return the exit status."""
@@ -161,10 +160,9 @@ def flights_world(tmp_path: Path, broker_address: str, monkeypatch: pytest.Monke
 
 
 def at_once(monkeypatch: pytest.MonkeyPatch, address: str) -> None:
-    """Point clients to the broker, and shorten pulls: it runs in this process, so an empty pull need not wait long."""
+    """Point the clients of this process to the broker, which is in this process too."""
     monkeypatch.setenv("PUBSUB_EMULATOR_HOST", address)
-    monkeypatch.setattr("transforms.pubsub.leases.PULL_SECONDS", 0.3)
-    monkeypatch.setattr("transforms.pubsub.leases.SLOW_PULL_SECONDS", 1.0)
+    answer_soon(monkeypatch)
 
 
 def search(event_id: str, received_at: datetime | None = None, **attributes: str) -> tuple[bytes, dict[str, str]]:

@@ -2,30 +2,32 @@
 
 from __future__ import annotations
 
-import socket
 import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import pytest
 import requests
 
-from tests.support.go_tools import find_or_build
+from tests.support.clock import PATIENCE
+from tests.support.go_tools import FAKE_GCS_SERVER, find_or_build
+from tests.support.pubsub import free_port
 
-_START_SECONDS = 20.0
 
-
-def find_fake_gcs_server() -> tuple[str, str]:
-    """Return (path of the binary, "") or ("", reason why there is none)."""
-    return find_or_build("fake-gcs-server", "github.com/fsouza/fake-gcs-server@v1.56.1")
+@pytest.fixture(scope="session")
+def fake_gcs_server_binary() -> str:
+    """The path of fake-gcs-server. Skips where it can't be had."""
+    binary, reason = find_or_build(FAKE_GCS_SERVER)
+    if not binary:
+        pytest.skip(reason)
+    return binary
 
 
 @contextmanager
 def fake_gcs_server(binary: str, bucket: str) -> Iterator[str]:
-    """Run the server in memory with one empty bucket and yield its URL."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    """Runs it in memory with one empty bucket, and gives its URL."""
+    port = free_port()
     url = f"http://127.0.0.1:{port}"
     flags = ["-backend=memory", "-scheme=http", "-host=127.0.0.1", f"-port={port}", f"-external-url={url}", "-log-level=error"]
     process = subprocess.Popen([binary, *flags], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -39,7 +41,7 @@ def fake_gcs_server(binary: str, bucket: str) -> Iterator[str]:
 
 
 def _wait(process: subprocess.Popen[bytes], url: str) -> None:
-    deadline = time.monotonic() + _START_SECONDS
+    deadline = time.monotonic() + PATIENCE
     while time.monotonic() < deadline and process.poll() is None:
         try:
             requests.get(f"{url}/_internal/healthcheck", timeout=1).raise_for_status()
@@ -47,4 +49,4 @@ def _wait(process: subprocess.Popen[bytes], url: str) -> None:
             time.sleep(0.05)
         else:
             return
-    raise RuntimeError(f"fake-gcs-server did not answer at {url} within {_START_SECONDS} s")
+    raise RuntimeError(f"fake-gcs-server did not answer at {url} within {PATIENCE} s")

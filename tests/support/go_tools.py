@@ -1,49 +1,90 @@
-"""Find or build the Go programs that tests talk to."""
+"""Programs written in Go that tests speak to: found where they are installed, else built once.
+
+`python -m tests.support.go_tools` builds all of them, so that no test has to wait for a compiler.
+"""
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import subprocess
 from functools import cache
 from pathlib import Path
 
+from apache_beam import version
+
 _CACHE = Path.home() / ".cache" / "event-delivery" / "bin"
-_BUILD_SECONDS = 400
+_BUILD_SECONDS = 900
+
+PRISM = f"github.com/apache/beam/sdks/v2/go/cmd/prism@v{version.__version__}"
+FAKE_GCS_SERVER = "github.com/fsouza/fake-gcs-server@v1.56.1"
+MODULES = {"prism_binary": PRISM, "third_party_server": FAKE_GCS_SERVER}
+"""The Go module behind each fixture that needs one."""
 
 
 @cache
-def find_or_build(name: str, module: str) -> tuple[str, str]:
-    """Find a Go program on PATH, in our cache or in GOPATH, or build it once with `go install`.
+def find_or_build(module: str) -> tuple[str, str]:
+    """Return the path of the module's binary and "", or "" and the reason why there is none.
 
-    Args:
-        name: name of the binary
-        module: Go module and version, as `go install` takes it
-
-    Returns:
-        (path of the binary, "") or, if there is neither the binary nor a way to build it, ("", reason)
+    Safe in parallel: one process builds, the others wait for its lock and find the binary.
     """
+    name, release = _name_and_release(module)
     go = shutil.which("go")
-    folders = [os.environ.get("PATH", ""), str(_CACHE)]
+    # One folder per release: a newer Beam must not be tested on the Prism of an older one.
+    folder = _CACHE / release
+    if found := _installed(name, folder, go):
+        return found, ""
+    if not go:
+        return "", f"neither {name} nor Go is installed"
+    (folder / "build").mkdir(parents=True, exist_ok=True)
+    with (folder / f".{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (folder / name).exists():
+            if reason := _build(go, module, folder / "build"):
+                return "", reason
+            # Renamed when it is complete, since others look for it without the lock.
+            (folder / "build" / name).rename(folder / name)
+    return str(folder / name), ""
+
+
+def _name_and_release(module: str) -> tuple[str, str]:
+    path, _, release = module.partition("@")
+    return path.rpartition("/")[2], release
+
+
+def _installed(name: str, folder: Path, go: str | None) -> str | None:
+    folders = [os.environ.get("PATH", ""), str(folder)]
     if go:
         gopath = subprocess.run([go, "env", "GOPATH"], capture_output=True, text=True, check=False).stdout.strip()
         folders.append(str(Path(gopath) / "bin"))
-    binary = shutil.which(name, path=os.pathsep.join(folders))
-    if binary:
-        return binary, ""
-    if not go:
-        return "", f"neither {name} nor Go is installed"
+    return shutil.which(name, path=os.pathsep.join(folders))
+
+
+def _build(go: str, module: str, folder: Path) -> str:
+    """Build the module's binary into the folder. Returns the reason of a failure, or ""."""
+    command = [go, "install", module]
+    environment = {**os.environ, "GOBIN": str(folder)}
     try:
-        subprocess.run(
-            [go, "install", module],
-            env={**os.environ, "GOBIN": str(_CACHE)},
-            capture_output=True,
-            text=True,
-            check=True,
-            timeout=_BUILD_SECONDS,
-        )
+        subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=_BUILD_SECONDS)
     except subprocess.CalledProcessError as error:
-        return "", f"go install {module} failed: {error.stderr[-300:]}"
+        return f"go install {module} failed: {error.stderr[-300:]}"
     except subprocess.TimeoutExpired:
-        return "", f"go install {module} took longer than {_BUILD_SECONDS} s"
-    return str(_CACHE / name), ""
+        return f"go install {module} took longer than {_BUILD_SECONDS} s"
+    return ""
+
+
+def main() -> None:
+    """Build what is missing. A program that can't be had is no error here: its tests are skipped, with the reason."""
+    go = shutil.which("go")
+    for module in MODULES.values():
+        name, release = _name_and_release(module)
+        if go and not _installed(name, _CACHE / release, go):
+            print(f"Building {name} {release} with Go, once: one to five minutes", flush=True)
+        binary, reason = find_or_build(module)
+        if not binary:
+            print(f"Tests on {name} will be skipped: {reason}")
+
+
+if __name__ == "__main__":
+    main()

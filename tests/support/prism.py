@@ -6,16 +6,15 @@ Beam would download it itself. Here it is found or built with Go instead: withou
 from __future__ import annotations
 
 import pytest
-from apache_beam import version
 from apache_beam.options.pipeline_options import PipelineOptions
 
-from tests.support.go_tools import find_or_build
+from tests.support.go_tools import PRISM, find_or_build
 
 
 @pytest.fixture(scope="session")
 def prism_binary() -> str:
     """Return the path of Prism. Skips the test if Prism can be neither found nor built."""
-    binary, reason = find_or_build("prism", f"github.com/apache/beam/sdks/v2/go/cmd/prism@v{version.__version__}")
+    binary, reason = find_or_build(PRISM)
     if not binary:
         pytest.skip(reason)
     return binary

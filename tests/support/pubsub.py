@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import socket
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from itertools import cycle, islice
 from pathlib import Path
 from uuid import uuid4
 
@@ -19,8 +21,11 @@ from google.pubsub_v1.services.subscriber.transports import SubscriberGrpcTransp
 from google.pubsub_v1.types import ReceivedMessage
 
 from local.pubsub.broker import Broker
+from tests.support.clock import CLOCK, PATIENCE
 
 PROJECT = "test-project"
+PULL_SECONDS = 60.0
+"""Time limit of a pull in tests, far above the time of an answer."""
 SDK_ROOTS = (
     "/usr/lib/google-cloud-sdk",
     "/usr/share/google-cloud-sdk",
@@ -44,8 +49,8 @@ class FakeClock:
 
 @pytest.fixture(scope="session")
 def broker_address() -> Iterator[str]:
-    """Run the project's own broker and yield its host:port."""
-    with Broker() as broker:
+    """The project's own broker, as host:port."""
+    with Broker(clock=CLOCK.seconds) as broker:
         yield broker.address
 
 
@@ -80,7 +85,7 @@ def running_emulator(java: str, jar: Path) -> Iterator[str]:
     )
     try:
         with grpc.insecure_channel(address) as channel:
-            grpc.channel_ready_future(channel).result(timeout=30)
+            grpc.channel_ready_future(channel).result(timeout=PATIENCE)
         yield address
     finally:
         process.terminate()
@@ -88,10 +93,27 @@ def running_emulator(java: str, jar: Path) -> Iterator[str]:
 
 
 def free_port() -> int:
-    """Return a TCP port that no process listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """Return a port on which nothing listens. It stays free: the system gives none of these to those who ask for any port,
+    and each process of the tests has some of its own."""
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    for number in _numbers:
+        port = 20_000 + worker % 12 * 1_000 + number
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise RuntimeError("no free port")
+
+
+_numbers = islice(cycle(range(1_000)), 10_000)
+
+
+def answer_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let brokers of this process answer a pull soon if there is no message, and clients wait for the answer.
+
+    A client that gave up a pull on a slow machine would end its run early.
+    """
+    monkeypatch.setattr("local.pubsub.services.MAX_WAIT_SECONDS", 0.2)
+    monkeypatch.setattr("transforms.pubsub.leases.PULL_SECONDS", PULL_SECONDS)
 
 
 def publisher(address: str, batches: pubsub_v1.types.BatchSettings | None = None) -> pubsub_v1.PublisherClient:
@@ -131,11 +153,11 @@ def publish(address: str, topic: str, *payloads: bytes, **attributes: str) -> li
     """Publish each payload with the attributes and return the message ids in the same order."""
     with publisher(address) as client:
         futures = [client.publish(topic, payload, **attributes) for payload in payloads]
-        return [future.result(timeout=30) for future in futures]
+        return [future.result(timeout=PATIENCE) for future in futures]
 
 
-def pull(client: pubsub_v1.SubscriberClient, subscription: str, count: int, seconds: float = 10) -> list[ReceivedMessage]:
-    """Pull until there are `count` messages or `seconds` have passed. Acknowledges none."""
+def pull(client: pubsub_v1.SubscriberClient, subscription: str, count: int, seconds: float = PATIENCE) -> list[ReceivedMessage]:
+    """Pulls until there are `count` messages, or `seconds` have passed. Acks none."""
     messages: list[ReceivedMessage] = []
     deadline = time.monotonic() + seconds
     while len(messages) < count and (remaining := deadline - time.monotonic()) > 0:

@@ -22,7 +22,8 @@ from storage.objects import gcs as cloud_storage
 from storage.objects.gcs import CloudStorage
 from storage.tables import bigquery as bigquery_tables
 from tests.support.bigquery import BigQueryServer
-from tests.support.delivery import LAST_HOUR, World, search
+from tests.support.clock import LAST_HOUR, PATIENCE
+from tests.support.delivery import World, search
 from tests.support.gcs import GcsServer
 from tests.support.tables import Store, bigquery_store, duckdb_store
 
@@ -147,5 +148,5 @@ def cloud(world: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
         delivery = Cloud(world, store, monkeypatch, capsys, gcs=gcs, bigquery=bigquery)
         monkeypatch.setattr("transforms.load.load.FIRST_PAUSE", 0.01)
         monkeypatch.setattr("transforms.load.load.LONGEST_PAUSE", 0.02)
-        delivery.be_patient(20)
+        delivery.be_patient(PATIENCE)
         yield delivery

@@ -6,35 +6,41 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from uuid import uuid4
 
+from tests.support.clock import CLOCK, PATIENCE, eventually
 from tests.support.delivery import World
-
-SECONDS = 60
 
 
 class Running:
-    """A running stream in a process of its own."""
+    """A stream in a process of its own. log: the file of its standard error."""
 
-    def __init__(self, process: subprocess.Popen[str]) -> None:
+    def __init__(self, process: subprocess.Popen[str], log: Path) -> None:
         self.process = process
+        self.log = log
 
     def engine(self) -> int:
         """Return Prism's process id."""
         children = subprocess.run(["pgrep", "-P", str(self.process.pid)], capture_output=True, text=True, check=True)
         return int(children.stdout)
 
+    def prints(self, text: str) -> bool:
+        """Wait for a text in the log. Returns whether it came before the end of the process."""
+        eventually(lambda: text in self.log.read_text() or self.process.poll() is not None)
+        return text in self.log.read_text()
+
     def end(self, number: signal.Signals = signal.SIGTERM) -> tuple[int, str]:
-        """Send a signal and return the exit status and the text on standard error."""
+        """Send a signal. Returns the exit status and the log."""
         self.process.send_signal(number)
         return self.wait()
 
     def wait(self) -> tuple[int, str]:
-        """Wait until the stream ends by itself. Returns the exit status and the text on standard error."""
-        _, stderr = self.process.communicate(timeout=SECONDS)
-        return self.process.returncode, stderr
+        """Wait for the end of the process. Returns the exit status and the log."""
+        status = self.process.wait(PATIENCE)
+        return status, self.log.read_text()
 
 
 @contextmanager
@@ -48,25 +54,14 @@ def streaming(world: World, prism: str, *more: str, settings: str = "", address:
     """
     environment = {**os.environ, "PUBSUB_EMULATOR_HOST": address or world.address, "NO_GCE_CHECK": "true"}
     flags = [*world.deliver_flags(), "--mode=stream", f"--prism_location={prism}", *more]
+    clock = f"from tests.support.clock import use_clock; use_clock({CLOCK.started})"
     start = "import sys; from pipelines import command, deliver; sys.exit(command.run_main(deliver.main))"
-    command = [sys.executable, "-c", f"{settings}\n{start}", *flags]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as process:
+    command = [sys.executable, "-c", f"{clock}\n{settings}\n{start}", *flags]
+    log = world.folder / f"stream-{uuid4().hex}.log"
+    with log.open("w") as stderr, subprocess.Popen(command, stderr=stderr, text=True, env=environment) as process:
         try:
-            output = ""
-            assert process.stderr
-            while "delivering messages until" not in output and (line := process.stderr.readline()):
-                output += line
-            assert "delivering messages until" in output, output
-            yield Running(process)
+            running = Running(process, log)
+            assert running.prints("delivering messages until"), log.read_text()
+            yield running
         finally:
             process.kill()
-
-
-def eventually(condition: Callable[[], bool], seconds: float = SECONDS) -> bool:
-    """Poll the condition until it holds or the time is up. Returns whether it held."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.1)
-    return True

@@ -55,8 +55,8 @@ class Packed:
 
 
 _Key = tuple[str, int, int, str]
-"""Stream, hours since 1970, index of the shard, and label. Plain values, because a key is made for each message, but a Bucket only
-for each pack."""
+"""Stream, hours since 1970, index of the shard, and label. Plain values, because a key is made for each message, but a
+Bucket only for each pack."""
 
 
 @dataclass

@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from publisher.simulate import Expected
 from schemas.buckets import HOUR as HOUR_LONG
 from schemas.buckets import Bucket
 from schemas.envelope import format_time, parse_time
+from tests.support.clock import PATIENCE, eventually
 from tests.support.pubsub import make_subscription, make_topic
 
 ROOT = Path(__file__).parents[3]
@@ -88,28 +88,27 @@ def test_main__twice_and_damaged(tmp_path: Path) -> None:
     check_audit_of_damage(tmp_path / "demo")
 
 
-@pytest.mark.slow
+@pytest.mark.integration
 def test_help__runs_nothing() -> None:
     """--help prints the usage and runs nothing."""
     done = subprocess.run(
-        [sys.executable, "-m", "local.demo", "--help"], cwd=ROOT, capture_output=True, text=True, check=False, timeout=20
+        [sys.executable, "-m", "local.demo", "--help"], cwd=ROOT, capture_output=True, text=True, check=False, timeout=PATIENCE
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith("usage: python -m local.demo")
 
 
-@pytest.mark.slow
+@pytest.mark.integration
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_main__signal(tmp_path: Path, number: signal.Signals) -> None:
     """A signal ends the demo and the command that it runs."""
     code = "import sys; from pathlib import Path; from local.demo.__main__ import main; sys.exit(main(Path(sys.argv[1])))"
     command = [sys.executable, "-c", code, str(tmp_path / "demo")]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as demo:
-        until = time.monotonic() + 30
-        while not (children := children_of(demo.pid)) and time.monotonic() < until:
-            time.sleep(0.05)
+        assert eventually(lambda: bool(children_of(demo.pid)))
+        children = children_of(demo.pid)
         demo.send_signal(number)
-        _, complaint = demo.communicate(timeout=30)
+        _, complaint = demo.communicate(timeout=PATIENCE)
     assert demo.returncode == 128 + number
     assert "Traceback" not in complaint
     assert complaint.count("interrupted") == 1

@@ -5,13 +5,17 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from google.api_core.exceptions import AlreadyExists, InvalidArgument, NotFound
+from google.api_core.exceptions import AlreadyExists, DeadlineExceeded, InvalidArgument, NotFound
 from google.cloud.pubsub_v1.subscriber.message import Message
 from google.cloud.pubsub_v1.types import FlowControl
 
+from local.pubsub.services import MAX_WAIT_SECONDS
+from tests.support.clock import CLOCK, PATIENCE
 from tests.support.pubsub import (
     PROJECT,
     make_subscription,
@@ -21,12 +25,18 @@ from tests.support.pubsub import (
     pull_now,
 )
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.integration
 
 
-@pytest.fixture(params=["broker_address", pytest.param("emulator_address", marks=pytest.mark.slow)], ids=["broker", "emulator"])
+@pytest.fixture(params=["broker_address", "emulator_address"], ids=["broker", "emulator"])
 def address(request: pytest.FixtureRequest) -> str:
     return str(request.getfixturevalue(request.param))
+
+
+@pytest.fixture
+def now(request: pytest.FixtureRequest) -> Callable[[], datetime]:
+    """The clock of the broker, or that of the emulator, which is the system's."""
+    return CLOCK.now if request.node.callspec.id == "broker" else lambda: datetime.now(UTC)
 
 
 @pytest.fixture
@@ -34,11 +44,10 @@ def subscription(address: str, topic: str) -> str:
     return make_subscription(address, topic)
 
 
-def test_pull__id_and_publish_time(address, client, topic, subscription):
-    """Pulled messages have the ids of the publish, and its time."""
-    before = datetime.now(UTC) - timedelta(milliseconds=1)
+def test_what_is_published_is_pulled_with_its_id_and_the_time_of_publishing(now, address, client, topic, subscription):
+    before = now() - timedelta(milliseconds=1)
     ids = publish(address, topic, b"one", b"two", b"three")
-    after = datetime.now(UTC)
+    after = now()
     messages = [received.message for received in pull(client, subscription, 3)]
     assert {message.message_id: message.data for message in messages} == dict(zip(ids, [b"one", b"two", b"three"], strict=True))
     assert all(before <= message.publish_time <= after for message in messages)
@@ -79,24 +88,29 @@ def test_pull__return_immediately(client, subscription):
     """A pull with return_immediately returns at once if there is no message."""
     start = time.monotonic()
     assert pull_now(client, subscription) == []
-    assert time.monotonic() - start < 1
+    assert time.monotonic() - start < MAX_WAIT_SECONDS / 2
 
 
 def test_pull__no_message(client, subscription):
     """A pull that gets no message returns none before its client's deadline."""
-    start = time.monotonic()
-    assert not client.pull(subscription=subscription, max_messages=1, timeout=2).received_messages
-    assert 0.5 < time.monotonic() - start < 2
+    for timeout in (2, 10, 40):
+        start = time.monotonic()
+        # The answer leaves shortly before; on a slow machine it needs more time to arrive.
+        with suppress(DeadlineExceeded):
+            assert not client.pull(subscription=subscription, max_messages=1, timeout=timeout, retry=None).received_messages
+            assert time.monotonic() - start > timeout / 4
+            return
+    pytest.fail("no answer before the client gave up")
 
 
 def test_pull__waits_for_message(address, client, topic, subscription):
     """A pull that waits returns as soon as a message is published."""
     later = threading.Timer(0.3, publish, [address, topic, b"late"])
-    later.start()
     start = time.monotonic()
-    response = client.pull(subscription=subscription, max_messages=1000, timeout=20)
+    later.start()
+    response = client.pull(subscription=subscription, max_messages=1000, timeout=PATIENCE)
     assert [received.message.data for received in response.received_messages] == [b"late"]
-    assert 0.2 < time.monotonic() - start < 5
+    assert 0.2 < time.monotonic() - start < MAX_WAIT_SECONDS / 2
     later.join()
 
 
@@ -113,7 +127,8 @@ def test_create_subscription__earlier_messages(address, client, topic):
     publish(address, topic, b"before")
     subscription = make_subscription(address, topic)
     publish(address, topic, b"after")
-    assert [received.message.data for received in pull(client, subscription, 2, seconds=1)] == [b"after"]
+    assert [received.message.data for received in pull(client, subscription, 1)] == [b"after"]
+    assert pull_now(client, subscription) == []
 
 
 def test_pull__expired_lease(address, client, topic, subscription):
@@ -132,10 +147,11 @@ def test_acknowledge__ends_redelivery(address, client, topic, subscription):
     """An acknowledged message is not redelivered, and an extended lease delays redelivery."""
     publish(address, topic, b"acked", b"extended", b"left")
     ack_ids = {received.message.data: received.ack_id for received in pull(client, subscription, 3)}
-    client.modify_ack_deadline(subscription=subscription, ack_ids=list(ack_ids.values()), ack_deadline_seconds=1)
+    client.modify_ack_deadline(subscription=subscription, ack_ids=list(ack_ids.values()), ack_deadline_seconds=5)
     client.modify_ack_deadline(subscription=subscription, ack_ids=[ack_ids[b"extended"]], ack_deadline_seconds=60)
     client.acknowledge(subscription=subscription, ack_ids=[ack_ids[b"acked"]])
-    assert [received.message.data for received in pull(client, subscription, 3, seconds=2.5)] == [b"left"]
+    assert [received.message.data for received in pull(client, subscription, 1)] == [b"left"]
+    assert pull_now(client, subscription) == []
 
 
 def test_modify_ack_deadline__nack(address, client, topic, subscription):
@@ -146,7 +162,7 @@ def test_modify_ack_deadline__nack(address, client, topic, subscription):
     start = time.monotonic()
     [second] = pull(client, subscription, 1)
     assert (second.message, second.ack_id != first.ack_id) == (first.message, True)
-    assert time.monotonic() - start < 2
+    assert time.monotonic() - start < 30, "not at once, but when the lease had ended"
 
 
 def test_acknowledge__repeated(address, client, topic, subscription):
@@ -173,9 +189,9 @@ def test_streaming_pull__nack(address, client, topic, subscription):
             finished.set()
 
     future = client.subscribe(subscription, take, flow_control=FlowControl(max_messages=50))
-    assert finished.wait(10)
+    assert finished.wait(PATIENCE)
     future.cancel()
-    future.result(timeout=10)
+    future.result(timeout=PATIENCE)
     assert seen == Counter(ids) + Counter([ids[0]])
     assert pull_now(client, subscription) == []
 
@@ -186,14 +202,14 @@ def test_calls__missing_resource(address, client):
         topic = f"projects/{PROJECT}/topics/missing"
         subscription = f"projects/{PROJECT}/subscriptions/missing"
         calls = [
-            lambda: topics.publish(topic, b"x").result(timeout=10),
+            lambda: topics.publish(topic, b"x").result(timeout=PATIENCE),
             lambda: topics.get_topic(topic=topic),
             lambda: topics.delete_topic(topic=topic),
             lambda: client.create_subscription(name=subscription, topic=topic),
             lambda: client.get_subscription(subscription=subscription),
             lambda: client.delete_subscription(subscription=subscription),
             lambda: client.pull(subscription=subscription, max_messages=1),
-            lambda: client.subscribe(subscription, lambda message: message.ack()).result(timeout=10),
+            lambda: client.subscribe(subscription, lambda message: message.ack()).result(timeout=PATIENCE),
         ]
         for call in calls:
             with pytest.raises(NotFound):

@@ -11,9 +11,10 @@ import pytest
 from google.cloud import pubsub_v1
 
 from local.pubsub.broker import Broker
+from tests.support.clock import PATIENCE
 from tests.support.pubsub import make_subscription, make_topic, publish, pull_now, subscriber
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.integration
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -26,17 +27,17 @@ def test_main__serves_clients(monkeypatch, number):
         topic = make_topic(address)
         with pubsub_v1.PublisherClient() as topics, pubsub_v1.SubscriberClient() as client:
             subscription = make_subscription(address, topic)
-            topics.publish(topic, b"x").result(timeout=10)
+            topics.publish(topic, b"x").result(timeout=PATIENCE)
             assert [received.message.data for received in pull_now(client, subscription)] == [b"x"]
         process.send_signal(number)
-        assert process.communicate(timeout=10) == ("", "")
+        assert process.communicate(timeout=PATIENCE) == ("", "")
         assert process.returncode == 0
 
 
 def test_main__port_in_use():
     """A port in use is a one-line error."""
     with Broker() as broker, command("--port", broker.address.rpartition(":")[2]) as process:
-        output, errors = process.communicate(timeout=10)
+        output, errors = process.communicate(timeout=PATIENCE)
     assert (process.returncode, output, errors.count("\n")) == (1, "", 1)
     assert broker.address in errors
     assert "in use" in errors
@@ -46,7 +47,7 @@ def test_main__port_in_use():
 def test_main__invalid_port(port):
     """An invalid port is an error of usage."""
     with command(f"--port={port}") as process:
-        _, errors = process.communicate(timeout=10)
+        _, errors = process.communicate(timeout=PATIENCE)
     assert process.returncode == 2
     assert port in errors.splitlines()[-1]
     assert "Traceback" not in errors
@@ -64,14 +65,14 @@ def test_main__topics():
                 name = topic.replace("topics", "subscriptions")
                 assert [received.message.data for received in pull_now(client, name)] == [topic.encode()]
         process.terminate()
-        process.communicate(timeout=10)
+        process.communicate(timeout=PATIENCE)
 
 
 @pytest.mark.parametrize("topics", [["events"], ["projects/p/topics/same", "projects/p/topics/same"]])
 def test_main__invalid_topic(topics):
     """An invalid or repeated topic is a one-line error."""
     with command("--port=0", *[f"--topic={topic}" for topic in topics]) as process:
-        output, errors = process.communicate(timeout=10)
+        output, errors = process.communicate(timeout=PATIENCE)
     assert (process.returncode, output, errors.count("\n")) == (1, "", 1)
     assert topics[0] in errors
 

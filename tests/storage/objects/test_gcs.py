@@ -87,7 +87,7 @@ def test_retry__outage(server: GcsServer, impatient: CloudStorage) -> None:
         ) as error:
             call()
         assert not isinstance(error.value, NotFound | Changed | AlreadyExists)
-        assert time.monotonic() - began < PATIENCE + 2
+        assert time.monotonic() - began < 60, "not within the deadline, but when all failures were used up"
 
 
 def test_open__outage_during_read(server: GcsServer, impatient: CloudStorage) -> None:

@@ -20,7 +20,7 @@ from google.cloud import storage
 
 from storage.objects.base import AlreadyExists, Changed, NotFound, ObjectStore, StoreError
 from storage.open import open_store
-from tests.support.fake_gcs_server import fake_gcs_server, find_fake_gcs_server
+from tests.support.fake_gcs_server import fake_gcs_server
 from tests.support.gcs import GcsServer
 
 BUCKET = "contract-bucket"
@@ -34,11 +34,8 @@ def strict_server() -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def third_party_server() -> Iterator[str]:
-    binary, reason = find_fake_gcs_server()
-    if not binary:
-        pytest.skip(reason)
-    with fake_gcs_server(binary, BUCKET) as url:
+def third_party_server(fake_gcs_server_binary: str) -> Iterator[str]:
+    with fake_gcs_server(fake_gcs_server_binary, BUCKET) as url:
         yield url
 
 

@@ -8,7 +8,7 @@ import pytest
 from tests.support.tables import Store, bigquery_store, duckdb_store, real_store
 
 
-@pytest.fixture(params=["duckdb", "bigquery", pytest.param("real", marks=pytest.mark.slow)])
+@pytest.fixture(params=["duckdb", "bigquery", pytest.param("real", marks=pytest.mark.integration)])
 def store(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
     if request.param == "duckdb":
         with duckdb_store(tmp_path) as duckdb:

@@ -235,7 +235,7 @@ def test_load__too_many_files(store: Store, server: BigQueryServer) -> None:
     assert inserts(server) == 0
 
 
-@pytest.mark.slow
+@pytest.mark.integration
 def test_emulator__invalid_queries(store: Store) -> None:
     """The emulator refuses a query without a partition filter, and one with an unknown column."""
     table = create_table(store)
@@ -251,7 +251,7 @@ def test_emulator__invalid_queries(store: Store) -> None:
     client.close()
 
 
-@pytest.mark.slow
+@pytest.mark.integration
 def test_row_counts__slow_query_and_lost_response(store: Store, server: BigQueryServer) -> None:
     """A query that does not end at once and whose response is lost is awaited."""
     table = create_table(store)

@@ -27,7 +27,7 @@ def store(tmp_path: Path) -> Iterator[Store]:
         yield store
 
 
-@pytest.mark.slow
+@pytest.mark.integration
 def test_check_writable__open_in_other_process(store: Store, tmp_path: Path) -> None:
     """The error states that another process has the file open, and contains a remedy."""
     path = tmp_path / "other.duckdb"

@@ -294,7 +294,7 @@ def test_load__different_columns(store: Store) -> None:
     ]
 
 
-@pytest.mark.slow
+@pytest.mark.integration
 def test_row_counts__rows_and_distinct_ids(store: Store) -> None:
     """Each hour in the range has its number of rows and the tally of its distinct ids."""
     table = store.table()

@@ -30,6 +30,7 @@ from storage.buckets.manifest import Manifest
 from storage.buckets.manifest_store import finished_receipt
 from storage.objects.base import Stored, StoreError
 from storage.objects.local import Directory
+from tests.support.clock import PATIENCE
 from tests.support.contracts import contract_of, field
 from transforms.commit.commit import commit
 from transforms.decode.packs import Pack, label_of
@@ -384,7 +385,7 @@ def test_write__older_view(store, new_id, monkeypatch) -> None:
     def blocking_read(self: Directory, name: str) -> tuple[bytes, Stored]:
         if threading.current_thread() is not threading.main_thread() and name.startswith("staging/"):
             commit_reads_staging.set()
-            assert may_go_on.wait(10)
+            assert may_go_on.wait(PATIENCE)
         return read(self, name)
 
     def read_then_fall_behind(_: Directory, bucket: Bucket) -> Manifest:
@@ -392,7 +393,7 @@ def test_write__older_view(store, new_id, monkeypatch) -> None:
         monkeypatch.setattr(stage, "finished_receipt", finished_receipt)
         Process(store, new_id).deliver(NOON, ("shared", 1))
         commits.append(threads.submit(process.commit, NOON + HOUR, committable))
-        assert commit_reads_staging.wait(10)
+        assert commit_reads_staging.wait(PATIENCE)
         return manifest
 
     commits: list[Future[Manifest]] = []

@@ -17,6 +17,7 @@ from storage.buckets.committable import CLOSE_CHECK, Committable, DataFile
 from storage.buckets.manifest_store import latest_manifest
 from storage.objects.base import ObjectStore, StoreError
 from storage.objects.local import Directory
+from tests.support.clock import PATIENCE
 from transforms.commit import transform as closing
 from transforms.commit.commit import commit
 from transforms.commit.transform import _Commit
@@ -96,7 +97,7 @@ def test_commit__buckets_in_parallel(store: Directory, settled: list[list[str]],
     barrier = threading.Barrier(AT_ONCE)
 
     def wait(*arguments: Any) -> Any:
-        barrier.wait(30)
+        barrier.wait(PATIENCE)
         return commit(*arguments)
 
     monkeypatch.setattr(closing, "commit", wait)

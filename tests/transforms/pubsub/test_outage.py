@@ -7,14 +7,15 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 import pytest
 from google.cloud import pubsub_v1
 
 from local.pubsub.broker import Broker
-from tests.support.pubsub import free_port, publish, publisher, pull, subscriber
+from tests.support.clock import BEGIN, CLOCK, PATIENCE
+from tests.support.pubsub import answer_soon, free_port, publish, publisher, pull_now, subscriber
 from transforms import report as reporting
 from transforms.pubsub import leases as leases_module
 from transforms.pubsub import retry as pubsub
@@ -22,11 +23,11 @@ from transforms.pubsub.leases import Leases, batches
 from transforms.pubsub.retry import PubSubError
 from transforms.report import Report
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.integration
 
 TOPIC = "projects/test-project/topics/events"
 SUBSCRIPTION = "projects/test-project/subscriptions/events"
-LATER = datetime.now(UTC) + timedelta(days=1)
+LATER = BEGIN + timedelta(days=1)
 
 
 class Service:
@@ -38,7 +39,7 @@ class Service:
         self._stack = ExitStack()
 
     def start(self) -> None:
-        self._stack.enter_context(Broker(port=self._port, topics=[TOPIC]))
+        self._stack.enter_context(Broker(port=self._port, clock=CLOCK.seconds, topics=[TOPIC]))
 
     def stop(self) -> None:
         self._stack.close()
@@ -46,8 +47,7 @@ class Service:
 
 @pytest.fixture
 def service(monkeypatch: pytest.MonkeyPatch) -> Iterator[Service]:
-    monkeypatch.setattr(leases_module, "PULL_SECONDS", 0.5)
-    monkeypatch.setattr(leases_module, "SLOW_PULL_SECONDS", 1.0)
+    answer_soon(monkeypatch)
     service = Service()
     service.start()
     yield service
@@ -73,7 +73,8 @@ def test_batches__pubsub_is_back_after_an_outage(
 ) -> None:
     """A run continues when Pub/Sub is reachable again."""
     monkeypatch.setattr(leases_module, "PULL_MESSAGES", 1)
-    # Messages that are published after the restart may be slow to arrive; the run must not end before.
+    # After the service has come back a pull waits for the message that is published then.
+    monkeypatch.setattr("local.pubsub.services.MAX_WAIT_SECONDS", PATIENCE)
     monkeypatch.setattr(leases_module, "PULL_SECONDS", 10.0)
     publish(service.address, TOPIC, b"before", b"before")
     with Leases(SUBSCRIPTION, client) as leases:
@@ -94,7 +95,7 @@ def test_batches__pubsub_is_back_after_an_outage(
         restart.join()
         assert list(reading) == []
         leases.acknowledge(ids(first + second + third))
-    assert pull(client, SUBSCRIPTION, 1, seconds=0.5) == []
+    assert pull_now(client, SUBSCRIPTION) == []
 
 
 def test_acknowledge__waits_for_the_end_of_an_outage(service: Service, client: pubsub_v1.SubscriberClient) -> None:

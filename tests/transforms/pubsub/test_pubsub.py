@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
@@ -22,18 +22,18 @@ from google.api_core.exceptions import (
 from google.api_core.retry import retry_base, retry_unary
 from google.cloud import pubsub_v1
 
-from tests.support.pubsub import make_subscription, make_topic, publish, pull, subscriber
+from tests.support.clock import CLOCK, eventually
+from tests.support.pubsub import PULL_SECONDS, answer_soon, make_subscription, make_topic, publish, pull_now, subscriber
 from transforms.pubsub import leases as leases_module
-from transforms.pubsub.leases import Leases, batches, leases_for
+from transforms.pubsub.leases import LEASE_SECONDS, SLOW_PULL_SECONDS, Leases, batches, leases_for
 from transforms.pubsub.retry import PubSubError, check_subscription, with_retry
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.integration
 
 
 @pytest.fixture(autouse=True)
 def short_pulls(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(leases_module, "PULL_SECONDS", 0.3)
-    monkeypatch.setattr(leases_module, "SLOW_PULL_SECONDS", 1.0)
+    answer_soon(monkeypatch)
 
 
 @pytest.fixture
@@ -42,7 +42,7 @@ def client(broker_address: str) -> pubsub_v1.SubscriberClient:
 
 
 def later() -> datetime:
-    return datetime.now(UTC) + timedelta(minutes=1)
+    return CLOCK.now() + timedelta(minutes=1)
 
 
 def subscription_with(address: str, *payloads: bytes, seconds: int = 60) -> str:
@@ -53,8 +53,8 @@ def subscription_with(address: str, *payloads: bytes, seconds: int = 60) -> str:
 
 
 def remaining(client: pubsub_v1.SubscriberClient, subscription: str) -> list[bytes]:
-    """Return the sorted payloads that the subscription still delivers."""
-    return sorted(received.message.data for received in pull(client, subscription, 10, seconds=0.5))
+    """Return the sorted payloads that the subscription still delivers, at most ten."""
+    return sorted(received.message.data for received in pull_now(client, subscription, most=10))
 
 
 def pull_all(leases: Leases) -> dict[str, bytes]:
@@ -136,13 +136,24 @@ def test_leases_for__while_the_block_lasts(client: pubsub_v1.SubscriberClient) -
 
 def test_leases__are_extended(broker_address: str, client: pubsub_v1.SubscriberClient, monkeypatch: pytest.MonkeyPatch) -> None:
     """Leases are extended while the run lasts."""
-    monkeypatch.setattr(leases_module, "LEASE_SECONDS", 2)
-    monkeypatch.setattr(leases_module, "EXTEND_EVERY_SECONDS", 0.5)
+    monkeypatch.setattr(leases_module, "EXTEND_EVERY_SECONDS", 0.1)
+    extended: list[int] = []
+    modify = client.modify_ack_deadline
+
+    def noted(**request: Any) -> None:
+        modify(**request)
+        extended.append(request["ack_deadline_seconds"])
+
     subscription = subscription_with(broker_address, b"a", seconds=10)
     with Leases(subscription, client) as leases:
         assert len(list(batches(leases, later()))) == 1
-        # Longer than a lease: without the extension the message would be delivered again.
-        assert pull(client, subscription, 1, seconds=3.5) == []
+        for _ in range(2):
+            CLOCK.advance(LEASE_SECONDS - 5)
+            extended.clear()
+            monkeypatch.setattr(client, "modify_ack_deadline", noted)
+            assert eventually(lambda: LEASE_SECONDS in extended)
+        # Longer than a lease: without the extension the message would be there again.
+        assert pull_now(client, subscription) == []
 
 
 def test_batches__messages_after_the_start(broker_address: str, client: pubsub_v1.SubscriberClient) -> None:
@@ -150,7 +161,7 @@ def test_batches__messages_after_the_start(broker_address: str, client: pubsub_v
     topic = make_topic(broker_address)
     subscription = make_subscription(broker_address, topic)
     publish(broker_address, topic, b"before")
-    began = datetime.now(UTC)
+    began = CLOCK.now()
     publish(broker_address, topic, b"after")
     with Leases(subscription, client) as leases:
         assert [[received.message.data for received in batch] for batch in batches(leases, began)] == [[b"before"]]
@@ -165,7 +176,7 @@ def test_batches__older_messages_behind_newer_ones(
     topic = make_topic(broker_address)
     subscription = make_subscription(broker_address, topic)
     publish(broker_address, topic, b"before")
-    began = datetime.now(UTC)
+    began = CLOCK.now()
     publish(broker_address, topic, b"1", b"2", b"3", b"4")
     # Pub/Sub keeps no order: a released message goes behind the others.
     [first] = client.pull(subscription=subscription, max_messages=1).received_messages
@@ -180,12 +191,12 @@ def test_batches__ends_on_a_busy_topic(
 ) -> None:
     """A run ends although new messages keep arriving."""
     monkeypatch.setattr(leases_module, "PULL_MESSAGES", 1)
-    began = datetime.now(UTC)
+    began = CLOCK.now()
     subscription = subscription_with(broker_address, *[b"new"] * 30)
     with Leases(subscription, client) as leases:
         assert list(batches(leases, began)) == []
         assert len(remaining(client, subscription)) == 10
-    assert len(pull(client, subscription, 30, seconds=1)) == 20
+    assert len(pull_now(client, subscription)) == 20
 
 
 def test_batches__slow_pull(broker_address: str, client: pubsub_v1.SubscriberClient, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -203,7 +214,7 @@ def test_batches__slow_pull(broker_address: str, client: pubsub_v1.SubscriberCli
     monkeypatch.setattr(client, "pull", slow)
     with Leases(subscription, client) as leases:
         assert [[received.message.data for received in batch] for batch in batches(leases, later())] == [[b"a"]]
-    assert timeouts[:2] == [0.3, 1.0]
+    assert timeouts[:2] == [PULL_SECONDS, SLOW_PULL_SECONDS]
 
 
 class FakeTime:
