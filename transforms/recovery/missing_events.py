@@ -13,7 +13,7 @@ from schemas.fingerprints import id_hash
 from schemas.shards import Shard
 from storage.buckets.commit_log import Turn, last_turn
 from storage.buckets.id_index import DIGEST_BYTES, index_entry
-from storage.buckets.manifest_store import latest_manifest
+from storage.buckets.manifest_store import finished_receipt
 from storage.objects.base import ObjectStore
 from transforms.dedup.delivered_index import DeliveredIndexes
 from transforms.recovery.archive import Wanted, key_of
@@ -65,5 +65,5 @@ def _without(
     entries = b"".join(
         index_entry(digest, item.offset, bytes(DIGEST_BYTES)) for item, digest in zip(asked, hashed, strict=True)
     )
-    known = index.find(turn, latest_manifest(store, bucket), _ALL, entries).delivered
+    known = index.find(turn, finished_receipt(store, bucket), _ALL, entries).delivered
     return [item for item, is_known in zip(asked, known, strict=True) if not is_known]
