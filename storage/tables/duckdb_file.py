@@ -37,7 +37,7 @@ MEMORY = "256MB"
 """Limit of DuckDB's memory; more goes to the disk. Its default is most of the machine's memory, which it would fill in time."""
 
 STORAGE_VERSION = "v1.4.0"
-"""Format of a new file: DuckDB 1.4 and later open it. Without it a new file could be read by this DuckDB and later only."""
+"""Format of new files, which DuckDB 1.4 and later can read. By default only the installed version and later ones could."""
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 """Times are read as microseconds since this one: for a TIMESTAMPTZ, DuckDB's Python client needs another package."""
@@ -180,7 +180,7 @@ class DuckDBFile:
         try:
             Path(self.path).parent.mkdir(parents=True, exist_ok=True)
             if not Path(self.path).exists():
-                # By a connection of its own: DuckDB refuses others of this process that have not the same settings.
+                # Set on a connection of its own, because DuckDB refuses connections of one process with different settings.
                 duckdb.connect(self.path, config={"storage_compatibility_version": STORAGE_VERSION}).close()
             connection = duckdb.connect(self.path)
             connection.execute("SET TimeZone = 'UTC'")
