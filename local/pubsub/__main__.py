@@ -16,8 +16,8 @@ from google.api_core.exceptions import GoogleAPICallError
 from local.pubsub.broker import Broker
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Serve until SIGINT or SIGTERM. Exit with status 1 and a one-line error if the port or a topic can't be created."""
+def main(arguments: list[str] | None = None) -> int:
+    """Serve until SIGINT or SIGTERM, and return the exit status: 2 if the port can't be used or a topic can't be created."""
     parser = argparse.ArgumentParser(
         prog="python -m local.pubsub",
         description="Run a Pub/Sub broker in one process and in memory, for development and tests. When it is ready, it "
@@ -43,10 +43,11 @@ def main(arguments: list[str] | None = None) -> None:
         with Broker(flags.host, flags.port, topics=flags.topic) as broker:
             print(f"PUBSUB_EMULATOR_HOST={broker.address}", flush=True)
             signal.sigwait(stop_signals)
-    except GoogleAPICallError as error:
-        sys.exit(f"can't create a topic of --topic: {error.message}")
-    except OSError as error:
-        sys.exit(str(error))
+    except (GoogleAPICallError, OSError) as error:
+        reason = f"can't create a topic of --topic: {error.message}" if isinstance(error, GoogleAPICallError) else error
+        print(f"error: {reason}", file=sys.stderr)
+        return 2
+    return 0
 
 
 def port_number(text: str) -> int:
@@ -58,4 +59,4 @@ def port_number(text: str) -> int:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

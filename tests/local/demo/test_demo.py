@@ -89,6 +89,18 @@ def test_main__twice_and_damaged(tmp_path: Path) -> None:
 
 
 @pytest.mark.integration
+def test_main__failed_step(tmp_path: Path) -> None:
+    """A step that fails ends the demo with status 2 and an error that names the step."""
+    code = "import sys; from pathlib import Path; import local.demo.__main__ as demo; "
+    code += "demo.commands = lambda *_: [('Fail', (0, 1), ['local.sql', 'missing.duckdb', 'SELECT 1'])]; "
+    code += "sys.exit(demo.main(Path(sys.argv[1])))"
+    command = [sys.executable, "-c", code, str(tmp_path / "demo")]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=60)
+    assert result.returncode == 2
+    assert result.stderr.splitlines()[-1] == "error: the step 'Fail' failed with exit status 2"
+
+
+@pytest.mark.integration
 def test_help__runs_nothing() -> None:
     """--help prints the usage and runs nothing."""
     done = subprocess.run(

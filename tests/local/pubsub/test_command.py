@@ -38,8 +38,8 @@ def test_main__port_in_use():
     """A port in use is a one-line error."""
     with Broker() as broker, command("--port", broker.address.rpartition(":")[2]) as process:
         output, errors = process.communicate(timeout=PATIENCE)
-    assert (process.returncode, output, errors.count("\n")) == (1, "", 1)
-    assert broker.address in errors
+    assert (process.returncode, output, errors.count("\n")) == (2, "", 1)
+    assert errors.startswith(f"error: can't listen on {broker.address}: ")
     assert "in use" in errors
 
 
@@ -73,7 +73,8 @@ def test_main__invalid_topic(topics):
     """An invalid or repeated topic is a one-line error."""
     with command("--port=0", *[f"--topic={topic}" for topic in topics]) as process:
         output, errors = process.communicate(timeout=PATIENCE)
-    assert (process.returncode, output, errors.count("\n")) == (1, "", 1)
+    assert (process.returncode, output, errors.count("\n")) == (2, "", 1)
+    assert errors.startswith("error: can't create a topic of --topic: ")
     assert topics[0] in errors
 
 
