@@ -82,7 +82,7 @@ METRICS = [metric for metric in dict(globals()).values() if isinstance(metric, M
 
 
 class BundleMetrics:
-    """What one bundle of a step counts. Thread-safe, except `report`."""
+    """The values that one bundle of a step collects. `add` and `observe` are thread-safe."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()

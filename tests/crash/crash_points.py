@@ -122,7 +122,7 @@ BEFORE: tuple[tuple[Any, str, Which], ...] = (
     (reporting._Report, "finish_bundle", always("loaded, not reported")),
     (archive_source, "read_messages", always("archive file not read")),
     (replay, "check_topic", always("nothing replayed")),
-    (replaying, "known_since", always("dead letters not looked up")),
+    (replaying, "resolved_since", always("dead letters not looked up")),
     (replaying.Outbox, "add", always("dead letter not sent")),
     (replaying.Outbox, "flush", always("dead letters sent, no answer")),
 )

@@ -22,7 +22,8 @@ from tests.model.oracle import LARGE, Sent, report_of
 from tests.model.process import LATENESS, Process
 from tests.support.archive import Archived, write_archive
 from transforms.recovery.archive import Wanted, archive_files, read_messages
-from transforms.recovery.replay import DeadLetter, Replay
+from transforms.recovery.dead_letters import DeadLetter
+from transforms.recovery.replay import Replay
 
 
 class DeliveryAndRecovery(Delivery):

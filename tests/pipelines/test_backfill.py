@@ -241,7 +241,7 @@ def test_backfill__broken_block(world: World, monkeypatch: pytest.MonkeyPatch, c
 
     complaint = refused(world, monkeypatch, capsys)
     assert f"{file.name}: the block at byte " in complaint
-    assert "notes.txt is no Avro file" in complaint
+    assert "notes.txt is not a readable Avro file" in complaint
     assert f"{cut.name}: the block at byte " in complaint
     delivered = [row["event_id"] for row in world.rows("search_made")]
     assert "of another file" in delivered

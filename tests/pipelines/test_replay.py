@@ -259,7 +259,7 @@ def test_replay__no_room_for_new_attributes(world: World, capsys: pytest.Capture
     world.deliver()
     capsys.readouterr()
     assert run(world) == 1
-    assert re.search(r"published:\n  .*: message .* would be larger than Pub/Sub takes", capsys.readouterr().err)
+    assert re.search(r"published:\n  .*: message .* would be larger than Pub/Sub accepts", capsys.readouterr().err)
     with subscriber(world.address) as client:
         sent = {one.message.attributes["event_id"]: one.message for one in pull_now(client, world.subscription)}
     assert set(sent) == {"x", "fits"}

@@ -1,1 +1,1 @@
-"""Replay, backfill and missing events."""
+"""Deliver again: backfill from the archive, find missing events, and replay dead letters."""

@@ -1,10 +1,12 @@
-"""The archive: what a Cloud Storage subscription on the events' topic has written, in Avro with metadata.
+"""Read the archive: the Avro files that a Cloud Storage subscription on the events' topic has written, with metadata.
 
-As docs.cloud.google.com/pubsub/docs/create-cloudstorage-subscription says, an object is named <prefix><UTC time when it was
-created>_<UUID><suffix>, where the form of the time is a setting of the subscription. It is written for ten minutes at most, in
-no order, and beside others. A record is a message: subscription_name, message_id, publish_time, attributes (with an entry for
-the ordering key, where there is one) and data. Where the subscription does not write metadata there is data alone, and where it
-uses the topic's schema the payload's own fields stand in its place: from neither can messages be taken.
+The format is specified at docs.cloud.google.com/pubsub/docs/create-cloudstorage-subscription. An object is named <prefix><UTC
+time of its creation>_<UUID><suffix>, and the format of the time is a setting of the subscription. Each is open for ten minutes
+at most, several at the same time, and messages are in no order.
+
+A record is a message: subscription_name, message_id, publish_time, attributes (with the ordering key, if there is one) and
+data. A subscription without metadata writes data alone, and one that uses the topic's schema writes the fields of the payload
+in place of data. Neither can be restored to messages.
 """
 
 from __future__ import annotations
@@ -27,29 +29,33 @@ from storage.objects.streams import CHUNK
 from transforms.windows import LONGEST_LIFE
 
 LARGEST_BLOCK = 64 * 1024 * 1024
-"""Bytes. A message has 10 MB at most; what is longer without an end is not a block, and is not held in memory."""
+"""Bytes. Longer data without a sync marker is not a block, since a message has 10 MB at most, and is not kept in memory."""
 
 _FIELDS = {"message_id", "publish_time", "attributes", "data"}
 _TIME_IN_NAME = re.compile(r"(?<!\d)(\d{4})[-_:/](\d\d)[-_:/](\d\d)[-_:/T](\d\d)[-_:/](\d\d)[-_:/](\d\d)(?!\d)([+-]\d\d:\d\d)?")
-"""The form that times have in names if the subscription sets no other, and those that only part year, month, day, hour, minute
-and second by other signs, as YYYY-MM-DD/hh_mm_ssZ. They are in UTC."""
+"""Times in names, in UTC: the subscription's default format, and formats that differ only in the separators between year,
+month, day, hour, minute and second, such as YYYY-MM-DD/hh_mm_ssZ."""
 _SYNC_BYTES = 16
 _CODECS = {"null", "deflate", "bzip2", "xz"}
-"""Which one is used is not documented. Avro knows others, for which fastavro asks for more libraries."""
+"""Codecs that can be read. Pub/Sub's documentation does not name the one that it uses. For others fastavro needs more
+packages."""
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """Which messages: those whose event belongs to one of the hours from `first` to `last`, both included, by the stamp's rule
-    and the allowed lateness that deliver has; and where `ids` are given, only those of these event types and ids."""
+    """Selects messages by the hour of their event, as deliver determines it, and optionally by event id."""
 
     first: datetime
+    """First hour."""
     last: datetime
+    """Last hour, included."""
     allowed_lateness: timedelta
+    """The allowed lateness of deliver."""
     ids: Collection[tuple[str, str]] | None = None
+    """Event types and ids. None: all."""
 
     def received_at(self, message: PubsubMessage) -> datetime | None:
-        """When its event was received, which decides its hour; None where it is not wanted."""
+        """Return the time of receipt of the message's event, which decides its hour, or None if it is not wanted."""
         if self.ids is not None and key_of(message) not in self.ids:
             return None
         try:
@@ -59,10 +65,10 @@ class Wanted:
         return received_at if self.first <= hour_of(received_at) <= self.last else None
 
     def may_be_in(self, name: str) -> bool:
-        """Whether a file of this name can hold such a message. A name that shows no time can.
+        """Whether a file of this name may contain wanted messages. A name without a time may.
 
-        An event of an hour is published from a little before it until the allowed lateness after it, and written within
-        Pub/Sub's longest life of a message: so files are read that are as much younger as the two together.
+        An event of an hour is published from shortly before the hour until the allowed lateness after it, and is archived
+        within the longest life of a message after that.
         """
         try:
             moments = [_moment(*parts) for parts in _TIME_IN_NAME.findall(name)]
@@ -70,7 +76,7 @@ class Wanted:
             return True
         if not moments:
             return True
-        # An hour more at the beginning: a file is named when it is begun, and goes on for ten minutes.
+        # An hour earlier, because the name has the time at which the file was created, and it is written for ten minutes.
         begin, end = self.first - MAX_CLOCK_SKEW - HOUR, self.last + HOUR
         return any(begin <= moment and moment - end <= self.allowed_lateness + LONGEST_LIFE for moment in moments)
 
@@ -81,20 +87,22 @@ def _moment(*parts: str) -> datetime:
 
 
 def key_of(message: PubsubMessage) -> tuple[str, str]:
-    """Event type and id, as deliver takes them."""
+    """Return event type and id, as deliver determines them."""
     return message.attributes.get(EVENT_TYPE, ""), message.attributes.get(EVENT_ID) or message.message_id
 
 
 def archive_files(archive: ObjectStore, wanted: Wanted) -> list[str]:
-    """The names of the files that have to be read, in order."""
+    """Return the names of the files that may contain wanted messages, in order."""
     return [name for name in archive.list("") if wanted.may_be_in(name)]
 
 
 def read_messages(
     archive: ObjectStore, name: str, wanted: Wanted, problems: list[str]
 ) -> Iterator[tuple[datetime, PubsubMessage]]:
-    """The wanted messages of a file, with their events' hours. Holds a block at a time. What can't be read is added to
-    `problems`, and does not keep the rest from being read."""
+    """Yield the wanted messages of a file, with the hours of their events. Keeps one block in memory.
+
+    Unreadable parts are skipped, with a message in `problems`.
+    """
     try:
         yield from _messages(archive, name, wanted, problems)
     except (StoreError, OSError) as error:
@@ -108,16 +116,19 @@ def _messages(archive: ObjectStore, name: str, wanted: Wanted, problems: list[st
             fields = {field["name"]: field["type"] for field in reader.writer_schema["fields"]}
         except (StoreError, OSError):
             raise
-        except Exception as error:  # noqa: BLE001 - what a damaged file makes the reader raise has no end
-            problems.append(f"{archive.uri}/{name} is no Avro file that can be read ({type(error).__name__})")
+        except Exception as error:  # noqa: BLE001 - a damaged file makes fastavro raise almost anything
+            problems.append(f"{archive.uri}/{name} is not a readable Avro file ({type(error).__name__})")
             return
         if missing := ", ".join(sorted(_FIELDS - fields.keys())):
             problems.append(
-                f"{archive.uri}/{name} has no {missing}: the subscription has to write metadata, and no topic schema"
+                f"{archive.uri}/{name} has no {missing}. "
+                "What to do: have the subscription write metadata, and without the topic's schema"
             )
             return
         if fields["data"] != "bytes":
-            problems.append(f"{archive.uri}/{name}: data is no bytes: the subscription must not use the topic's schema")
+            problems.append(
+                f"{archive.uri}/{name}: data is not bytes. What to do: have the subscription write without the topic's schema"
+            )
             return
         if reader.codec not in _CODECS:
             problems.append(f"{archive.uri}/{name} is compressed with {reader.codec}, which can't be read")
@@ -135,9 +146,10 @@ def _messages(archive: ObjectStore, name: str, wanted: Wanted, problems: list[st
 
 
 def _blocks(file: Any, offset: int, sync: bytes) -> Iterator[tuple[int, bytes]]:
-    """Each block with the place where it begins, and with the marker that ends it; of what is no block, what there is.
+    """Yield the offset and the bytes of each block, with the sync marker that ends it.
 
-    Blocks are told apart by their markers alone, so that one that is broken hides no other.
+    Blocks are separated by their markers alone, so that a broken block hides no other. Bytes without a marker at the end of the
+    file are yielded too, and empty bytes for a stretch longer than LARGEST_BLOCK: neither can be decoded as a block.
     """
     buffer, start = b"", 0
     while True:
@@ -149,7 +161,7 @@ def _blocks(file: Any, offset: int, sync: bytes) -> Iterator[tuple[int, bytes]]:
             continue
         offset, buffer, start = offset + start, buffer[start:], 0
         if len(buffer) > LARGEST_BLOCK:
-            # Nothing of it is kept but what may be the beginning of a marker; what comes before the next one is broken too.
+            # Keep only the bytes that may begin a marker. The bytes up to the next marker are reported as broken too.
             yield offset, b""
             offset, buffer = offset + len(buffer) - len(sync), buffer[-len(sync) :]
         chunk = file.read(CHUNK)
@@ -161,16 +173,16 @@ def _blocks(file: Any, offset: int, sync: bytes) -> Iterator[tuple[int, bytes]]:
 
 
 def _records(header: bytes, block: bytes) -> list[Mapping[str, Any]]:
-    """The records of one block. Raises anything where it is not whole."""
+    """Return the records of one block. Raises an exception of any type if the block is broken."""
     blocks: Any = fastavro.block_reader(BytesIO(header + block))
     [read] = blocks
     records = list(read)
     if read.bytes_.read(1):
-        raise ValueError("there is more in the block than its records")
+        raise ValueError("the block is longer than its records")
     return records
 
 
 def _message(record: Mapping[str, Any]) -> PubsubMessage:
     if not isinstance(record["publish_time"], datetime):
-        raise TypeError("publish_time is no time")
+        raise TypeError("publish_time is not a timestamp")
     return PubsubMessage(record["data"], dict(record["attributes"]), record["message_id"], record["publish_time"])

@@ -1,4 +1,4 @@
-"""A source that gives what is wanted from the archive, batch by batch, to an engine that works in this process."""
+"""A source of archived messages, in batches that fit into memory, for an engine in this process."""
 
 from __future__ import annotations
 
@@ -14,31 +14,35 @@ from apache_beam.utils.shared import Shared
 from storage.objects.base import ObjectStore
 from transforms.recovery.archive import Wanted, key_of, read_messages
 
-BATCH_MESSAGES, BATCH_BYTES = 100_000, 64 * 1024 * 1024
-"""A batch ends with the message that brings it to one of them. Bytes are those of the data."""
+BATCH_MESSAGES = 100_000
+"""Messages of a full batch."""
+BATCH_BYTES = 64 * 1024 * 1024
+"""Bytes of message data after which a batch is full."""
 PROGRESS_EVERY = 100
-"""Files between two lines that say how far the reading is."""
+"""Files between two lines of progress in the log."""
 
 _log = logging.getLogger(__name__)
 
 
 class Reading:
-    """One reading of archive files: what was found, and what could not be read.
-
-    found: event types and ids, where only some are wanted; hours: those of the messages' events; messages: how many were given.
-    """
+    """One pass over archive files."""
 
     def __init__(self, archive: ObjectStore, files: Sequence[str], wanted: Wanted) -> None:
+        """Read the wanted messages of `files`."""
         self.problems: list[str] = []
+        """Messages about the parts of files that could not be read, so far."""
         self.found: set[tuple[str, str]] = set()
+        """Event types and ids of the messages so far, if `wanted` has ids."""
         self.hours: set[datetime] = set()
+        """Hours of the messages' events so far."""
         self.messages = 0
+        """Number of messages so far."""
         self._archive = archive
         self._files = files
         self._wanted = wanted
 
     def batches(self) -> Iterator[tuple[deque[PubsubMessage], bool]]:
-        """The wanted messages, in batches that fit into memory, and whether it is the last one; at least one, maybe empty."""
+        """Yield batches of wanted messages, and whether each is the last. Yields an empty batch if there is no message."""
         batch: deque[PubsubMessage] = deque()
         size = 0
         for message in self._read():
@@ -61,15 +65,16 @@ class Reading:
             for problem in self.problems[known:]:
                 _log.error("%s", problem)
             if number % PROGRESS_EVERY == 0:
-                _log.info("%d of %d archive files read, %d messages taken", number, len(self._files), self.messages)
+                _log.info("%d of %d archive files read, %d messages found", number, len(self._files), self.messages)
 
 
 class ReadBatch(beam.PTransform):  # type: ignore[misc]
-    """Gives the messages of a batch, once, and lets go of each."""
+    """Emit the messages of a batch, once. Each is removed from the batch, so that it needs no memory any longer."""
 
     def __init__(self, batch: deque[PubsubMessage]) -> None:
+        """Emit the messages of `batch`, which is empty afterwards."""
         super().__init__()
-        # Beam pickles what a step is given. A Shared returns the object itself, as long as somebody refers to it.
+        # Beam pickles the arguments of a step. A Shared returns the same object, as long as it is referenced.
         self._shared = Shared()
         self._handover = self._shared.acquire(lambda: deque([batch]))
 

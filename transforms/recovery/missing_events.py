@@ -1,4 +1,4 @@
-"""Missing: which of the archive's messages are neither delivered nor refused. Asks the indexes, as deliver does."""
+"""Find archived messages that are neither delivered nor dead letters, by the id indexes that deliver uses."""
 
 from __future__ import annotations
 
@@ -21,30 +21,31 @@ from transforms.recovery.archive import Wanted, key_of
 _ALL = Shard(0, 1)
 
 
-class _Asked(NamedTuple):
-    """offset: the microseconds from its hour's beginning to its received_at."""
-
+class _Candidate(NamedTuple):
     message: PubsubMessage
     offset: int
+    """Microseconds from the beginning of the hour to the time of receipt."""
 
 
 def missing(
     store: ObjectStore, messages: Iterable[PubsubMessage], wanted: Wanted, delivered: DeliveredIndexes
 ) -> set[tuple[str, str]]:
-    """Event types and ids of those messages, wanted ones, that a repair would deliver, or keep as dead letters.
+    """Return the event types and ids of messages that a repair would deliver or add to the dead letters.
 
-    Raises StoreError or ManifestError where a bucket that has to be asked can't be read.
+    Raises:
+        StoreError, ManifestError: A bucket that has to be looked up can't be read.
     """
-    by_bucket: dict[Bucket, list[_Asked]] = {}
+    by_bucket: dict[Bucket, list[_Candidate]] = {}
     for message in messages:
-        kind, received_at = key_of(message)[0], wanted.received_at(message)
+        event_type, received_at = key_of(message)[0], wanted.received_at(message)
         if received_at:
-            stream = kind if EVENT_TYPE_NAME.fullmatch(kind) and kind != DEAD_LETTERS else DEAD_LETTERS
+            is_stream = EVENT_TYPE_NAME.fullmatch(event_type) and event_type != DEAD_LETTERS
+            stream = event_type if is_stream else DEAD_LETTERS
             bucket = Bucket(stream, hour_of(received_at))
-            by_bucket.setdefault(bucket, []).append(_Asked(message, micros(received_at) - micros(bucket.hour)))
+            by_bucket.setdefault(bucket, []).append(_Candidate(message, micros(received_at) - micros(bucket.hour)))
     result: set[tuple[str, str]] = set()
-    for bucket, asked in by_bucket.items():
-        undelivered = asked
+    for bucket, candidates in by_bucket.items():
+        undelivered = candidates
         if bucket.stream != DEAD_LETTERS:
             event_hashes = [id_hash(key_of(item.message)[1]) for item in undelivered]
             undelivered = _without(store, bucket, undelivered, event_hashes, delivered)
@@ -57,13 +58,13 @@ def missing(
 
 
 def _without(
-    store: ObjectStore, bucket: Bucket, asked: list[_Asked], hashed: list[bytes], delivered: DeliveredIndexes
-) -> list[_Asked]:
-    """The messages whose hashes are not known to the bucket, or the hours around it."""
+    store: ObjectStore, bucket: Bucket, candidates: list[_Candidate], hashed: list[bytes], delivered: DeliveredIndexes
+) -> list[_Candidate]:
+    """Return the candidates whose hashes are in no index of the bucket and of the buckets within the dedup horizon."""
     index = delivered.of(bucket.stream)
     turn = last_turn(store, bucket.stream) if index.is_ordered else Turn()
     entries = b"".join(
-        index_entry(digest, item.offset, bytes(DIGEST_BYTES)) for item, digest in zip(asked, hashed, strict=True)
+        index_entry(digest, item.offset, bytes(DIGEST_BYTES)) for item, digest in zip(candidates, hashed, strict=True)
     )
-    known = index.find(turn, finished_receipt(store, bucket), _ALL, entries).delivered
-    return [item for item, is_known in zip(asked, known, strict=True) if not is_known]
+    found = index.find(turn, finished_receipt(store, bucket), _ALL, entries).delivered
+    return [item for item, is_found in zip(candidates, found, strict=True) if not is_found]

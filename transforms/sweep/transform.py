@@ -1,4 +1,8 @@
-"""Revisits hours so that buckets without new events are closed and loaded. Thin Beam shells around `listing`."""
+"""Revisit hours, so that buckets without new events are closed and loaded.
+
+The Beam part of `storage.buckets.listing`, which finds the hours. The result is close checks, which the commit step treats as
+committables without data.
+"""
 
 from __future__ import annotations
 
@@ -19,14 +23,16 @@ from transforms.sweep.timer_source import PeriodicSource
 from transforms.windows import Gather, in_hour
 
 SWEEP_EVERY = timedelta(minutes=5)
+"""How often a stream on one machine sweeps."""
 SWEEP_BACK = timedelta(days=1)
-"""How often a stream on one machine sweeps, and how far back: each sweep lists the names of a day."""
+"""How far back such a sweep looks. It lists the names of all objects of that time."""
 
 
 class UnfinishedHours(beam.PTransform):  # type: ignore[misc]
-    """Gives the hours from `since` on in which an earlier run has left a bucket open, or not loaded."""
+    """Emit the hours in which an earlier run has left a bucket open or not loaded."""
 
     def __init__(self, store: ObjectStore, streams: Sequence[str], since: datetime) -> None:
+        """Look at the hours of `streams` from `since` on."""
         super().__init__()
         self._list = lambda _: [format_time(hour) for hour in open_hours(store, streams, since)]
 
@@ -35,7 +41,7 @@ class UnfinishedHours(beam.PTransform):  # type: ignore[misc]
 
 
 class EachNewHour(beam.PTransform):  # type: ignore[misc]
-    """Gives each hour as it begins, from the one that holds `run_started_at`, without an end."""
+    """Emit each hour when it begins, starting with the hour of `run_started_at`. Unbounded."""
 
     def __init__(self, run_started_at: datetime) -> None:
         super().__init__()
@@ -48,14 +54,17 @@ class EachNewHour(beam.PTransform):  # type: ignore[misc]
 
 
 class SweepPeriodically(beam.PTransform):  # type: ignore[misc]
-    """Gives the hours to sweep while a stream's leases last: at first those from `since` on in which something is left to
-    do, and the hour that goes on; then each hour as it begins, and again and again those with unresolved failures, and those of
-    the last day that are over and not done. So what was refused, or could not be loaded, is tried again without a restart.
+    """Emit the hours to sweep, while a stream on one machine has leases on its subscription.
+
+    The first sweep emits the current hour, and all hours from `since` on with unfinished buckets. Later sweeps emit each hour
+    when it begins, the hours with unresolved failures, and the unfinished hours of the last day. So a bucket that could not be
+    committed or loaded is retried without a restart.
     """
 
     def __init__(
         self, store: ObjectStore, streams: Sequence[str], since: datetime, run_started_at: datetime, subscription: str
     ) -> None:
+        """Configure the sweeps. Ticks are at whole multiples of SWEEP_EVERY within the hour."""
         super().__init__()
         first = hour_of(run_started_at) + (run_started_at - hour_of(run_started_at)) // SWEEP_EVERY * SWEEP_EVERY
         self._ticks = PeriodicSource(subscription, first, SWEEP_EVERY)
@@ -75,18 +84,24 @@ class SweepPeriodically(beam.PTransform):  # type: ignore[misc]
 
 
 def hours_to_sweep(tick: datetime, store: ObjectStore, streams: Sequence[str]) -> set[datetime]:
-    """The hour that begins at the tick, and those of the last day that are long over and not closed and loaded."""
+    """Return the hours to sweep at a tick.
+
+    These are the hour that begins at the tick, if one does, and the hours of the last day that ended at least SWEEP_EVERY
+    before the tick and have buckets that are open or not loaded.
+    """
     unfinished = {hour for hour in open_hours(store, streams, tick - SWEEP_BACK) if hour + HOUR + SWEEP_EVERY <= tick}
     return unfinished | {tick} if tick == hour_of(tick) else unfinished
 
 
 class SweepHours(beam.PTransform):  # type: ignore[misc]
-    """Takes hours. Gives a close check of every stream's bucket in each.
+    """Emit close checks for hours.
 
-    In a run that ends, the silent hours between them get one too.
+    Input: hours. Output: a close check of the bucket of each stream in each hour. A bounded run also checks the silent hours
+    between those of the input: see `hours_between`.
     """
 
     def __init__(self, streams: Sequence[str], ends: bool) -> None:
+        """Check the buckets of `streams`. `ends` is whether the run is bounded."""
         super().__init__()
         self._streams = streams
         self._ends = ends
@@ -94,7 +109,7 @@ class SweepHours(beam.PTransform):  # type: ignore[misc]
     def expand(self, hours: beam.PCollection) -> beam.PCollection:
         streams = self._streams
         if self._ends:
-            # Which hours lie between is known only when the source has ended.
+            # The silent hours are not determined before the source has ended.
             hours = hours | "At the end" >> Gather() | "Fill" >> beam.FlatMap(_filled).with_output_types(str)
         return hours | "Each stream" >> beam.FlatMap(lambda hour: close_checks(parse_time(hour), streams)).with_output_types(
             tuple[str, bytes]
@@ -110,16 +125,16 @@ def _hour_text(moment: Timestamp) -> str:
 
 
 def close_checks(hour: datetime, streams: Iterable[str]) -> Iterator[object]:
-    """A close check of each stream's bucket of the hour."""
+    """Return a close check of the bucket of each stream in the hour."""
     return (in_hour((Bucket(stream, hour).key, CLOSE_CHECK.to_json()), hour) for stream in streams)
 
 
 LONGEST_SILENCE = timedelta(hours=24)
-"""Hours without any event, between two with some, are closed as empty; but a gap longer than this parts two stretches."""
+"""Longest time between two hours with events whose silent hours are closed as empty. Those of a longer gap are left alone."""
 
 
 def hours_between(seen: Collection[datetime]) -> list[datetime]:
-    """The hours in which a run saw events of any type, and the silent ones between them, in order."""
+    """Return the hours in which a run saw events of any type, and the silent hours between them, in order."""
     hours: list[datetime] = []
     for hour in sorted(seen):
         if hours and hour - hours[-1] <= LONGEST_SILENCE:

@@ -126,7 +126,7 @@ def test_read_messages__memory_is_bounded(tmp_path: Path, monkeypatch: pytest.Mo
 def test_read_messages__not_an_avro_file(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "x.avro").write_bytes(content)
     assert read(tmp_path / "x.avro")[0] == []
-    assert "x.avro is no Avro file that can be read" in read(tmp_path / "x.avro")[1][0]
+    assert "x.avro is not a readable Avro file" in read(tmp_path / "x.avro")[1][0]
 
 
 @pytest.mark.parametrize("codec", ["null", "deflate", "bzip2"])
@@ -155,7 +155,7 @@ def test_read_messages__topic_schema(tmp_path: Path) -> None:
         fastavro.writer(file, {**SCHEMA, "fields": fields}, [record])
     assert read(tmp_path / "x.avro") == (
         [],
-        [f"{tmp_path}/x.avro: data is no bytes: the subscription must not use the topic's schema"],
+        [f"{tmp_path}/x.avro: data is not bytes. What to do: have the subscription write without the topic's schema"],
     )
 
 

@@ -17,7 +17,8 @@ from storage.tables.duckdb_file import DuckDBFile
 from tests.model.observed_state import ObservedState
 from tests.model.oracle import Row
 from tests.model.process import LATENESS, KillableDirectory, Message, Process
-from transforms.recovery.replay import DeadLetter, Replay
+from transforms.recovery.dead_letters import DeadLetter
+from transforms.recovery.replay import Replay
 
 NINE = datetime(2026, 1, 31, 9, 50, tzinfo=UTC)
 TEN = NINE + timedelta(minutes=20)
