@@ -1,8 +1,10 @@
 """The metrics of deliver: all of them, with kind, unit and meaning. `docs/metrics.md` has the same table.
 
-A step adds to a `BundleMetrics` from any thread and reports it once a bundle, from Beam's own thread: Beam silently drops an
-update from a thread that the step has started. Metrics are for dashboards and alerts, not for accounting: an engine may drop
-those of a bundle that it retries. The counters in manifests are exact.
+A step updates its metrics once a bundle, from Beam's own thread: Beam silently drops updates from threads that a step has
+started. A step with threads collects values in a `BundleMetrics`, and reports them when the threads are done.
+
+Metrics are for dashboards and alerts, not for accounting: an engine may drop those of a bundle that it retries. The counters in
+manifests are exact.
 """
 
 from __future__ import annotations
@@ -39,7 +41,7 @@ class Metric:
 
     @cached_property
     def beam(self) -> Any:
-        """Beam's own metric."""
+        """Beam's metric of this name, to be updated from Beam's own thread."""
         make = Metrics.counter if self.kind is Kind.COUNTER else Metrics.distribution
         return make(NAMESPACE, self.name)
 

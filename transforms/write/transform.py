@@ -91,14 +91,13 @@ class _WriteDataFiles(beam.DoFn):  # type: ignore[misc]
         try:
             committable = stage_records(self._store, bucket, shard, element[1], schema, index)
         except DAMAGE as error:
+            self._metrics.add(BUCKETS_SKIPPED)
             if not self._ends:
                 if not (leases := leases_for(self._leased)):
                     raise
-                self._metrics.add(BUCKETS_SKIPPED)
                 leases.failures.failed(bucket.folder, f"{bucket.folder}: {error}", blocks_closing=True)
                 leases.nack_later(map(name_of, element[1]))
                 return
-            self._metrics.add(BUCKETS_SKIPPED)
             committable = Committable("", failure=str(error))
         conflicts = committable.conflicts.data_files if committable.conflicts else ()
         for data_file in (*committable.data_files, *conflicts):
