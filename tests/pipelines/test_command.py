@@ -168,7 +168,7 @@ def test_deliver__pubsub_unreachable_in_mid_run(
         at_once(monkeypatch, broker.address)
         world = make_world(tmp_path, broker.address, {"search_made": SEARCH})
         world.publish(search("a"))
-        monkeypatch.setattr("transforms.pubsub.retry.AWAY_SECONDS", 1.0)
+        monkeypatch.setattr("transforms.pubsub.retry.RETRY_SECONDS", 1.0)
         monkeypatch.setattr("transforms.report.REPORT_SECONDS", 1.0)
         finish = Decoder.finish
 

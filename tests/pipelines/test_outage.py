@@ -120,7 +120,7 @@ def test_deliver__short_outage(away: Away, moment: str) -> None:
 )
 def test_deliver__outage_without_end(away: Away, moment: str, told: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """If Pub/Sub stays unreachable, the run ends with a clear error, and the next one delivers everything."""
-    monkeypatch.setattr(pubsub, "AWAY_SECONDS", 2.0)
+    monkeypatch.setattr(pubsub, "RETRY_SECONDS", 2.0)
     monkeypatch.setattr(reporting, "REPORT_SECONDS", 2.0)
     away.publish("a", "b", "c")
     away.do_once(moment, away.way.cut)
@@ -151,7 +151,7 @@ def test_deliver__lost_responses_of_pubsub(away: Away, method: str) -> None:
 def test_stream__outage(away: Away, prism_binary: str) -> None:
     """A stream continues after an outage, and ends with a clear error if Pub/Sub stays unreachable."""
     world = away.world
-    settings = "from transforms.pubsub import retry; retry.AWAY_SECONDS = 10.0"
+    settings = "from transforms.pubsub import retry; retry.RETRY_SECONDS = 10.0"
     with streaming(world, prism_binary, "--flush_every=1s", settings=settings, address=away.way.address) as running:
         away.publish("a", "b")
         assert eventually(lambda: delivered(world) == ["a", "b"]), running.end()

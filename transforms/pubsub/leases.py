@@ -64,7 +64,7 @@ class Leases:
         self._held: dict[str, str] = {}
         self._packs: dict[str, list[str]] = {}
         self._lock = threading.Lock()
-        self._taking = threading.Lock()
+        self._pull_lock = threading.Lock()
         self._done = threading.Event()
         self._stopped = threading.Event()
         self._extender = threading.Thread(target=self._extend, name="leases", daemon=True)
@@ -107,7 +107,7 @@ class Leases:
             self.pulled += len(ack_ids)
         with_retry(lambda: self._modify(list(ack_ids.values()), LEASE_SECONDS), self.subscription)
 
-    def take(self, *timeouts: float) -> list[Any]:
+    def pull(self, *timeouts: float) -> list[Any]:
         """Pull messages and lease them. Return [] once the leases are stopped.
 
         Args:
@@ -116,25 +116,25 @@ class Leases:
         Raises:
             PubSubError: See `with_retry`.
         """
-        with self._taking:
+        with self._pull_lock:
             received = [] if self.stopped else with_retry(lambda: _pull(self, *timeouts), self.subscription)
             if received:
                 self.lease(received)
             return received
 
-    def assign_pack(self, token: str, message_ids: list[str]) -> None:
+    def assign_pack(self, pack: str, message_ids: list[str]) -> None:
         """Record which messages went into the pack of this name."""
         with self._lock:
-            self._packs[token] = message_ids
+            self._packs[pack] = message_ids
 
-    def ack_packs(self, tokens: Iterable[str]) -> None:
+    def ack_packs(self, packs: Iterable[str]) -> None:
         """Acknowledge the messages of packs whose records are durable. Packs of another process are ignored.
 
         Raises:
             PubSubError: See `acknowledge`.
         """
         with self._lock:
-            message_ids = [message_id for token in tokens for message_id in self._packs.pop(token, ())]
+            message_ids = [message_id for pack in packs for message_id in self._packs.pop(pack, ())]
         self.acknowledge(message_ids)
 
     def acknowledge(self, message_ids: Iterable[str]) -> None:
@@ -155,13 +155,13 @@ class Leases:
         with self._lock:
             self.loaded += 1
 
-    def nack_later(self, tokens: Iterable[str]) -> None:
+    def nack_later(self, packs: Iterable[str]) -> None:
         """Give up the leases of the messages of packs that can't be delivered now.
 
         Pub/Sub redelivers them after NACK_DELAY_SECONDS, or at once if the stream is ending.
         """
         with self._lock:
-            message_ids = [message_id for token in tokens for message_id in self._packs.pop(token, ())]
+            message_ids = [message_id for pack in packs for message_id in self._packs.pop(pack, ())]
             ack_ids = [ack_id for message_id in message_ids if (ack_id := self._held.pop(message_id, None))]
         try:
             self._modify(ack_ids, 0 if self.stopped else NACK_DELAY_SECONDS)
@@ -173,8 +173,8 @@ class Leases:
         """Pull no more, and let Pub/Sub redeliver all leased messages at once. Thread-safe and idempotent."""
         self.stop()
         # A pull that is under way may still lease messages. Unreleased, they would be unavailable until their leases expire.
-        if self._taking.acquire(timeout=2 * PULL_SECONDS):
-            self._taking.release()
+        if self._pull_lock.acquire(timeout=2 * PULL_SECONDS):
+            self._pull_lock.release()
         self._done.set()
         self._extender.join()
         with self._lock:
@@ -241,10 +241,10 @@ def batches(leases: Leases, until: datetime) -> Iterator[list[Any]]:
     """
     newer = 0
     with ThreadPoolExecutor(1, "pull") as ahead:
-        next_pull = ahead.submit(leases.take, PULL_SECONDS, SLOW_PULL_SECONDS)
+        next_pull = ahead.submit(leases.pull, PULL_SECONDS, SLOW_PULL_SECONDS)
         while newer < PULLS_OF_NEWER and (received := next_pull.result()):
             # Pull the next batch while the run processes this one.
-            next_pull = ahead.submit(leases.take, PULL_SECONDS, SLOW_PULL_SECONDS)
+            next_pull = ahead.submit(leases.pull, PULL_SECONDS, SLOW_PULL_SECONDS)
             in_time = [item for item in received if item.message.publish_time.ToDatetime(until.tzinfo) < until]
             newer = 0 if in_time else newer + 1
             if in_time:
@@ -261,7 +261,7 @@ def batches_until_stopped(leases: Leases) -> Iterator[list[Any]]:
         if leases.held >= MOST_HELD:
             yield []
             continue
-        yield leases.take(PULL_SECONDS)
+        yield leases.pull(PULL_SECONDS)
 
 
 def _pull(leases: Leases, *timeouts: float) -> list[Any]:

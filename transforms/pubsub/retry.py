@@ -15,7 +15,7 @@ from schemas.errors import EventDeliveryError
 
 REQUEST_SECONDS = 10.0
 """How long one request may take."""
-AWAY_SECONDS = 60.0
+RETRY_SECONDS = 60.0
 """How long Pub/Sub may be unreachable during a run. By then the leases of its messages have expired in any case."""
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.2, 5.0
 """Bounds of the random pause before a retry: the bound doubles from the first to the longest."""
@@ -42,7 +42,7 @@ class PubSubError(EventDeliveryError):
 
 
 def with_retry(call: Callable[[], T], name: str) -> T:
-    """Call Pub/Sub, and retry transient errors for AWAY_SECONDS with exponential back-off and jitter.
+    """Call Pub/Sub, and retry transient errors for RETRY_SECONDS with exponential back-off and jitter.
 
     Args:
         call: One request, without retries of its own.
@@ -56,14 +56,14 @@ def with_retry(call: Callable[[], T], name: str) -> T:
     def warn_once(error: Exception) -> None:
         nonlocal warned
         if not warned:
-            _log.warning("%s: Pub/Sub does not answer, retrying for %.0f s: %s", name, AWAY_SECONDS, message_of(error))
+            _log.warning("%s: Pub/Sub does not answer, retrying for %.0f s: %s", name, RETRY_SECONDS, message_of(error))
         warned = True
 
     retry = Retry(
         if_exception_type(*TRANSIENT),
         initial=FIRST_PAUSE_SECONDS,
         maximum=LONGEST_PAUSE_SECONDS,
-        timeout=AWAY_SECONDS,
+        timeout=RETRY_SECONDS,
         on_error=warn_once,
     )
     try:
@@ -72,7 +72,7 @@ def with_retry(call: Callable[[], T], name: str) -> T:
         raise PubSubError(f"{name} does not exist any more. What to do: create it again, or name another one") from None
     except RetryError as error:
         raise PubSubError(
-            f"{name}: Pub/Sub has been unreachable for {AWAY_SECONDS:.0f} s: {message_of(error.cause or error)}. "
+            f"{name}: Pub/Sub has been unreachable for {RETRY_SECONDS:.0f} s: {message_of(error.cause or error)}. "
             "What to do: run the command again when Pub/Sub is reachable"
         ) from None
     except GoogleAPIError as error:

@@ -14,7 +14,7 @@ from apache_beam.utils.timestamp import MAX_TIMESTAMP, MIN_TIMESTAMP, Timestamp
 from transforms.clocks import utc_now
 from transforms.pubsub.leases import Leases, batches, batches_until_stopped, leases_for
 
-BEHIND = timedelta(minutes=1)
+WATERMARK_DELAY = timedelta(minutes=1)
 """How far the watermark of a stream is behind the clock, also while no message arrives. A message that Pub/Sub delivers after a
 longer time is late."""
 
@@ -82,7 +82,7 @@ class _Reader(UnboundedReader):  # type: ignore[misc]
             raise
         bounds = [MAX_TIMESTAMP] if batch is None else [_published(received) for received in batch]
         if batch is not None and self._until is None:
-            bounds.append(Timestamp.of((utc_now() - BEHIND).timestamp()))
+            bounds.append(Timestamp.of((utc_now() - WATERMARK_DELAY).timestamp()))
         self._watermark = max(self._watermark, min(bounds))
         # Reversed, because `advance` pops from the end: messages keep their order.
         self._batch = (batch or [])[::-1]

@@ -12,7 +12,7 @@ from apache_beam.utils.timestamp import MAX_TIMESTAMP, Timestamp
 
 from transforms.clocks import utc_now
 from transforms.pubsub.leases import Leases, leases_for
-from transforms.pubsub.source import BEHIND
+from transforms.pubsub.source import WATERMARK_DELAY
 
 
 class PeriodicSource(UnboundedSource):  # type: ignore[misc]
@@ -67,7 +67,7 @@ class _Reader(UnboundedReader):  # type: ignore[misc]
     def get_watermark(self) -> Timestamp:
         if self._leases.stopped:
             return MAX_TIMESTAMP
-        return Timestamp.of(min(self._next_tick, utc_now() - BEHIND).timestamp())
+        return Timestamp.of(min(self._next_tick, utc_now() - WATERMARK_DELAY).timestamp())
 
     def get_checkpoint_mark(self) -> CheckpointMark:
         return _Checkpoint(self._next_tick)

@@ -115,7 +115,7 @@ def test_leases__outage_without_end(
     service: Service, client: pubsub_v1.SubscriberClient, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """If Pub/Sub stays unreachable, the run ends with one error that names the first failure; later ones are logged."""
-    monkeypatch.setattr(pubsub, "AWAY_SECONDS", 2.0)
+    monkeypatch.setattr(pubsub, "RETRY_SECONDS", 2.0)
     monkeypatch.setattr(leases_module, "EXTEND_EVERY_SECONDS", 0.3)
     publish(service.address, TOPIC, b"before")
 

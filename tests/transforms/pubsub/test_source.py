@@ -19,7 +19,7 @@ from transforms.pubsub import leases as leases_module
 from transforms.pubsub import source
 from transforms.pubsub.leases import Leases
 from transforms.pubsub.retry import PubSubError
-from transforms.pubsub.source import BEHIND, PubSubSource
+from transforms.pubsub.source import WATERMARK_DELAY, PubSubSource
 
 pytestmark = pytest.mark.integration
 
@@ -80,7 +80,7 @@ def test_watermark__follows_the_clock(broker_address: str, topic: str, leases: L
     for later in (timedelta(), timedelta(minutes=5)):
         monkeypatch.setattr(source, "utc_now", lambda later=later: now + later)
         assert not reader.advance()
-        assert reader.get_watermark() == moment(now + later - BEHIND)
+        assert reader.get_watermark() == moment(now + later - WATERMARK_DELAY)
 
     # The clock runs ahead, or messages have waited: the messages' own timestamps count.
     fresh = reader_again(leases)

@@ -18,7 +18,7 @@ from storage.buckets.manifest import Manifest
 from storage.objects.local import Directory
 from transforms.load.transform import _load_of
 from transforms.pubsub.leases import Leases
-from transforms.pubsub.source import BEHIND
+from transforms.pubsub.source import WATERMARK_DELAY
 from transforms.sweep import timer_source as ticks
 from transforms.sweep.timer_source import PeriodicSource
 from transforms.sweep.transform import SWEEP_EVERY, SweepPeriodically, hours_to_sweep
@@ -57,7 +57,7 @@ def test_periodic_source__ticks(leases: Leases, monkeypatch: pytest.MonkeyPatch)
     set_clock(monkeypatch, NOON + 7 * MINUTE)
     reader = source.create_reader(None, None)
     assert moments(reader) == [NOON, NOON + 5 * MINUTE]
-    assert reader.get_watermark() == Timestamp.of((NOON + 7 * MINUTE - BEHIND).timestamp())
+    assert reader.get_watermark() == Timestamp.of((NOON + 7 * MINUTE - WATERMARK_DELAY).timestamp())
 
     resumed = source.create_reader(None, reader.get_checkpoint_mark())
     assert moments(resumed) == []
