@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import deque
 from collections.abc import Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from storage.objects.base import Damaged, Stored
 from storage.objects.local import Directory
 from storage.tables.base import LoadError
 from storage.tables.duckdb_file import DuckDBFile
+from tests.support.clock import BEGIN, LAST_HOUR, PATIENCE
 from tests.support.delivery import World, search
 from tests.support.pubsub import pull_now, subscriber
 from transforms.commit import commit as commits
@@ -37,8 +38,7 @@ from transforms.metrics import METRICS, NAMESPACE, Kind, Metric
 from transforms.pubsub.leases import Leases
 from transforms.recovery.archive_source import ReadBatch
 
-TEN = datetime(2026, 1, 31, 10, tzinfo=UTC)
-ELEVEN = TEN + HOUR
+EARLIER = LAST_HOUR - HOUR
 HORIZON = timedelta(days=1)
 TABLE = Table("thing", (), "received_at", "event_id")
 DOCUMENT = Path(__file__).parents[2] / "docs" / "metrics.md"
@@ -106,18 +106,18 @@ def run(world: World) -> Run:
 
 def of_each_outcome(run: Run) -> list[PubsubMessage]:
     """Make 60 events to deliver, 4 of them skewed; 7 duplicates; 5 messages of an unknown type, and 2 that are not JSON."""
-    ten, eleven = TEN + timedelta(minutes=1), ELEVEN + timedelta(minutes=1)
-    good = [run.message(*search(f"a{number}"), ten) for number in range(40)]
-    good += [run.message(*search(f"b{number}"), eleven) for number in range(16)]
-    skewed = [run.message(*search(f"c{number}", received_at=TEN - timedelta(days=9)), eleven) for number in range(4)]
-    duplicates = [run.message(*search(f"a{number}"), ten) for number in range(7)]
-    unknown = [run.message(b"{}", {"event_type": "nothing", "event_id": str(number)}, ten) for number in range(5)]
-    broken = [run.message(b"{", search(f"d{number}")[1], eleven) for number in range(2)]
+    earlier, last = EARLIER + timedelta(minutes=1), LAST_HOUR + timedelta(minutes=1)
+    good = [run.message(*search(f"a{number}"), earlier) for number in range(40)]
+    good += [run.message(*search(f"b{number}"), last) for number in range(16)]
+    skewed = [run.message(*search(f"c{number}", received_at=EARLIER - timedelta(days=9)), last) for number in range(4)]
+    duplicates = [run.message(*search(f"a{number}"), earlier) for number in range(7)]
+    unknown = [run.message(b"{}", {"event_type": "nothing", "event_id": str(number)}, earlier) for number in range(5)]
+    broken = [run.message(b"{", search(f"d{number}")[1], last) for number in range(2)]
     return [*good, *skewed, *duplicates, *unknown, *broken]
 
 
 def test_metrics__equal_what_was_published(run: Run, world: World) -> None:
-    values = run.deliver(of_each_outcome(run), started_at=ELEVEN + timedelta(hours=3))
+    values = run.deliver(of_each_outcome(run), started_at=BEGIN)
     assert values["messages_received"] == 74
     assert values["events_delivered"] == 60
     assert values["events_duplicate"] == 7
@@ -127,7 +127,9 @@ def test_metrics__equal_what_was_published(run: Run, world: World) -> None:
 
     # Three streams in two hours; each closes at its first commit, and search_made and dead letters have rows in both.
     assert (values["buckets_closed"], values["close_delay"].count) == (6, 6)
-    assert values["close_delay"].min > 0
+    since = (BEGIN - LAST_HOUR - HOUR).total_seconds()
+    assert since <= values["close_delay"].min < since + PATIENCE
+    assert since <= values["close_delay"].max - HOUR.total_seconds() < since + PATIENCE
     assert (values["partitions_loaded"], values["load_time"].count, values["rows_loaded"]) == (4, 4, 67)
     with subscriber(world.address) as client:
         assert values["reports_published"] == len(pull_now(client, world.audit_subscription))
@@ -141,28 +143,28 @@ def test_metrics__equal_what_was_published(run: Run, world: World) -> None:
 
 def test_metrics__conflicts_are_dead_letters(run: Run) -> None:
     """The events' ids were delivered with another payload: some in an earlier run, some in this one."""
-    run.deliver([run.message(*search("a"), TEN)], started_at=TEN)
+    run.deliver([run.message(*search("a"), EARLIER)], started_at=EARLIER)
     other_payload = json.dumps({"words": "others", "results": 0}).encode()
-    messages = [run.message(*search("b"), TEN)]
-    messages += [run.message(other_payload, search(event_id)[1], TEN) for event_id in ("a", "b")]
-    values = run.deliver(messages, started_at=TEN)
+    messages = [run.message(*search("b"), EARLIER)]
+    messages += [run.message(other_payload, search(event_id)[1], EARLIER) for event_id in ("a", "b")]
+    values = run.deliver(messages, started_at=EARLIER)
     assert (values["messages_received"], values["events_delivered"], values["dead_letters"]) == (3, 1, 2)
 
 
 def test_metrics__files_are_those_in_the_store(run: Run) -> None:
-    messages = [run.message(*search(f"a{number}"), TEN + timedelta(seconds=number)) for number in range(50)]
-    messages += [run.message(b"{}", {"event_type": "nothing", "event_id": "x"}, ELEVEN)]
-    values = run.deliver(messages, started_at=ELEVEN + timedelta(hours=3))
+    messages = [run.message(*search(f"a{number}"), EARLIER + timedelta(seconds=number)) for number in range(50)]
+    messages += [run.message(b"{}", {"event_type": "nothing", "event_id": "x"}, LAST_HOUR)]
+    values = run.deliver(messages, started_at=BEGIN)
     assert values["data_files_written"] == len(run.files()) == 2
     assert values["bytes_written"] == sum(file.stat().st_size for file in run.files())
     assert values["commits"] == 2
 
 
 def test_metrics__a_second_run_counts_its_own(run: Run) -> None:
-    first = [run.message(*search(f"a{number}"), TEN) for number in range(9)]
-    run.deliver(first, started_at=ELEVEN + timedelta(hours=3))
-    late = [run.message(*search(f"late{number}"), TEN) for number in range(4)]
-    values = run.deliver([*first, *late], started_at=ELEVEN + timedelta(hours=3))
+    first = [run.message(*search(f"a{number}"), EARLIER) for number in range(9)]
+    run.deliver(first, started_at=BEGIN)
+    late = [run.message(*search(f"late{number}"), EARLIER) for number in range(4)]
+    values = run.deliver([*first, *late], started_at=BEGIN)
     assert (values["messages_received"], values["events_duplicate"], values["events_delivered"]) == (13, 9, 4)
     assert values["events_late"] == 4
     assert "buckets_closed" not in values
@@ -180,7 +182,7 @@ def test_metrics__a_lost_race_is_a_conflict(run: Run, monkeypatch: pytest.Monkey
         return not (losses and losses.pop(0)) and created(*args, **kwargs)
 
     monkeypatch.setattr(commits, "_created", lose)
-    values = run.deliver([run.message(*search("a"), TEN)], started_at=TEN)
+    values = run.deliver([run.message(*search("a"), EARLIER)], started_at=EARLIER)
     assert (values["commit_conflicts"], values["commits"], values["events_delivered"]) == (2, 1, 1)
 
 
@@ -207,13 +209,13 @@ class BrokenStore(Directory):
 
 def test_metrics__a_stream_counts_failures(tmp_path: Path) -> None:
     """A stream on one machine skips failures and counts them, and its bundles succeed."""
-    subscription, bucket = "projects/p/subscriptions/metrics", Bucket("thing", TEN)
+    subscription, bucket = "projects/p/subscriptions/metrics", Bucket("thing", EARLIER)
     store, tables = BrokenStore(tmp_path), BrokenTables(tmp_path / "tables.duckdb")
-    commit = _Commit(store, lambda: TEN, DeliveredIndexes(store, HORIZON), subscription, ends=False)
+    commit = _Commit(store, lambda: EARLIER, DeliveredIndexes(store, HORIZON), subscription, ends=False)
     load = _Load(tables, {"thing": TABLE}, store, ends=False, leased=subscription)
     committables = [(bucket.key, (Committable("work", {"thing": {}}, packs=("pack",)).to_json(), False))] * 3
     data_file = DataFile("a.avro", Shard(0, 1), 1, 1, 1, Tally.of_ids(["a"]))
-    manifest = Manifest(bucket).next(Committable("work", data_files=(data_file,)), TEN, close=False)
+    manifest = Manifest(bucket).next(Committable("work", data_files=(data_file,)), EARLIER, close=False)
     with Leases(subscription, NoClient()) as leases:
         pipeline = beam.Pipeline(options=beam_options(LOCAL, []))
         _ = pipeline | "Committables" >> beam.Create(committables) | "Commit" >> beam.ParDo(commit)
