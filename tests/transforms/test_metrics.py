@@ -38,6 +38,8 @@ from transforms.metrics import METRICS, NAMESPACE, Kind, Metric
 from transforms.pubsub.leases import Leases
 from transforms.recovery.archive_source import ReadBatch
 
+pytestmark = pytest.mark.integration
+
 EARLIER = LAST_HOUR - HOUR
 HORIZON = timedelta(days=1)
 TABLE = Table("thing", (), "received_at", "event_id")
