@@ -14,7 +14,7 @@ import pytest
 
 from local.pubsub.broker import Broker
 from pipelines import deliver
-from pipelines.command import run_main
+from pipelines.command import run_command
 from tests.support.clock import CLOCK, PATIENCE, eventually
 from tests.support.delivery import FLIGHT_TYPES, LONG_AGO, SEARCH, World, at_once, flights, make_world, search
 from tests.support.pubsub import free_port, pull_now, subscriber
@@ -35,7 +35,7 @@ def status_of(main: Callable[[Sequence[str]], int], arguments: list[str], monkey
     """Run a command in this process and return its exit status."""
     monkeypatch.setattr(sys, "argv", ["a-pipeline", *arguments])
     with pytest.raises(SystemExit) as end:
-        sys.exit(run_main(main))
+        sys.exit(run_command(main))
     return end.value.code
 
 

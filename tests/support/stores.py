@@ -16,7 +16,7 @@ import fastavro
 import pytest
 
 from pipelines import audit, deliver
-from pipelines.command import run_main
+from pipelines.command import run_command
 from schemas.buckets import HOUR
 from storage.objects import gcs as cloud_storage
 from storage.objects.gcs import CloudStorage
@@ -61,7 +61,7 @@ class Delivery:
         """
         self.monkeypatch.setattr(sys, "argv", ["deliver", *self.flags()])
         self.capsys.readouterr()
-        status = run_main(deliver.main)
+        status = run_command(deliver.main)
         self._close()
         stderr = self.capsys.readouterr().err
         assert "Traceback" not in stderr
