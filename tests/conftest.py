@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import os
+import time
+from collections.abc import Iterator
+from datetime import datetime
 from typing import Any
 
 import pytest
 from hypothesis import settings
 from xdist.scheduler import LoadScopeScheduling
 
+from tests.support.clock import CLOCK, use_clock
 from tests.support.go_tools import MODULES, find_or_build
+from transforms import clocks
 
 pytest_plugins = [
-    "tests.support.clock",
     "tests.crash.kill_report",
     "tests.support.pubsub",
     "tests.support.delivery",
@@ -24,6 +28,19 @@ pytest_plugins = [
 # An example may take any time: how fast a machine is says nothing about the code.
 settings.register_profile("event-delivery", deadline=None)
 settings.load_profile("event-delivery")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def pipelines_on_the_clock() -> Iterator[None]:
+    """Pipelines in this process read the tests' clock."""
+    use_clock(time.monotonic())
+    yield
+    vars(clocks)["datetime"] = datetime
+
+
+@pytest.fixture(autouse=True)
+def clock_at_begin() -> None:
+    CLOCK.restart()
 
 
 WORKERS_PER_CORE, MOST_WORKERS = 2, 8

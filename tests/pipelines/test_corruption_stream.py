@@ -42,10 +42,10 @@ DuckDBFile.load = refuse
 NOTE_FAILURES = """
 from transforms.failures import FailureTracker
 failed = FailureTracker.failed
-def noted(self, name, *more):
+def noted(self, name, *more, **named):
     with open("{failures}", "a") as file:
         print(name, file=file)
-    failed(self, name, *more)
+    failed(self, name, *more, **named)
 FailureTracker.failed = noted
 """
 
@@ -150,7 +150,7 @@ def test_stream__object_store_unreachable(cloud: Cloud, prism_binary: str) -> No
         cloud.publish("c", "d")
         status, said = running.wait()
     assert status == 2, said
-    assert said.count("error: ") == 1
+    assert said.count("\nerror: ") == 1
     assert "gs://bucket-of-events/data" in said
     assert "What to do: check the network" in said
     assert "Traceback" not in said

@@ -6,10 +6,8 @@ It takes the place of the wall clock in the pipelines and in brokers, in this pr
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta, tzinfo
-
-import pytest
 
 from schemas.buckets import HOUR, hour_of
 from transforms import clocks
@@ -62,16 +60,3 @@ def use_clock(started: float) -> None:
     """Replace the wall clock of this process's pipelines by one that began at `started`, on the monotonic clock."""
     CLOCK.started = started
     vars(clocks)["datetime"] = CLOCK
-
-
-@pytest.fixture(scope="session", autouse=True)
-def pipelines_on_the_clock() -> Iterator[None]:
-    """Pipelines in this process read the tests' clock."""
-    use_clock(time.monotonic())
-    yield
-    vars(clocks)["datetime"] = datetime
-
-
-@pytest.fixture(autouse=True)
-def clock_at_begin() -> None:
-    CLOCK.restart()
