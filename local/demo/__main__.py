@@ -128,20 +128,10 @@ def commands(folder: Path, end: datetime) -> Sequence[tuple[str, tuple[int, ...]
     music = ["publisher", "simulate", "--topic", f"{PROJECT}/topics/music", *audit_topic]
     music += ["--seed", str(SEED), "--events", str(EVENTS), "--hours", str(HOURS), "--end", format_time(end)]
     deliver = ["pipelines.deliver", *stores, *audit_topic]
-    deliver_music = [
-        *deliver,
-        "--subscription",
-        f"{PROJECT}/subscriptions/music",
-        "--contracts",
-        str(folder / "contracts/music"),
-    ]
-    deliver_flights = [
-        *deliver,
-        "--subscription",
-        f"{PROJECT}/subscriptions/flights",
-        "--contracts",
-        str(folder / "contracts/flights"),
-    ]
+    deliver_music, deliver_flights = (
+        [*deliver, "--subscription", f"{PROJECT}/subscriptions/{topic}", "--contracts", str(folder / "contracts" / topic)]
+        for topic in ("music", "flights")
+    )
     age = (end - flights_hours(FLIGHTS)[0]) // (24 * HOUR) + 1
     audit = [
         "pipelines.audit",

@@ -21,14 +21,16 @@ from storage.objects.names import check_name, check_prefix, is_name
 from storage.objects.streams import CHUNK
 
 _HIDDEN = ".tmp"
-"""Folder below the root for unfinished files and for locks. Files that a killed process left here are never listed and can be
-deleted."""
+"""Folder below the root for unfinished files and for locks.
+
+Files that a killed process left here are never listed and can be deleted.
+"""
 
 _LOCKS = 64
 """Number of lock files. Each object name is hashed to one, so their number does not grow with the number of objects."""
 
 _CLOCK_TICKS = (1, 1_000, 1_000_000, 1_000_000_000, 2_000_000_000)
-"""Resolutions, in nanoseconds, that a file system may have for times: 1 ns on ext4, XFS, APFS and tmpfs, 2 s on FAT."""
+"""Resolutions of times that file systems have, in nanoseconds: from 1 ns on ext4, XFS, APFS and tmpfs to 2 s on FAT."""
 
 _ABSENT = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
 """Errors of opening a path that is no object: it is missing, or it is a folder, or one of its folders is an object."""

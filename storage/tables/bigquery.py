@@ -189,16 +189,7 @@ class BigQuery:
         with self._translate_errors(failure):
             live = client.get_table(self._name(table), retry=RETRY, timeout=REQUEST_SECONDS)
             target = bigquery.DatasetReference(self.project, self.dataset).table(f"{table.name}${hour:%Y%m%d%H}")
-            # The schema of the table is given so that it applies to every file. Otherwise BigQuery would use the schema
-            # of the last file by name, which may lack columns of the others.
-            config = bigquery.LoadJobConfig(
-                schema=live.schema,
-                source_format=bigquery.SourceFormat.AVRO,
-                use_avro_logical_types=True,
-                decimal_target_types=["NUMERIC", "BIGNUMERIC"],
-                create_disposition=bigquery.CreateDisposition.CREATE_NEVER,
-                write_disposition=bigquery.WriteDisposition.WRITE_TRUNCATE,
-            )
+            config = _load_config(live.schema)
             common: dict[str, Any] = {"location": live.location, "timeout": REQUEST_SECONDS}
             already_failed = False
             try:
@@ -284,7 +275,22 @@ class BigQuery:
             raise TableStoreError(f"{self._uri}: {failure}: {error}") from error
 
 
+def _load_config(schema: Sequence[bigquery.SchemaField]) -> bigquery.LoadJobConfig:
+    """Return the configuration of a load job that replaces a partition of a table with this schema."""
+    return bigquery.LoadJobConfig(
+        # Given so that it applies to every file. Otherwise BigQuery would use the schema of the last file by name, which may
+        # lack columns of the others.
+        schema=schema,
+        source_format=bigquery.SourceFormat.AVRO,
+        use_avro_logical_types=True,
+        decimal_target_types=["NUMERIC", "BIGNUMERIC"],
+        create_disposition=bigquery.CreateDisposition.CREATE_NEVER,
+        write_disposition=bigquery.WriteDisposition.WRITE_TRUNCATE,
+    )
+
+
 def _check_ended(job: bigquery.LoadJob) -> None:
+    """Reload the job if it has not ended. Raise _Running if it still runs."""
     if job.state != "DONE":
         job.reload(retry=RETRY, timeout=REQUEST_SECONDS)
     if job.state != "DONE":
