@@ -151,7 +151,8 @@ def test_reload__partition_that_fails_to_load(world):
         data_file.write_bytes(data_file.read_bytes()[:-20])
     with duckdb.connect(world.tables) as db:
         db.execute("DELETE FROM search_made")
-    with pytest.raises(TableStoreError, match=rf"1 partition could not be loaded.*\n.*search_made, {HOUR_BEFORE:%Y-%m-%d %H}h"):
+    hour = f"the hour {HOUR_BEFORE:%Y-%m-%dT%H} of table search_made"
+    with pytest.raises(TableStoreError, match=rf"1 partition could not be loaded.*\n.*can't load {hour}"):
         run_reload(world, (HOUR_BEFORE, LAST_HOUR))
     assert in_table(world) == ["a"]
 
