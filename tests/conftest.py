@@ -25,14 +25,14 @@ pytest_plugins = [
     "tests.support.stores",
 ]
 
-# An example may take any time: how fast a machine is says nothing about the code.
+# No deadline: the speed of a machine says nothing about the code.
 settings.register_profile("event-delivery", deadline=None)
 settings.load_profile("event-delivery")
 
 
 @pytest.fixture(scope="session", autouse=True)
 def pipelines_on_the_clock() -> Iterator[None]:
-    """Pipelines in this process read the tests' clock."""
+    """Let pipelines in this process read the tests' clock."""
     use_clock(time.monotonic())
     yield
     vars(clocks)["datetime"] = datetime
@@ -44,7 +44,7 @@ def clock_at_begin() -> None:
 
 
 WORKERS_PER_CORE, MOST_WORKERS = 2, 8
-"""Of `pytest -n auto`: half of a test's time is spent waiting for a broker, an engine or a disk."""
+"""Processes of `pytest -n auto`: a test spends half of its time waiting for a broker, an engine or a disk."""
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -53,34 +53,34 @@ def pytest_xdist_auto_num_workers() -> int:
 
 
 class Groups(LoadScopeScheduling):  # type: ignore[misc]
-    """Distributes tests one by one, but those with a costly start in common to one process."""
+    """Distribute tests one by one, but those that share a costly set-up to the same process."""
 
     def _split_scope(self, nodeid: str) -> str:
         if nodeid.endswith("[emulator]"):
             return "emulator"
         if nodeid.startswith("tests/crash/test_backfill.py"):
-            # The name up to the first parameter, which is the kind of loss.
+            # The name up to and including the first parameter, the kind of loss.
             return nodeid.partition("-")[0]
         return nodeid
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Groups | None:
-    # Its own loadgroup does not group with pytest 9: it appends the group to a name that pytest does not read any more.
+    # pytest-xdist's own `loadgroup` does not group with pytest 9: it appends the group to a name that pytest no longer reads.
     return Groups(config, log) if config.getvalue("dist") == "loadscope" else None
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the long tests, so that no process works on the last of them alone."""
+    """Run long tests first, so that no process works alone on the last of them."""
     items.sort(key=lambda item: [item.get_closest_marker(name) is None for name in ("slow", "integration")])
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """Build the Go programs that collected tests need, where no test's time limit runs."""
+    """Build the Go programs that the collected tests need, outside any test's time limit."""
     wanted: set[object] = set()
     for item in session.items:
         if isinstance(item, pytest.Function):
-            # A test may ask for a fixture by name, or by a parameter that holds the name.
+            # A test may request a fixture by argument, or by a parameter with the fixture's name.
             parameters = item.callspec.params.values() if hasattr(item, "callspec") else ()
             wanted.update(item.fixturenames, (value for value in parameters if isinstance(value, str)))
     for fixture, module in MODULES.items():

@@ -85,7 +85,7 @@ def _plain(value: Any) -> Any:
 
 @cache
 def _engine() -> tuple[Any, Any, Any]:
-    """Import it late: the first import on a machine compiles WebAssembly for half a minute, later ones read its cache."""
+    """Import ZetaSQL late: the first import on a machine compiles WebAssembly for half a minute, later ones read its cache."""
     from zetasql.core import wasm_client
 
     configuration = wasm_client.Config
@@ -98,7 +98,7 @@ def _engine() -> tuple[Any, Any, Any]:
     wasm_client.Config = with_cache
     _LOCK.parent.mkdir(parents=True, exist_ok=True)
     with _LOCK.open("w") as lock:
-        # One process compiles, the others wait.
+        # One process compiles, the others wait for it.
         fcntl.flock(lock, fcntl.LOCK_EX)
         import zetasql.api
         from zetasql.types import AnalyzerOptions, LanguageOptions, ZetaSQLBuiltinFunctionOptions

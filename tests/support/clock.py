@@ -1,6 +1,6 @@
 """The tests' clock: every test begins at the same moment, whenever it runs and however long it takes.
 
-It takes the place of the wall clock in the pipelines and in brokers, in this process and in those that tests start.
+It replaces the wall clock in the pipelines and in brokers, in this process and in those that tests start.
 """
 
 from __future__ import annotations
@@ -15,15 +15,18 @@ from transforms import clocks
 BEGIN = datetime(2024, 3, 1, 0, 20, tzinfo=UTC)
 """An awkward moment: the hour before lies in another day and another month, and that day is a leap day."""
 LAST_HOUR = hour_of(BEGIN) - HOUR
-"""The last full hour: over, so that its buckets close."""
+"""The last full hour. It is over, so its buckets close."""
 
 
 class RunningClock:
-    """Starts at BEGIN and advances with the monotonic clock. Has the methods of the wall clock that the pipelines call."""
+    """A clock that starts at BEGIN and advances with the monotonic clock.
+
+    It has the wall clock's methods that pipelines call.
+    """
 
     def __init__(self) -> None:
         self.started = time.monotonic()
-        """Reading of the monotonic clock, which all processes share, at BEGIN."""
+        """Monotonic time at BEGIN, in seconds. All processes share the monotonic clock."""
 
     def restart(self) -> None:
         self.started = time.monotonic()
@@ -32,11 +35,11 @@ class RunningClock:
         return (BEGIN + timedelta(seconds=time.monotonic() - self.started)).astimezone(zone)
 
     def seconds(self) -> float:
-        """Seconds since 1970, as brokers count."""
+        """Return seconds since 1970, as brokers count."""
         return self.now().timestamp()
 
     def advance(self, seconds: float) -> None:
-        """Let time pass at once, for instance until leases end."""
+        """Put the clock forward, for example to the end of leases."""
         self.started -= seconds
 
 
@@ -46,11 +49,11 @@ PATIENCE = 120.0
 """Seconds after which a test gives up on a process or an event. Far more than a slow machine takes."""
 
 
-def eventually(what: Callable[[], bool], seconds: float = PATIENCE) -> bool:
-    """Whether it comes true in time."""
-    until = time.monotonic() + seconds
-    while not what():
-        if time.monotonic() > until:
+def eventually(condition: Callable[[], bool], seconds: float = PATIENCE) -> bool:
+    """Poll the condition until it holds or the time is up. Returns whether it held."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
             return False
         time.sleep(0.1)
     return True

@@ -160,7 +160,7 @@ def flights_world(tmp_path: Path, broker_address: str, monkeypatch: pytest.Monke
 
 
 def at_once(monkeypatch: pytest.MonkeyPatch, address: str) -> None:
-    """Point the clients of this process to the broker, which is in this process too."""
+    """Point the clients of this process to the broker, which runs in this process too."""
     monkeypatch.setenv("PUBSUB_EMULATOR_HOST", address)
     answer_soon(monkeypatch)
 

@@ -17,7 +17,7 @@ from tests.support.pubsub import free_port
 
 @pytest.fixture(scope="session")
 def fake_gcs_server_binary() -> str:
-    """The path of fake-gcs-server. Skips where it can't be had."""
+    """Return the path of fake-gcs-server. Skips the test if it can be neither found nor built."""
     binary, reason = find_or_build(FAKE_GCS_SERVER)
     if not binary:
         pytest.skip(reason)
@@ -26,7 +26,7 @@ def fake_gcs_server_binary() -> str:
 
 @contextmanager
 def fake_gcs_server(binary: str, bucket: str) -> Iterator[str]:
-    """Runs it in memory with one empty bucket, and gives its URL."""
+    """Run the server in memory with one empty bucket and yield its URL."""
     port = free_port()
     url = f"http://127.0.0.1:{port}"
     flags = ["-backend=memory", "-scheme=http", "-host=127.0.0.1", f"-port={port}", f"-external-url={url}", "-log-level=error"]

@@ -1,6 +1,6 @@
-"""Programs written in Go that tests speak to: found where they are installed, else built once.
+"""Find or build the Go programs that tests talk to.
 
-`python -m tests.support.go_tools` builds all of them, so that no test has to wait for a compiler.
+`python -m tests.support.go_tools` builds all of them in advance, so that no test has to wait for a compiler.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ MODULES = {"prism_binary": PRISM, "third_party_server": FAKE_GCS_SERVER}
 
 @cache
 def find_or_build(module: str) -> tuple[str, str]:
-    """Return the path of the module's binary and "", or "" and the reason why there is none.
+    """Return (path of the module's binary, ""), or ("", reason) if it can be neither found nor built.
 
     Safe in parallel: one process builds, the others wait for its lock and find the binary.
     """
@@ -33,8 +33,8 @@ def find_or_build(module: str) -> tuple[str, str]:
     go = shutil.which("go")
     # One folder per release: a newer Beam must not be tested on the Prism of an older one.
     folder = _CACHE / release
-    if found := _installed(name, folder, go):
-        return found, ""
+    if binary := _installed(name, folder, go):
+        return binary, ""
     if not go:
         return "", f"neither {name} nor Go is installed"
     (folder / "build").mkdir(parents=True, exist_ok=True)
@@ -43,7 +43,7 @@ def find_or_build(module: str) -> tuple[str, str]:
         if not (folder / name).exists():
             if reason := _build(go, module, folder / "build"):
                 return "", reason
-            # Renamed when it is complete, since others look for it without the lock.
+            # Rename the complete file, since other processes look for it without the lock.
             (folder / "build" / name).rename(folder / name)
     return str(folder / name), ""
 
@@ -62,7 +62,7 @@ def _installed(name: str, folder: Path, go: str | None) -> str | None:
 
 
 def _build(go: str, module: str, folder: Path) -> str:
-    """Build the module's binary into the folder. Returns the reason of a failure, or ""."""
+    """Build the module's binary into the folder. Returns "" or the reason of a failure."""
     command = [go, "install", module]
     environment = {**os.environ, "GOBIN": str(folder)}
     try:
@@ -75,7 +75,7 @@ def _build(go: str, module: str, folder: Path) -> str:
 
 
 def main() -> None:
-    """Build what is missing. A program that can't be had is no error here: its tests are skipped, with the reason."""
+    """Build missing programs. A program that can't be built is no error: its tests are skipped with the reason."""
     go = shutil.which("go")
     for module in MODULES.values():
         name, release = _name_and_release(module)

@@ -25,7 +25,7 @@ from tests.support.clock import CLOCK, PATIENCE
 
 PROJECT = "test-project"
 PULL_SECONDS = 60.0
-"""Time limit of a pull in tests, far above the time of an answer."""
+"""Time limit of a pull in tests, far longer than a response takes."""
 SDK_ROOTS = (
     "/usr/lib/google-cloud-sdk",
     "/usr/share/google-cloud-sdk",
@@ -49,7 +49,7 @@ class FakeClock:
 
 @pytest.fixture(scope="session")
 def broker_address() -> Iterator[str]:
-    """The project's own broker, as host:port."""
+    """Run the project's own broker and yield its host:port."""
     with Broker(clock=CLOCK.seconds) as broker:
         yield broker.address
 
@@ -93,8 +93,11 @@ def running_emulator(java: str, jar: Path) -> Iterator[str]:
 
 
 def free_port() -> int:
-    """Return a port on which nothing listens. It stays free: the system gives none of these to those who ask for any port,
-    and each process of the tests has some of its own."""
+    """Return a TCP port that no process listens on.
+
+    It stays free: the system assigns none of these ports to processes that ask for any port, and each test process has a
+    range of its own.
+    """
     worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
     for number in _numbers:
         port = 20_000 + worker % 12 * 1_000 + number
@@ -108,7 +111,7 @@ _numbers = islice(cycle(range(1_000)), 10_000)
 
 
 def answer_soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let brokers of this process answer a pull soon if there is no message, and clients wait for the answer.
+    """Let brokers of this process answer an empty pull soon, and let clients wait for the response.
 
     A client that gave up a pull on a slow machine would end its run early.
     """
@@ -157,7 +160,7 @@ def publish(address: str, topic: str, *payloads: bytes, **attributes: str) -> li
 
 
 def pull(client: pubsub_v1.SubscriberClient, subscription: str, count: int, seconds: float = PATIENCE) -> list[ReceivedMessage]:
-    """Pulls until there are `count` messages, or `seconds` have passed. Acks none."""
+    """Pull until there are `count` messages or `seconds` have passed. Acknowledges none."""
     messages: list[ReceivedMessage] = []
     deadline = time.monotonic() + seconds
     while len(messages) < count and (remaining := deadline - time.monotonic()) > 0:

@@ -16,7 +16,11 @@ from tests.support.delivery import World
 
 
 class Running:
-    """A stream in a process of its own. log: the file of its standard error."""
+    """A running stream in a process of its own.
+
+    Args:
+        log: the file of its standard error
+    """
 
     def __init__(self, process: subprocess.Popen[str], log: Path) -> None:
         self.process = process
@@ -28,12 +32,12 @@ class Running:
         return int(children.stdout)
 
     def prints(self, text: str) -> bool:
-        """Wait for a text in the log. Returns whether it came before the end of the process."""
+        """Wait for a text in the log. Returns whether it appeared before the process ended."""
         eventually(lambda: text in self.log.read_text() or self.process.poll() is not None)
         return text in self.log.read_text()
 
     def end(self, number: signal.Signals = signal.SIGTERM) -> tuple[int, str]:
-        """Send a signal. Returns the exit status and the log."""
+        """Send a signal and wait. Returns the exit status and the log."""
         self.process.send_signal(number)
         return self.wait()
 

@@ -1,4 +1,4 @@
-"""The tests' clock is the only one: no test depends on the hour in which it runs."""
+"""The tests' clock is the only one, so no test depends on the hour in which it runs."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def test_clock__pipelines_read_it() -> None:
     assert utc_now() >= BEGIN + timedelta(hours=1)
 
 
-def test_clock__starts_anew_for_each_test() -> None:
+def test_clock__restarts_for_each_test() -> None:
     assert BEGIN <= utc_now() < BEGIN + timedelta(minutes=30)
 
 

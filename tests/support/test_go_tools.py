@@ -1,4 +1,4 @@
-"""A Go program is built once, however many processes ask for it, and never without Go."""
+"""A Go program is built once, however many processes need it, and never without Go."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ def put_go(folder: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> None:
 def test_find_or_build__many_at_once_build_once(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     put_go(tmp_path, monkeypatch, GO)
     with ThreadPoolExecutor(8) as threads:
-        found = list(threads.map(go_tools.find_or_build.__wrapped__, [MODULE] * 8))
-    assert set(found) == {(str(cache / "v1.2.3" / "gopher"), "")}
+        results = list(threads.map(go_tools.find_or_build.__wrapped__, [MODULE] * 8))
+    assert set(results) == {(str(cache / "v1.2.3" / "gopher"), "")}
     assert (tmp_path / "log").read_text() == f"{MODULE}\n"
 
 
