@@ -8,7 +8,7 @@ bench/latest.json.
 from __future__ import annotations
 
 if __name__ == "__main__":
-    from cli.interrupts import STATUS, end_in_one_line, raise_again
+    from cli.interrupts import end_in_one_line, raise_interrupts
 
     end_in_one_line()
 elif __name__ == "__mp_main__":
@@ -43,6 +43,7 @@ from rich.table import Table
 
 from bench.contenders import CONTENDERS, STEPS
 from bench.events import messages
+from cli.command import CommandParser, exit_status_of
 from cli.progress import progress_bar
 from local.pubsub.broker import Broker
 from schemas.envelope import EVENT_ID
@@ -164,7 +165,7 @@ def summary_table(events: int, timings: Mapping[str, Timings]) -> Table:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the benchmark, print the table, and write the rates to bench/latest.json. No rate is required."""
-    parser = argparse.ArgumentParser(prog="python -m bench.deliver", description=__doc__, allow_abbrev=False)
+    parser = CommandParser(prog="python -m bench.deliver", description=__doc__)
     parser.add_argument(
         "--events", type=_positive, default=EVENTS, help="number of events for each contender (default: %(default)s)"
     )
@@ -188,9 +189,5 @@ def _positive(text: str) -> int:
 
 
 if __name__ == "__main__":
-    raise_again()  # so that the contenders' processes end too
-    try:
-        sys.exit(main())
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        sys.exit(STATUS)
+    raise_interrupts()  # so that the contenders' processes end too
+    sys.exit(exit_status_of(main))

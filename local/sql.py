@@ -27,7 +27,7 @@ from typing import Any
 
 import duckdb
 
-from cli.help import ParagraphFormatter
+from cli.command import CommandParser, UserError, exit_status_of
 from schemas.envelope import format_time
 
 TABLE, CSV, JSON = "table", "csv", "json"
@@ -37,29 +37,33 @@ ROWS_A_BATCH = 1000
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one query, which can't change the file, and return the exit status."""
+    return exit_status_of(lambda: _query(argv))
+
+
+def _query(argv: Sequence[str] | None) -> int:
     parser = _parser()
     flags = parser.parse_args(argv)
     if flags.query is None and sys.stdin.isatty():
         parser.error("no query: add one, or pipe it to the standard input")
     if not flags.file.exists():
-        return _fail(f"{flags.file} does not exist. What to do: give a DuckDB file; `make demo` creates demo/tables.duckdb")
+        raise UserError(f"{flags.file} does not exist. What to do: give a DuckDB file; `make demo` creates demo/tables.duckdb")
     try:
         query = sys.stdin.read() if flags.query in (None, "-") else flags.query
         with duckdb.connect(flags.file, read_only=True) as db:
             count = len(db.extract_statements(query))
             if count != 1:
-                return _fail(f"the query has {count} statements: run them one by one" if count else "the query is empty")
+                raise UserError(
+                    f"the query has {count} statements. What to do: run them one by one" if count else "the query is empty"
+                )
             db.execute("SET TimeZone = 'UTC'").fetchall()
             _WRITERS[flags.format or (TABLE if sys.stdout.isatty() else CSV)](db, query)
     except (duckdb.Error, ValueError) as error:
-        return _fail(str(error))
+        raise UserError(str(error)) from None
     return 0
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m local.sql", description=__doc__, formatter_class=ParagraphFormatter, allow_abbrev=False
-    )
+    parser = CommandParser(prog="python -m local.sql", description=__doc__)
     parser.add_argument("file", type=Path, metavar="FILE.duckdb")
     parser.add_argument(
         "query",
@@ -75,12 +79,6 @@ def _parser() -> argparse.ArgumentParser:
         f"{JSON}: an array with one object per row (default: {TABLE} on a terminal, else {CSV})",
     )
     return parser
-
-
-def _fail(reason: str) -> int:
-    """Print an error and return the exit status."""
-    print(f"error: {reason}", file=sys.stderr)
-    return 2
 
 
 def _write_table(db: duckdb.DuckDBPyConnection, query: str) -> None:

@@ -31,10 +31,10 @@ from audit.auditor import judge_hours
 from audit.report_log import keep, known_hours
 from audit.verdict_table import TABLE, keep_verdicts, to_json
 from audit.verdicts import Status
-from cli.help import ParagraphFormatter
+from cli.command import CommandParser, UserError
 from cli.progress import progress_bar, status_line
 from pipelines.arguments import hours, resource
-from pipelines.command import UserError, run_main
+from pipelines.command import run_main
 from pipelines.pubsub_clients import subscriber
 from schemas.audit_reports import parse_report
 from schemas.buckets import DEAD_LETTERS, FIRST_HOUR, HOUR, LAST_HOUR
@@ -55,9 +55,7 @@ _log = logging.getLogger(__name__)
 
 def parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
-    flags = argparse.ArgumentParser(
-        prog="python -m pipelines.audit", description=__doc__, formatter_class=ParagraphFormatter, allow_abbrev=False
-    )
+    flags = CommandParser(prog="python -m pipelines.audit", description=__doc__)
     flags.add_argument(
         "--subscription",
         required=True,

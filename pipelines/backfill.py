@@ -27,9 +27,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from cli.help import ParagraphFormatter
+from cli.command import CommandParser, UserError
 from pipelines.arguments import add_stores, hours
-from pipelines.command import UserError, run_main
+from pipelines.command import run_main
 from pipelines.graph import LOCAL_SHARDS, Plan, SweepScope, launch
 from pipelines.progress import map_with_progress
 from pipelines.pubsub_clients import publisher
@@ -48,9 +48,7 @@ from transforms.recovery.archive_source import ReadBatch, Reading
 
 def parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
-    flags = argparse.ArgumentParser(
-        prog="python -m pipelines.backfill", description=__doc__, formatter_class=ParagraphFormatter, allow_abbrev=False
-    )
+    flags = CommandParser(prog="python -m pipelines.backfill", description=__doc__)
     flags.add_argument("--archive", required=True, help="object store of the archive: a folder, or gs://bucket[/prefix]")
     flags.add_argument(
         "--hours",

@@ -15,6 +15,7 @@ from contextlib import contextmanager, suppress
 from queue import Empty, SimpleQueue
 from typing import NoReturn, TextIO, TypeVar
 
+from cli.command import UserError, report_error
 from schemas.errors import EventDeliveryError
 from transforms.pubsub.leases import release_all
 
@@ -24,10 +25,6 @@ _log = logging.getLogger(__name__)
 
 DRAIN_SECONDS = 600.0
 """How long a stream may drain after a signal; messages that are not delivered by then are released."""
-
-
-class UserError(EventDeliveryError):
-    """The flags contradict each other or the environment, or a part of the command's work has failed."""
 
 
 def run_main(main: Callable[[Sequence[str]], int]) -> int:
@@ -47,7 +44,7 @@ def run_main(main: Callable[[Sequence[str]], int]) -> int:
 def run_command(main: Callable[[Sequence[str]], int]) -> int:
     """Run a command with the arguments of the process, and return its exit status. Call it in the main thread.
 
-    An EventDeliveryError, and an OSError of a full disk, is printed as one line without a stack trace.
+    An EventDeliveryError, or an OSError of a full disk, is printed as one line without a stack trace.
 
     SIGINT and SIGTERM release the leases of the process and end it with exit status 130 or 143; a further signal ends it at
     once. Inside a block of `on_shutdown`, the first signal starts a drain, and only the second one ends the process so.
@@ -83,17 +80,21 @@ def run_command(main: Callable[[Sequence[str]], int]) -> int:
         signal.signal(number, signal.SIG_DFL if isinstance(end, signal.Signals) else handler)
     if isinstance(end, signal.Signals):
         _interrupted(end, stderr)
-    if isinstance(end, EventDeliveryError):
-        print(f"error: {without_step(str(end))}", file=stderr)
-        return end.exit_status
-    if isinstance(end, OSError) and end.errno in (errno.ENOSPC, errno.EDQUOT):
-        # In the folder for temporary files, for example. The stores report errors of their own files as StoreError.
-        print(f"error: {end}. What to do: free some space, or set TMPDIR to another folder; then run it again", file=stderr)
-        return EventDeliveryError.exit_status
-    if isinstance(end, BaseException):
-        sys.stderr = stderr
+    if isinstance(end, Exception):
+        return report_error(_explained(end), stderr)
+    if isinstance(end, BaseException):  # SystemExit
         raise end
     return end
+
+
+def _explained(error: Exception) -> Exception:
+    """Return the error to report to the user."""
+    if isinstance(error, EventDeliveryError):
+        error.args = (without_step(str(error)), *error.args[1:])
+    elif isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        # In the folder for temporary files, for example. The stores report errors of their own files as StoreError.
+        return UserError(f"{error}. What to do: free some space, or set TMPDIR to another folder; then run it again")
+    return error
 
 
 def without_step(message: str) -> str:

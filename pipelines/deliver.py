@@ -32,10 +32,10 @@ from apache_beam.options.pipeline_options import DebugOptions, PipelineOptions
 from google.protobuf.json_format import MessageToJson
 from rich.console import Console
 
-from cli.help import ParagraphFormatter
+from cli.command import CommandParser, UserError
 from cli.progress import status_line
 from pipelines.arguments import add_stores, duration, resource
-from pipelines.command import UserError, on_shutdown, run_main
+from pipelines.command import on_shutdown, run_main
 from pipelines.graph import DATAFLOW_PACE, DATAFLOW_SHARDS, LOCAL_SHARDS, Plan, launch, local_pace
 from pipelines.memory import give_back_freed
 from pipelines.prism import running_prism, what_failed
@@ -64,9 +64,7 @@ _log = logging.getLogger(__name__)
 
 def parser() -> argparse.ArgumentParser:
     """Return the parser of the command line, without Beam's own flags."""
-    flags = argparse.ArgumentParser(
-        prog="python -m pipelines.deliver", description=__doc__, formatter_class=ParagraphFormatter, allow_abbrev=False
-    )
+    flags = CommandParser(prog="python -m pipelines.deliver", description=__doc__)
     flags.add_argument(
         "--subscription",
         required=True,

@@ -11,7 +11,7 @@ import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.runners.runner import PipelineResult
 
-from pipelines.command import UserError
+from cli.command import UserError
 from pipelines.pubsub_clients import publisher
 from schemas.buckets import DEAD_LETTERS
 from schemas.envelope import format_time

@@ -18,9 +18,9 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from cli.help import ParagraphFormatter
+from cli.command import CommandParser, UserError
 from pipelines.arguments import add_settings, hours
-from pipelines.command import UserError, run_main
+from pipelines.command import run_main
 from schemas.errors import with_list
 from storage.open import open_store
 from transforms.dedup.delivered_index import DeliveredIndexes
@@ -31,9 +31,7 @@ from transforms.recovery.missing_events import missing
 
 def parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
-    flags = argparse.ArgumentParser(
-        prog="python -m pipelines.missing", description=__doc__, formatter_class=ParagraphFormatter, allow_abbrev=False
-    )
+    flags = CommandParser(prog="python -m pipelines.missing", description=__doc__)
     flags.add_argument("--archive", required=True, help="object store of the archive: a folder, or gs://bucket[/prefix]")
     flags.add_argument("--storage", required=True, help="object store of deliver: a folder, or gs://bucket[/prefix]")
     flags.add_argument(

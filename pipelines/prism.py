@@ -18,7 +18,8 @@ from apache_beam import version
 from apache_beam.options.pipeline_options import PipelineOptions, PortableOptions, PrismRunnerOptions
 from apache_beam.runners.portability.prism_runner import PrismJobServer
 
-from pipelines.command import UserError, without_step
+from cli.command import UserError
+from pipelines.command import without_step
 from schemas.errors import EventDeliveryError
 
 START_SECONDS = 30.0

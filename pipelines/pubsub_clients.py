@@ -14,7 +14,7 @@ from google.auth.exceptions import DefaultCredentialsError
 from google.cloud import pubsub_v1
 from google.pubsub_v1.services.subscriber.transports import SubscriberGrpcTransport
 
-from pipelines.command import UserError
+from cli.command import UserError
 
 
 def publisher() -> pubsub_v1.PublisherClient:

@@ -18,9 +18,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from cli.help import ParagraphFormatter
+from cli.command import CommandParser, UserError
 from pipelines.arguments import hours
-from pipelines.command import UserError, run_main
+from pipelines.command import run_main
 from pipelines.progress import map_with_progress
 from schemas.buckets import HOUR, Bucket
 from schemas.registry.contracts import DEFAULT_FOLDER, load_contracts
@@ -34,9 +34,7 @@ from transforms.load.load import load, not_loaded
 
 def parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
-    flags = argparse.ArgumentParser(
-        prog="python -m pipelines.reload", description=__doc__, formatter_class=ParagraphFormatter, allow_abbrev=False
-    )
+    flags = CommandParser(prog="python -m pipelines.reload", description=__doc__)
     flags.add_argument("--storage", required=True, help="object store of deliver: a folder, or gs://bucket[/prefix]")
     flags.add_argument("--tables", required=True, help="table store of deliver: FILE.duckdb, or bigquery://project.dataset")
     flags.add_argument(

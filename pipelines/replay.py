@@ -23,10 +23,10 @@ import sys
 from collections.abc import Sequence
 from datetime import timedelta
 
-from cli.help import ParagraphFormatter
+from cli.command import CommandParser, UserError
 from cli.progress import progress_bar
 from pipelines.arguments import duration, hours, resource
-from pipelines.command import UserError, run_main
+from pipelines.command import run_main
 from pipelines.pubsub_clients import publisher
 from schemas.buckets import DEAD_LETTERS
 from schemas.errors import first_few, with_list
@@ -48,13 +48,7 @@ mend the contract or the program first; run deliver afterwards. For example:
 
 def parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
-    flags = argparse.ArgumentParser(
-        prog="python -m pipelines.replay",
-        description=__doc__,
-        formatter_class=ParagraphFormatter,
-        epilog=EXAMPLE,
-        allow_abbrev=False,
-    )
+    flags = CommandParser(prog="python -m pipelines.replay", description=__doc__, epilog=EXAMPLE)
     flags.add_argument("--storage", required=True, help="object store of deliver: a folder, or gs://bucket[/prefix]")
     flags.add_argument(
         "--reason",

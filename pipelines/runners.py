@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from apache_beam.options.pipeline_options import DirectOptions, GoogleCloudOptions, PipelineOptions, TestOptions
 from apache_beam.options.pipeline_options_validator import PipelineOptionsValidator
 
-from pipelines.command import UserError
+from cli.command import CommandParser, UserError
 
 DATAFLOW = "DataflowRunner"
 LOCAL = "FnApiRunner"
@@ -36,7 +36,7 @@ def add_runner(parser: argparse.ArgumentParser) -> None:
 def parse(parser: argparse.ArgumentParser, argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     """Return the command's own flags, and the arguments that are Beam's. An unknown flag ends the process with an error."""
     flags, beam_arguments = parser.parse_known_args(argv)
-    beam_parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    beam_parser = CommandParser(prog=parser.prog, add_help=False)
     for options in PipelineOptions.__subclasses__():
         options._add_argparse_args(beam_parser)  # noqa: SLF001 - Beam itself collects its flags this way
     _, unknown = beam_parser.parse_known_args([argument for argument in beam_arguments if argument != "--"])

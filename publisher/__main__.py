@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 if __name__ == "__main__":
-    from cli.interrupts import end_in_one_line, raise_again
+    from cli.interrupts import end_in_one_line, raise_interrupts
 
     end_in_one_line()
 
@@ -12,6 +12,6 @@ import sys
 from publisher.cli import main
 
 if __name__ == "__main__":
-    # From here on Ctrl-C must not end the process at once: what was sent is finished and reported first.
-    raise_again()
+    # From here on, a signal must not end the process at once: messages that were sent have to be counted and reported first.
+    raise_interrupts()
     sys.exit(main())

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from cli.command import CommandParser, exit_status_of
 from cli.progress import progress_bar
 from publisher.client import EventPublisher
 from publisher.errors import PublisherError
@@ -23,7 +24,7 @@ from publisher.event_file import Line, parse_line, read_lines
 from publisher.simulate import EVENT_TYPES, hours_of, simulate
 from schemas.buckets import HOUR, hour_of
 from schemas.envelope import format_time, parse_time
-from schemas.errors import EventDeliveryError, with_list
+from schemas.errors import with_list
 
 _ROUNDS = {"first": (1,), "second": (2,), "all": (1, 2)}
 _ERRORS_SHOWN = 10
@@ -34,16 +35,13 @@ MAX_HOURS = 24 * 366
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command and return its exit status."""
+    return exit_status_of(lambda: _publish(argv), interrupted="interrupted: not all events were published")
+
+
+def _publish(argv: Sequence[str] | None) -> int:
     console = Console(stderr=True)
-    try:
-        arguments = _parser().parse_args(argv)
-        return publish_file(arguments, console) if arguments.command == "publish" else publish_simulated(arguments, console)
-    except EventDeliveryError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_status
-    except KeyboardInterrupt:
-        print("interrupted: not all events were published", file=sys.stderr)
-        return 130
+    arguments = _parser().parse_args(argv)
+    return publish_file(arguments, console) if arguments.command == "publish" else publish_simulated(arguments, console)
 
 
 def publish_file(arguments: argparse.Namespace, console: Console) -> int:
@@ -156,9 +154,9 @@ def _write_failed(path: Path, lines: list[Line]) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m publisher", description=__doc__)
+    parser = CommandParser(prog="python -m publisher", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    common = argparse.ArgumentParser(add_help=False)
+    common = CommandParser(add_help=False)
     common.add_argument("--topic", required=True, help="topic of the events: projects/PROJECT/topics/NAME")
     common.add_argument("--audit_topic", help="topic of the audit, for the counts of published events (default: no reports)")
     publish = commands.add_parser("publish", parents=[common], help="publish a file with one JSON object per line")

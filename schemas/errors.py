@@ -13,7 +13,7 @@
     │       └── LoadJobFailed
     ├── PubSubError           transforms.pubsub.retry
     ├── PublisherError        publisher.errors
-    ├── UserError             pipelines.command
+    ├── UserError             cli.command
     └── TemplateError         templates.render
 
 Any other exception that ends a command is a bug, and keeps its stack trace. An exception that only steers the code is not in

@@ -10,7 +10,6 @@ if __name__ == "__main__":
 
     end_in_one_line()
 
-import argparse
 import json
 import re
 import sys
@@ -21,6 +20,7 @@ from typing import Any
 from google.cloud.dataflow_v1beta3 import ContainerSpec, TemplateMetadata
 from google.protobuf.json_format import ParseError
 
+from cli.command import CommandParser, UserError, exit_status_of
 from schemas.errors import EventDeliveryError
 
 METADATA = Path(__file__).parent / "deliver" / "metadata.json"
@@ -65,8 +65,12 @@ def render(metadata: str, image: str) -> dict[str, Any]:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Write build/templates/deliver.json, and print how to upload it."""
-    parser = argparse.ArgumentParser(
+    """Write build/templates/deliver.json, print how to upload it, and return the exit status."""
+    return exit_status_of(lambda: _write(argv))
+
+
+def _write(argv: Sequence[str]) -> int:
+    parser = CommandParser(
         prog="python -m templates.render", description=f"Write the Dataflow template spec of deliver to {SPEC}."
     )
     parser.add_argument(
@@ -79,10 +83,12 @@ def main(argv: Sequence[str]) -> int:
     try:
         spec = render(METADATA.read_text(), image)
     except TemplateError as error:
-        print(f"error: {METADATA}: {error}", file=sys.stderr)
-        return 2
-    SPEC.parent.mkdir(parents=True, exist_ok=True)
-    SPEC.write_text(json.dumps(spec, indent=2) + "\n")
+        raise TemplateError(f"{METADATA}: {error}") from None
+    try:
+        SPEC.parent.mkdir(parents=True, exist_ok=True)
+        SPEC.write_text(json.dumps(spec, indent=2) + "\n")
+    except OSError as error:
+        raise UserError(f"{SPEC} can't be written: {error.strerror}") from None
     print(f"wrote {SPEC} for the image\n  {image}")
     if image == IMAGE:
         print(f"The image is a placeholder. Name your own:\n  python -m templates.render \\\n    {IMAGE}")

@@ -11,7 +11,6 @@ if __name__ == "__main__":
 
     end_in_one_line()
 
-import argparse
 import os
 import re
 import shutil
@@ -28,6 +27,7 @@ from typing import Any
 
 from rich.console import Console
 
+from cli.command import CommandParser, UserError, exit_status_of
 from local.demo.expected import differences, expected_results, flights_hours
 from local.demo.summary import dead_letters_by_reason, late_by_type, read_verdicts, summary_table, unfinished
 from local.pubsub.broker import Broker
@@ -77,6 +77,10 @@ def main(folder: Path = Path("demo")) -> int:
     Returns:
         The exit status: 0, or 1 if the audit's verdicts differ from the input, 2 if a step failed, 130 or 143 after a signal.
     """
+    return exit_status_of(lambda: _demo(folder))
+
+
+def _demo(folder: Path) -> int:
     runner = CommandRunner()
     started = time.monotonic()
     console = Console(highlight=False, soft_wrap=True)
@@ -93,8 +97,7 @@ def main(folder: Path = Path("demo")) -> int:
                     print("interrupted", file=sys.stderr)
                 return 128 + runner.signals[0]
             if status not in accepted:
-                print(f"error: the step {title!r} failed with exit status {status}", file=sys.stderr)
-                return 2
+                raise UserError(f"the step {title!r} failed with exit status {status}")
         verdicts = read_verdicts(folder / VERDICTS)
         mismatches = differences(verdicts, expected_results(FLIGHTS, SEED, EVENTS, HOURS, end))
         print_results(console, folder, verdicts, mismatches)
@@ -194,5 +197,5 @@ def shell_lines(words: Sequence[str]) -> str:
 
 
 if __name__ == "__main__":
-    argparse.ArgumentParser(prog="python -m local.demo", description=__doc__).parse_args()
+    CommandParser(prog="python -m local.demo", description=__doc__).parse_args()
     sys.exit(main())

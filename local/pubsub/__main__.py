@@ -7,18 +7,22 @@ if __name__ == "__main__":
 
     end_in_one_line()
 
-import argparse
 import signal
 import sys
 
 from google.api_core.exceptions import GoogleAPICallError
 
+from cli.command import CommandParser, UserError, exit_status_of
 from local.pubsub.broker import Broker
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Serve until SIGINT or SIGTERM, and return the exit status: 2 if the port can't be used or a topic can't be created."""
-    parser = argparse.ArgumentParser(
+    return exit_status_of(lambda: _serve(arguments))
+
+
+def _serve(arguments: list[str] | None) -> int:
+    parser = CommandParser(
         prog="python -m local.pubsub",
         description="Run a Pub/Sub broker in one process and in memory, for development and tests. When it is ready, it "
         "prints one line: PUBSUB_EMULATOR_HOST=host:port. A program with this variable in its environment uses the broker "
@@ -43,10 +47,10 @@ def main(arguments: list[str] | None = None) -> int:
         with Broker(flags.host, flags.port, topics=flags.topic) as broker:
             print(f"PUBSUB_EMULATOR_HOST={broker.address}", flush=True)
             signal.sigwait(stop_signals)
-    except (GoogleAPICallError, OSError) as error:
-        reason = f"can't create a topic of --topic: {error.message}" if isinstance(error, GoogleAPICallError) else error
-        print(f"error: {reason}", file=sys.stderr)
-        return 2
+    except GoogleAPICallError as error:
+        raise UserError(f"can't create a topic of --topic: {error.message}") from None
+    except OSError as error:
+        raise UserError(str(error)) from None
     return 0
 
 

@@ -11,17 +11,21 @@ if __name__ == "__main__":
 
     end_in_one_line()
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from cli.command import CommandParser, exit_status_of
 from schemas.registry.contracts import DEFAULT_FOLDER, ContractError, load_contracts
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print each event type with its versions, one type per line, and return the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m schemas.registry.check", description=__doc__)
+    return exit_status_of(lambda: _check(arguments))
+
+
+def _check(arguments: Sequence[str] | None) -> int:
+    parser = CommandParser(prog="python -m schemas.registry.check", description=__doc__)
     parser.add_argument(
         "folder",
         metavar="DIR",
@@ -34,11 +38,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         contracts = load_contracts(folder)
     except ContractError as error:
-        if error.problems:
-            print("\n".join(error.problems), file=sys.stderr)
-            return 1
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_status
+        if not error.problems:
+            raise
+        print("\n".join(error.problems), file=sys.stderr)
+        return 1
     for event_type in contracts.types:
         print(event_type, *(f"v{contract.version}" for contract in contracts.versions(event_type)))
     return 0

@@ -99,19 +99,20 @@ def test_end_in_one_line__caught_exceptions() -> None:
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "interrupted\n")
 
 
-def test_raise_again__keyboard_interrupt() -> None:
+def test_raise_interrupts__keyboard_interrupt() -> None:
     done = run_python(
-        "import os, signal; from cli.interrupts import end_in_one_line, raise_again; end_in_one_line(); raise_again()\n"
-        "try: os.kill(os.getpid(), signal.SIGINT)\n"
-        "except KeyboardInterrupt: print('caught')"
+        "import os, signal; from cli.interrupts import *; end_in_one_line(); raise_interrupts()\n"
+        "for number in (signal.SIGINT, signal.SIGTERM):\n"
+        "    try: os.kill(os.getpid(), number)\n"
+        "    except KeyboardInterrupt as interrupt: print(interrupt.status)"
     )
-    assert (done.returncode, done.stdout, done.stderr) == (0, "caught\n", "")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "130\n143\n", "")
 
 
-def test_raise_again__signal_ignored() -> None:
+def test_raise_interrupts__signal_ignored() -> None:
     done = run_python(
         "import os, signal; signal.signal(signal.SIGINT, signal.SIG_IGN); from cli.interrupts import *; "
-        "end_in_one_line(); raise_again(); os.kill(os.getpid(), signal.SIGINT); print('goes on')"
+        "end_in_one_line(); raise_interrupts(); os.kill(os.getpid(), signal.SIGINT); print('goes on')"
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "goes on\n", "")
 

@@ -158,7 +158,7 @@ def test_main__no_answer(file: Path, query: str, form: str, capsys: pytest.Captu
 def test_main__several_statements(file: Path, form: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(file), "SELECT 1; SELECT 2;", f"--format={form}"]) == 2
     output = capsys.readouterr()
-    assert (output.out, output.err) == ("", "error: the query has 2 statements: run them one by one\n")
+    assert (output.out, output.err) == ("", "error: the query has 2 statements. What to do: run them one by one\n")
 
 
 def test_main__no_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

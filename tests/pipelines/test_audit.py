@@ -14,9 +14,9 @@ import google_crc32c
 import numpy as np
 import pytest
 
+from cli.command import UserError
 from pipelines import audit
 from pipelines.audit import parser
-from pipelines.command import UserError
 from schemas.audit_reports import DeliveredReport, PublishedReport
 from schemas.buckets import DEAD_LETTERS, Bucket
 from schemas.envelope import format_time, parse_time

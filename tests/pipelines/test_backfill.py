@@ -12,8 +12,9 @@ from typing import Any
 import duckdb
 import pytest
 
+from cli.command import UserError
 from pipelines import backfill
-from pipelines.command import UserError, run_command
+from pipelines.command import run_command
 from schemas.buckets import DEAD_LETTERS, HOUR, Bucket, hour_of
 from storage.tables.duckdb_file import DuckDBFile
 from tests.support.archive import Archived, write_archive

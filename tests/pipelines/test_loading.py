@@ -10,8 +10,8 @@ from typing import Any
 import duckdb
 import pytest
 
+from cli.command import UserError
 from pipelines import reload
-from pipelines.command import UserError
 from schemas.audit_reports import DeliveredReport, parse_report
 from schemas.buckets import DEAD_LETTERS, Bucket
 from storage.tables.base import TableStoreError

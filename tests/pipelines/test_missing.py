@@ -12,8 +12,8 @@ from uuid import uuid4
 import fastavro
 import pytest
 
+from cli.command import UserError
 from pipelines import audit, backfill, deliver, missing
-from pipelines.command import UserError
 from schemas.buckets import DEAD_LETTERS, HOUR, Bucket
 from storage.tables.duckdb_file import DuckDBFile
 from tests.support.archive import Archived, archive_bytes, write_archive

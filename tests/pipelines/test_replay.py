@@ -12,8 +12,8 @@ import pytest
 from google.pubsub_v1 import PublisherClient
 from google.pubsub_v1.types import PublishRequest, PubsubMessage
 
+from cli.command import UserError
 from pipelines import replay
-from pipelines.command import UserError
 from schemas.buckets import DEAD_LETTERS, HOUR, Bucket, hour_of
 from tests.support.clock import CLOCK, LAST_HOUR
 from tests.support.delivery import World, search

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import signal
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 from google.cloud import pubsub_v1
 
+from cli.interrupts import Interrupted
 from publisher.cli import main
 from publisher.event_file import Line, read_lines
 from publisher.simulate import EVENT_TYPES, expected, simulate
@@ -200,17 +202,18 @@ def test_publish__topic_is_deleted_midway(
     assert stack.reports(1)[0].distinct == Tally.of_ids(arrived)
 
 
-def test_publish__interrupted(stack: Stack, printed: Printed, monkeypatch: pytest.MonkeyPatch) -> None:
-    """After Ctrl-C, events that were sent already are completed and reported."""
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_publish__interrupted(stack: Stack, printed: Printed, monkeypatch: pytest.MonkeyPatch, number: signal.Signals) -> None:
+    """After a signal, events that were sent already are completed and reported."""
 
     def read_and_stop(path: Path, position: Callable[[int], None]) -> Iterator[Line]:
         for line in read_lines(path, position):
             if line.number > 100:
-                raise KeyboardInterrupt
+                raise Interrupted(number)
             yield line
 
     monkeypatch.setattr("publisher.cli.read_lines", read_and_stop)
-    assert main(["publish", str(FLIGHTS), *stack.flags]) == 130
+    assert main(["publish", str(FLIGHTS), *stack.flags]) == 128 + number
     out, err = printed()
     assert "published 100 events" in out
     assert err == "interrupted: not all events were published\n"
@@ -323,11 +326,13 @@ def test_simulate__end_must_be_over(stack: Stack, printed: Printed, end: str) ->
     "flags", [[], ["--topic", "t", "--events", "0"], ["--topic", "t", "--end", "noon"], ["--topic", "t", "--part", "third"]]
 )
 def test_simulate__wrong_flags(printed: Printed, flags: list[str]) -> None:
-    """Wrong flags print the usage."""
+    """Wrong flags are an error of one line."""
     with pytest.raises(SystemExit) as ended:
         main(["simulate", *flags])
     assert ended.value.code == 2
-    assert "usage:" in printed()[1]
+    err = printed()[1]
+    assert err.startswith("error: ")
+    assert err.endswith("What to do: see python -m publisher simulate --help\n")
 
 
 def test_simulate__two_parts(stack: Stack) -> None:
