@@ -52,7 +52,7 @@ lint: $(INSTALLED) ## Check style, formatting, types and import rules
 	$(BIN)/lint-imports
 
 contracts: $(INSTALLED) ## Check the contracts: valid, fit for BigQuery, compatible with their earlier versions
-	$(BIN)/python -m schemas.registry.check
+	$(BIN)/python -m pipelines.check_contracts
 
 templates: $(INSTALLED) ## Write the spec of the Dataflow flex template to build/templates/
 	$(BIN)/python -m templates.render

@@ -23,7 +23,7 @@ HOURS = "--hours=2026-01-31T00..2026-01-31T01"
 STORES = ["--storage={}/storage", "--tables={}/tables.duckdb"]
 COMMANDS = (
     *(f"pipelines.{name}" for name in ("deliver", "audit", "replay", "backfill", "missing", "reload")),
-    *("publisher", "local.pubsub", "local.sql", "local.demo", "schemas.registry.check", "templates.render", "bench.deliver"),
+    *("publisher", "local.pubsub", "local.sql", "local.demo", "pipelines.check_contracts", "templates.render", "bench.deliver"),
 )
 
 
@@ -68,7 +68,7 @@ def test_command__unknown_flag(module: str, run: Callable[..., tuple[Any, str]])
 @pytest.mark.parametrize(
     ("module", "arguments"),
     [
-        ("schemas.registry.check", []),
+        ("pipelines.check_contracts", []),
         ("templates.render", []),
         ("local.sql", ["{}/tables.duckdb", "SELECT 1"]),
     ],
@@ -81,7 +81,7 @@ def test_command__done(module: str, arguments: list[str], run: Callable[..., tup
 def test_command__something_to_report(run: Callable[..., tuple[Any, str]], tmp_path: Path) -> None:
     """A contract with a problem is what the check reports. The other commands that report something need a broker."""
     write_contract(tmp_path / "contracts", "{")
-    status, err = run("schemas.registry.check", "{}/contracts")
+    status, err = run("pipelines.check_contracts", "{}/contracts")
     assert status == 1
     assert "error:" not in err
 
@@ -103,7 +103,7 @@ def test_command__something_to_report(run: Callable[..., tuple[Any, str]], tmp_p
         ("publisher", ["simulate", f"--topic={TOPIC}", "--end=2999-01-01T00:00:00Z"], "not in the future"),
         ("local.pubsub", ["--port=0", "--topic=events"], "events"),
         ("local.sql", ["{}/none.duckdb", "SELECT 1"], "none.duckdb does not exist"),
-        ("schemas.registry.check", ["{}/none"], "there is no such folder"),
+        ("pipelines.check_contracts", ["{}/none"], "there is no such folder"),
         ("templates.render", ["image"], "build/templates/deliver.json can't be written"),
     ],
 )

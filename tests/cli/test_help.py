@@ -31,7 +31,7 @@ def test_paragraph_formatter__layout() -> None:
         ("publisher.cli", ["simulate"]),
         ("local.pubsub.__main__", []),
         ("local.sql", []),
-        ("schemas.registry.check", []),
+        ("pipelines.check_contracts", []),
         ("templates.render", []),
         ("bench.deliver", []),
     ],

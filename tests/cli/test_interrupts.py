@@ -67,7 +67,7 @@ def test_end_in_one_line__first_import(module: str) -> None:
         ("local.demo.__main__", "local.pubsub.broker"),
         ("local.sql", "duckdb"),
         ("templates.render", "google.cloud.dataflow_v1beta3"),
-        ("schemas.registry.check", "schemas.registry.contracts"),
+        ("pipelines.check_contracts", "schemas.registry.contracts"),
     ],
 )
 def test_end_in_one_line__library_import(module: str, library: str) -> None:

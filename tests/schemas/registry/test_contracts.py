@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import pickle
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -122,30 +120,3 @@ def test_load_contracts__rejects_a_folder_as_version(tmp_path: Path) -> None:
     write_contract(tmp_path, record("thing"))
     (tmp_path / "thing" / "v2.avsc").mkdir()
     assert "is not a contract" in problems_of(tmp_path)[0]
-
-
-def run_check(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "schemas.registry.check", *arguments]
-    root = Path(__file__).parents[3]
-    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=root)
-
-
-def test_check__prints_a_line_for_each_event_type(tmp_path: Path) -> None:
-    write_contract(tmp_path, record("thing"), version=2)
-    write_contract(tmp_path, record("thing"), version=1)
-    write_contract(tmp_path, record("another"), "another")
-    result = run_check(str(tmp_path))
-    assert (result.returncode, result.stdout, result.stderr) == (0, "another v1\nthing v1 v2\n", "")
-
-
-def test_check__prints_every_problem_on_stderr(tmp_path: Path) -> None:
-    files = [write_contract(tmp_path, "{", "thing", version) for version in range(1, 8)]
-    result = run_check(str(tmp_path))
-    assert (result.returncode, result.stdout) == (1, "")
-    assert [line.split(": is not JSON")[0] for line in result.stderr.splitlines()] == [*map(str, files)]
-
-
-def test_check__fails_on_a_missing_folder(tmp_path: Path) -> None:
-    result = run_check(str(tmp_path / "nowhere"))
-    assert (result.returncode, result.stdout, result.stderr.count("\n")) == (2, "", 1)
-    assert result.stderr.startswith(f"error: {tmp_path / 'nowhere'}: there is no such folder")

@@ -25,7 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _check(arguments: Sequence[str] | None) -> int:
-    parser = CommandParser(prog="python -m schemas.registry.check", description=__doc__)
+    parser = CommandParser(prog="python -m pipelines.check_contracts", description=__doc__)
     parser.add_argument(
         "folder",
         metavar="DIR",
