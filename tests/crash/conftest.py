@@ -1,4 +1,4 @@
-"""The lanes and brokers that the tests of one process share."""
+"""Fixtures of the crash tests: the fork servers and brokers that the tests of one process share."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.crash.worlds import Field, Place, open_places
 
 @pytest.fixture(scope="session")
 def places() -> Iterator[list[Place]]:
-    """Two places, for the tests that run two processes at once."""
+    """Open two places, since some tests run two processes at once."""
     with open_places(2) as places:
         yield places
 

@@ -1,7 +1,7 @@
-"""A lane: a process that has imported all that the pipelines need, and forks a child for each run of them.
+"""A lane: a process that has imported the pipelines, and forks a child for each run of them.
 
-To import Beam takes seconds, which a hundred runs can't each afford. A process that has spoken gRPC can't fork, so a lane never
-does: it reads a line of JSON for each run, and writes the child's process id, then its wait status.
+Importing Beam takes seconds, which is too much for each of a hundred runs. A process that has used gRPC can't fork, so a lane
+never uses it: it reads a line of JSON per run, and writes the child's process id and then its wait status.
 """
 
 from __future__ import annotations
@@ -25,20 +25,23 @@ from typing import Any, Self
 from tests.support.clock import CLOCK, PATIENCE
 
 AUDIT, BACKFILL, DELIVER, REPLAY, STREAM = "audit", "backfill", "deliver", "replay", "stream"
-"""The commands. A stream is deliver's, on Prism."""
+"""The commands. STREAM is deliver in stream mode, on Prism."""
 
 
 @dataclass(frozen=True)
 class Ended:
-    """How a run ended. status: what the process gave, negative for a signal; told: what `Points` wrote; log: its output."""
+    """The end of a run."""
 
     status: int
+    """Exit status of the process, or the negative number of the signal that killed it."""
     told: Mapping[str, Any]
+    """The report of `Points`: the stage before a kill, or the counts."""
     log: str
+    """Output of the process."""
 
 
 class Lane:
-    """The lane's process, seen from the test."""
+    """The lane's process, as a test sees it."""
 
     _process: subprocess.Popen[str] | None = None
 
@@ -46,7 +49,7 @@ class Lane:
         return self
 
     def _start(self) -> subprocess.Popen[str]:
-        """Start the process for its first run: many a test process needs only one of its lanes."""
+        """Start the process late: many test processes need only one of their lanes."""
         command = [sys.executable, "-m", "tests.crash.fork_server"]
         environment = os.environ | {"GRPC_ENABLE_FORK_SUPPORT": "0", "NO_GCE_CHECK": "true"}
         pipe = subprocess.PIPE
@@ -71,7 +74,13 @@ class Lane:
         shared: bool = False,
         started: Callable[[int], object] = lambda _: None,
     ) -> Ended:
-        """Runs a pipeline; started: is told the process id. shared: its DuckDB file is another process's as well."""
+        """Run a command in a child process and wait for its end.
+
+        Args:
+            stage, nth: where to kill it, see `Points`
+            shared: whether another process uses the same DuckDB file
+            started: called with the child's process id
+        """
         told, log = folder / f"told-{id(self)}.json", folder / f"log-{id(self)}.txt"
         told.unlink(missing_ok=True)
         request: dict[str, Any] = {"command": command, "flags": flags, "told": str(told), "log": str(log)}
@@ -86,13 +95,13 @@ class Lane:
 
 
 def main() -> None:
-    from pipelines import audit, backfill, deliver, replay  # noqa: F401 - here, for the test itself not to wait for it
+    from pipelines import audit, backfill, deliver, replay  # noqa: F401 - imported here, so that the test process need not wait for it
 
     assert threading.active_count() == 1, "a process with threads can't be forked"
     gc.freeze()
     for line in sys.stdin:
         request = json.loads(line)
-        # Prism speaks gRPC to this process and not only for it, which a forked one does not survive.
+        # With Prism the run uses gRPC in its own process, which does not work in a forked one.
         child = _start(line) if request["command"] == STREAM else os.fork()
         if not child:
             _work(request)
@@ -105,14 +114,14 @@ def _start(line: str) -> int:
 
 
 def _work(request: Mapping[str, Any]) -> None:
-    """The run, in the child."""
+    """Do the run, in the child."""
     status = 1
     try:
         descriptor = os.open(request["log"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         for number in (1, 2):
             os.dup2(descriptor, number)
         status = _run(request)
-    except BaseException:  # noqa: BLE001 - all that is left to do is to tell
+    except BaseException:  # noqa: BLE001 - the process ends here, so it can only log
         traceback.print_exc()
     finally:
         sys.stdout.flush()
@@ -138,9 +147,9 @@ def _run(request: Mapping[str, Any]) -> int:
     if request["shared"]:
         leases.PULL_MESSAGES = 20
         _share_tables()
-    # What a process leaves that is killed does not depend on the disk's caches.
+    # Skip fsync: the files that a killed process leaves do not depend on the disk's caches.
     vars(directory)["flush"] = vars(directory)["flush_folder"] = lambda _: None
-    # Small ones, for there to be a time between them.
+    # Small batches, so that there are moments between them.
     replaying.MOST_MESSAGES = 7
     vars(graph)["LOAD_EVERY"] = timedelta(seconds=1)
     points = Points(request["stage"], request["nth"], Path(request["told"]))
@@ -152,7 +161,7 @@ def _run(request: Mapping[str, Any]) -> int:
 
 
 def _share_tables() -> None:
-    """Lets processes take turns at a DuckDB file, as they can with BigQuery: each opens it for one call at a time."""
+    """Let several processes use a DuckDB file, as they can use BigQuery: each opens it for one call at a time."""
     from storage.tables.duckdb_file import DuckDBFile
 
     def share(name: str) -> None:

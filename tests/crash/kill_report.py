@@ -21,9 +21,13 @@ class Kills:
         self.places: list[tuple[str, str]] = []
 
     def add(self, command: str, ended: Ended) -> str | None:
-        """Return the stage in which a run was killed; None for a run that ended well. Anything else fails the test.
+        """Record how a run ended.
 
-        A kill from outside falls ELSEWHERE.
+        Returns:
+            the stage in which it was killed, ELSEWHERE if from outside; None if it was completed
+
+        Raises:
+            AssertionError: it ended in any other way
         """
         assert ended.status in (0, KILLED), ended.log
         if ended.status == 0:
@@ -35,7 +39,7 @@ class Kills:
 
 @pytest.fixture
 def kills(request: pytest.FixtureRequest) -> Iterator[Kills]:
-    """Count the test's kills. They travel with its report, also from another process."""
+    """Count the test's kills and attach them to its report, which pytest-xdist passes on to the main process."""
     kills = Kills()
     yield kills
     request.node.user_properties += [("kill", place) for place in kills.places]
@@ -50,7 +54,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 
 def tables(places: Iterable[object]) -> Iterator[list[str]]:
-    """Yield a title and a line for each stage, for each command that was killed at least once."""
+    """Yield a title and one line per stage for each command that was killed at least once."""
     numbers = Counter(tuple(place) for place in places if isinstance(place, list | tuple))
     for command, stages in STAGES.items():
         counts = {stage: numbers[command, stage] for stage in (*stages, ELSEWHERE)}

@@ -1,4 +1,4 @@
-"""Backfill and repair are killed over hours that were deleted, and ids that are missing: a second one brings them back."""
+"""Backfill and repair are killed while they restore deleted hours or missing ids: a second run completes them."""
 
 from __future__ import annotations
 
@@ -25,24 +25,27 @@ from tests.support.pubsub import pull_now, subscriber
 pytestmark = [pytest.mark.integration, pytest.mark.filterwarnings("ignore:The return_immediately flag")]
 
 ALL, SOME, IDS = "all hours", "some hours", "ids"
-"""What is missing."""
+"""Kinds of loss: all hours or some hours are deleted, or some ids were never delivered."""
 ANYWHERE = (*STAGES[BACKFILL], ELSEWHERE)
 
 
 class Loss(NamedTuple):
-    """What was published, which hours are whole, and what brings back the rest."""
+    """A loss, and how to repair it."""
 
     published: Mapping[str, Event]
+    """All published events by message id."""
     whole: Sequence[datetime]
+    """Hours that are complete, and must not change."""
     flags: Sequence[str]
+    """Flags of the backfill that restores the rest."""
 
 
 def lose(world: World, place: Place, missing: str, chance: random.Random) -> Loss:
-    """Delivers and archives events, and then loses a part of what was delivered, or of what was to be."""
+    """Deliver and archive events, then delete hours, or drop messages before they are delivered."""
     witness = Witness.of(world)
     events = first_round(chance)
     if missing == SOME:
-        # What several hours share may lie in either of them: the hours that are whole would change by right.
+        # An id of several hours may be delivered in any of them, so complete hours could rightly change.
         events = [one for one in events if _number(one) == HOURS.index(hour_of(one.received_at))]
     publish(world, events)
     finish(world, place)
@@ -72,7 +75,7 @@ def lose(world: World, place: Place, missing: str, chance: random.Random) -> Los
 
 
 def _number(event: Event) -> int:
-    """Of the hour that an event is named for."""
+    """Return the number of the hour in an event's id."""
     return int(event.event_id.lstrip("abcdefghijklmnopqrstuvwxyz").partition("-")[0])
 
 
@@ -85,7 +88,7 @@ def delete(world: World, hour: datetime, with_partitions: bool) -> None:
 
 
 def held(world: World, hours: Sequence[datetime]) -> Any:
-    """The files of these hours, and the ids of their rows in tables."""
+    """Return the data files of these hours, and the message ids of their rows in tables."""
     streams = (*kinds_of(world), DEAD_LETTERS)
     folders = [world.storage / Bucket(stream, hour).folder for stream in streams for hour in hours]
     files = {file: file.read_bytes() for folder in folders for file in folder.glob("part-*")}
@@ -94,6 +97,7 @@ def held(world: World, hours: Sequence[datetime]) -> Any:
 
 
 def judge(world: World, place: Place, loss: Loss) -> None:
+    """Check outcomes and verdicts."""
     check(world, loss.published)
     report(world, loss.published)
     audit(world, place)
@@ -101,7 +105,7 @@ def judge(world: World, place: Place, loss: Loss) -> None:
 
 @pytest.fixture(scope="module")
 def usual(tmp_path_factory: pytest.TempPathFactory, places: list[Place]) -> Callable[[str], Mapping[str, int]]:
-    """Count how often a backfill that is not disturbed reaches each stage, by what is missing."""
+    """Count how often an undisturbed backfill reaches each stage, for each kind of loss."""
 
     @cache
     def count(missing: str) -> Mapping[str, int]:
@@ -115,7 +119,10 @@ def usual(tmp_path_factory: pytest.TempPathFactory, places: list[Place]) -> Call
 
 
 def losses_and_stages() -> Iterator[Any]:
-    """Each kind of loss with some of the stages, so that each stage is hit; the first stages of each are fast."""
+    """Yield each kind of loss with some of the stages, so that together they hit each stage.
+
+    Every third combination is fast.
+    """
     for missing, stages in ((ALL, ANYWHERE[0::2]), (SOME, ANYWHERE[1::2]), (IDS, ANYWHERE[0::3])):
         for number, stage in enumerate(stages):
             yield pytest.param(missing, stage, marks=() if number % 3 == 1 else pytest.mark.slow)
@@ -125,7 +132,7 @@ def losses_and_stages() -> Iterator[Any]:
 def test_backfill__killed_is_repeated_without_harm(
     tmp_path: Path, field: Field, usual: Callable[[str], Mapping[str, int]], missing: str, stage: str
 ) -> None:
-    """One backfill or two are killed, and another one ends."""
+    """One or two backfills are killed, and another one restores everything."""
     chance = random.Random(f"{stage} {missing}")
     place, world = field.place, new_world(tmp_path / "world", field.place)
     loss = lose(world, place, missing, chance)
@@ -138,5 +145,5 @@ def test_backfill__killed_is_repeated_without_harm(
     ]
     run_well(world, place, BACKFILL, loss.flags)
     judge(world, place, loss)
-    assert held(world, loss.whole) == before, "an hour that was whole has changed"
+    assert held(world, loss.whole) == before, "a complete hour has changed"
     assert hits[0] or stage == ELSEWHERE, "no kill hit this stage: it is not tested"

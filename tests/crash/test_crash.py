@@ -1,4 +1,4 @@
-"""Deliver is killed, again and again and everywhere: nothing is lost, nothing is twice, and the audit says COMPLETE."""
+"""Deliver is killed at every stage: nothing is lost, nothing is delivered twice, and all verdicts are COMPLETE."""
 
 from __future__ import annotations
 
@@ -18,15 +18,16 @@ from tests.crash.worlds import Field, Place, Target, aim, attempt, audit, finish
 pytestmark = [pytest.mark.integration, pytest.mark.filterwarnings("ignore:The return_immediately flag")]
 
 SEEDS = 4
-"""For each stage. One of them is played by `make test`, the others by `make test-slow`."""
+"""Runs for each stage, each with its own seed: one in `make test`, the others in `make test-slow`."""
 PAIRS = 12
-"""Seeds with two processes at once, and those of them that `make test` plays."""
+"""Runs with two processes at once."""
 FAST_PAIRS = 2
+"""Those of them in `make test`."""
 ANYWHERE = (*STAGES[DELIVER], ELSEWHERE)
 
 
 def stages_and_seeds() -> Iterator[Any]:
-    """Each stage with each seed; the fast ones are spread over all seeds, since the last one is about late events."""
+    """Yield each stage with each seed. The fast ones are spread over all seeds, since the last seed tests late events."""
     for number, stage in enumerate(ANYWHERE):
         for seed in range(SEEDS):
             yield pytest.param(stage, seed, marks=() if seed == number % SEEDS else pytest.mark.slow)
@@ -34,7 +35,7 @@ def stages_and_seeds() -> Iterator[Any]:
 
 @pytest.fixture(scope="module")
 def usual(tmp_path_factory: pytest.TempPathFactory, places: list[Place]) -> Mapping[str, int]:
-    """Count how often a run that is not disturbed reaches each stage."""
+    """Count how often an undisturbed run reaches each stage."""
     calm = new_world(tmp_path_factory.mktemp("calm") / "world", places[0])
     published = publish(calm, first_round(random.Random(-1)))
     counts = finish(calm, places[0]).told["counts"]
@@ -45,9 +46,13 @@ def usual(tmp_path_factory: pytest.TempPathFactory, places: list[Place]) -> Mapp
 
 
 def play(folder: Path, field: Field, chance: random.Random, targets: Sequence[Target], late: bool) -> bool:
-    """Kill runs at the targets, the first among late events or not, and check the stores when everything is delivered.
+    """Kill runs at the targets, complete the delivery, and check the stores.
 
-    Returns whether the first target was hit.
+    Args:
+        late: whether the kills hit the delivery of late events, after a complete first one
+
+    Returns:
+        whether the first target was hit
     """
     place = field.place
     world = new_world(folder, place)
@@ -62,7 +67,7 @@ def play(folder: Path, field: Field, chance: random.Random, targets: Sequence[Ta
     finish(world, place)
     check(world, published)
     if late:
-        # Searches do not come again in other hours, so that each hour can be judged by itself.
+        # Searches have no duplicates in other hours, so each hour can be audited by itself.
         report(world, published)
         audit(world, place)
     return hits[0]
@@ -78,7 +83,7 @@ def test_deliver__killed_loses_and_repeats_nothing(
         targets.append(aim(chance, usual, chance.choice(ANYWHERE)))
     hit = play(tmp_path / "world", field, chance, targets, late=seed == SEEDS - 1)
     if not hit and stage != ELSEWHERE:
-        # This run reached the stage less often than a first run, which reaches it once at least.
+        # This run reached the stage less often than usual. A first run reaches it at least once.
         hit = play(tmp_path / "again", field, chance, [Target(stage)], late=False)
     assert hit or stage == ELSEWHERE, "no kill hit this stage: it is not tested"
 
@@ -87,7 +92,7 @@ def test_deliver__killed_loses_and_repeats_nothing(
     "seed", [pytest.param(seed, marks=() if seed < FAST_PAIRS else pytest.mark.slow) for seed in range(PAIRS)]
 )
 def test_deliver__two_processes_killed(tmp_path: Path, field: Field, usual: Mapping[str, int], seed: int) -> None:
-    """Both work on one subscription and the same buckets, and take turns at pulling and at the tables."""
+    """Two processes share a subscription and buckets, and both are killed. They take turns at pulling and at the tables."""
     first = field.place
     second = field.places[1]._replace(address=first.address, clock=first.clock)
     chance = random.Random(seed)

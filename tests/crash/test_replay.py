@@ -1,4 +1,4 @@
-"""Replay is killed: each message has one outcome after another replay, the counters balance, and the audit says COMPLETE."""
+"""Replay is killed: after another replay each message has one outcome, counters balance, and all verdicts are COMPLETE."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.support.delivery import World
 pytestmark = [pytest.mark.integration, pytest.mark.filterwarnings("ignore:The return_immediately flag")]
 
 SEEDS = 2
-"""For each stage. One of them is played by `make test`, the other by `make test-slow`."""
+"""Runs for each stage, each with its own seed: one in `make test`, the other in `make test-slow`."""
 CONTRACT = {"type": "record", "name": MENDED, "fields": [{"name": "song", "type": "int"}]}
 
 
@@ -29,7 +29,7 @@ def flags(world: World) -> list[str]:
 
 
 def refuse(world: World, place: Place, chance: random.Random) -> None:
-    """Has dead letters, of which some would be delivered by now: their type has got a contract since."""
+    """Deliver dead letters, some of which can be delivered now: their type has got a contract since."""
     publish(world, [*first_round(chance), *songs(chance)])
     finish(world, place)
     contract = world.contracts / MENDED / "v1.avsc"
@@ -38,12 +38,12 @@ def refuse(world: World, place: Place, chance: random.Random) -> None:
 
 
 def end_well(world: World, place: Place, witness: Witness) -> Mapping[str, int]:
-    """Replays, delivers and judges it all. Returns how often replay reached each stage."""
+    """Replay, deliver and check everything. Returns how often replay reached each stage."""
     counts = run_well(world, place, REPLAY, flags(world)).told["counts"]
     finish(world, place)
     published = {one.message_id: Event.of(one) for one in witness.messages()}
     check(world, published)
-    # A dead letter that no replay has published is known by the message that was refused.
+    # A dead letter that was never replayed appears as the original message.
     mended = {one.event_id for one in published.values() if one.event_type == MENDED}
     assert {row["event_id"] for row in world.rows(MENDED)} == mended, "dead letters were not replayed"
     report(world, published)
@@ -53,7 +53,7 @@ def end_well(world: World, place: Place, witness: Witness) -> Mapping[str, int]:
 
 @pytest.fixture(scope="module")
 def usual(tmp_path_factory: pytest.TempPathFactory, places: list[Place]) -> Mapping[str, int]:
-    """Count how often a replay that is not disturbed reaches each stage."""
+    """Count how often an undisturbed replay reaches each stage."""
     calm = new_world(tmp_path_factory.mktemp("calm") / "world", places[0])
     witness = Witness.of(calm)
     refuse(calm, places[0], random.Random(-1))
@@ -65,7 +65,7 @@ def usual(tmp_path_factory: pytest.TempPathFactory, places: list[Place]) -> Mapp
 def test_replay__killed_is_repeated_without_harm(
     tmp_path: Path, field: Field, usual: Mapping[str, int], stage: str, seed: int
 ) -> None:
-    """One replay or two are killed; deliver may get the messages that each has published, and be killed over them."""
+    """One or two replays are killed; deliver may handle the messages of each, and be killed too."""
     chance = random.Random(f"{stage} {seed}")
     place, world = field.place, new_world(tmp_path / "world", field.place)
     witness = Witness.of(world)

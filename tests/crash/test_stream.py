@@ -1,4 +1,4 @@
-"""A stream on Prism is killed while events come: what runs after it brings each message to one outcome."""
+"""A stream on Prism is killed while events arrive; the runs after it give each message one outcome."""
 
 from __future__ import annotations
 
@@ -18,17 +18,20 @@ from tests.support.delivery import World
 pytestmark = [pytest.mark.integration, pytest.mark.filterwarnings("ignore:The return_immediately flag")]
 
 HIT = (*STAGES[STREAM][::3], ELSEWHERE)
-"""Every third stage: each stream takes seconds to begin."""
+"""Every third stage, since each stream takes seconds to start."""
 FAST = HIT[2:4]
-"""Those that `make test` plays."""
+"""Stages in `make test`."""
 MOST = 150.0
-"""Seconds after which a stream is killed wherever it is."""
+"""Seconds after which a stream is killed in any case."""
 ROUNDS = 6
-"""Events come in so many batches: for several files and manifests of an hour, and loads of it."""
+"""Batches of events, so that each hour has several files, manifests and loads."""
 
 
 def feed(world: World, events: Sequence[Event], ended: threading.Event) -> None:
-    """Publish the events while a stream runs: each batch when the one before is committed, or the stream has ended."""
+    """Publish the events in batches while a stream runs.
+
+    Each batch waits for a commit of the one before, or for the end of the stream.
+    """
     size = -(-len(events) // ROUNDS)
     for start in range(0, len(events), size):
         committed = commits(world)
@@ -42,7 +45,7 @@ def commits(world: World) -> int:
 
 
 def killed(world: World, field: Field, target: Target, events: Sequence[Event], prism: str) -> bool:
-    """Kill a stream that is fed. Returns whether it was killed at the target."""
+    """Kill a stream while it is fed. Returns whether it was killed at the target."""
     flags = [*world.deliver_flags(), "--mode=stream", f"--prism_location={prism}", "--flush_every=1s"]
     ended = threading.Event()
     feeding = threading.Thread(target=feed, args=(world, events, ended))
@@ -58,7 +61,7 @@ def killed(world: World, field: Field, target: Target, events: Sequence[Event], 
 
 @pytest.mark.parametrize("stage", [pytest.param(stage, marks=() if stage in FAST else pytest.mark.slow) for stage in HIT])
 def test_stream__killed_loses_and_repeats_nothing(tmp_path: Path, field: Field, prism_binary: str, stage: str) -> None:
-    """A run that ends takes what a killed stream has left, and late events."""
+    """A batch run delivers the rest of a killed stream, and late events."""
     chance = random.Random(stage)
     world = new_world(tmp_path / "world", field.place)
     witness = Witness.of(world)

@@ -1,4 +1,4 @@
-"""The field: places with a broker and a lane each, and worlds on them in which commands are killed."""
+"""Places with a broker and a lane each, and worlds on them in which commands are killed."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ from tests.support.delivery import SEARCH, TAP, World, make_world
 from tests.support.pubsub import answer_soon, pull_now, subscriber
 
 LEASES_END = 700.0
-"""Seconds: longer than any lease."""
+"""Seconds, more than any lease lasts."""
 
 
 class Skipping:
-    """The broker's clock, which can be put forward for a moment: leases of the dead end at once."""
+    """A broker's clock that can be put forward briefly, so that leases of killed processes expire at once."""
 
     ahead = 0.0
 
@@ -38,7 +38,7 @@ class Skipping:
 
 
 class Place(NamedTuple):
-    """Where a seed is played: nobody else speaks to its broker meanwhile."""
+    """A lane and a broker that one test uses alone."""
 
     lane: Lane
     address: str
@@ -46,11 +46,14 @@ class Place(NamedTuple):
 
 
 class Target(NamedTuple):
-    """Where to kill: at the n-th time of a stage, or, for ELSEWHERE, so many seconds after the start; nowhere for None."""
+    """A point at which to kill a process."""
 
     stage: str | None = None
+    """None: no kill. ELSEWHERE: a kill by time."""
     nth: int = 1
+    """The visit of the stage that is killed."""
     after: float = 0.0
+    """For ELSEWHERE: seconds after the start."""
 
 
 NOWHERE = Target()
@@ -58,7 +61,7 @@ NOWHERE = Target()
 
 @dataclass
 class Field:
-    """All places of this process, and the kills of one test."""
+    """The places of this process, and the kills of one test."""
 
     places: list[Place]
     kills: Kills
@@ -68,7 +71,7 @@ class Field:
         return self.places[0]
 
     def kill(self, world: World, place: Place, command: str, flags: Sequence[str], target: Target) -> bool:
-        """Run a command that may be killed at the target. Returns whether it was killed there; else it has ended well."""
+        """Run a command that may be killed at the target. Returns whether it was killed there; otherwise it was completed."""
         return self.kills.add(command, attempt(world, place, command, flags, target)) == target.stage
 
 
@@ -86,7 +89,7 @@ def new_world(folder: Path, place: Place) -> World:
 
 
 def left(world: World, place: Place) -> int:
-    """How many messages are not acknowledged; all of them can be taken then."""
+    """Return the number of unacknowledged messages, and release all of them."""
     place.clock.ahead = LEASES_END
     with subscriber(world.address) as client:
         found = pull_now(client, world.subscription)
@@ -98,8 +101,13 @@ def left(world: World, place: Place) -> int:
 
 
 def aim(chance: random.Random, usual: Mapping[str, int], stage: str, latest: float = 2.0) -> Target:
-    """At any but the last of the times that a run which is left alone usually reaches the stage: another may reach it less
-    often. latest: seconds, for ELSEWHERE."""
+    """Choose a visit of the stage that the run will reach.
+
+    It is one of the first three quarters of the visits in an undisturbed run, since another run may reach the stage less often.
+
+    Args:
+        latest: for ELSEWHERE, the latest time in seconds
+    """
     return Target(stage, chance.randint(1, max(1, usual.get(stage, 1) * 3 // 4)), chance.uniform(0.2, latest))
 
 
@@ -112,7 +120,7 @@ def attempt(
     shared: bool = False,
     most: float | None = None,
 ) -> Ended:
-    """A run that is killed at the target, or after `most` seconds."""
+    """Run a command that is killed at the target, or after `most` seconds."""
     timers: list[threading.Timer] = []
     after = target.after if target.stage == ELSEWHERE else most
 
@@ -134,21 +142,22 @@ def _kill(process: int) -> None:
 
 
 def run_well(world: World, place: Place, command: str, flags: Sequence[str]) -> Ended:
+    """Run a command that must succeed."""
     ended = attempt(world, place, command, flags)
     assert ended.status == 0, ended.log
     return ended
 
 
 def finish(world: World, place: Place) -> Ended:
-    """Delivers all that is there."""
+    """Deliver all messages."""
     left(world, place)
     ended = run_well(world, place, DELIVER, world.deliver_flags())
-    assert left(world, place) == 0, "a run that ended well has left messages"
+    assert left(world, place) == 0, "a completed run has left messages"
     return ended
 
 
 def audit(world: World, place: Place, kinds: Sequence[str] = ("search_made",)) -> None:
-    """Each hour of these types is COMPLETE. What publishers have published is reported before."""
+    """Check that each hour of these types is COMPLETE. The published events must have been reported before."""
     flags = [f"--subscription={world.audit_subscription}", f"--storage={world.storage}", f"--tables={world.tables}"]
     ended = place.lane.run(AUDIT, [*flags, f"--verdicts={world.verdicts}"], world.folder, world.address)
     assert world.verdicts.exists(), ended.log
