@@ -38,15 +38,15 @@ ELSEWHERE = "any time, from outside"
 class Points:
     """Count how often each stage is reached, and kill the process the n-th time that it reaches the given one."""
 
-    def __init__(self, stage: str | None, nth: int, told: Path) -> None:
+    def __init__(self, stage: str | None, nth: int, report: Path) -> None:
         """Create points.
 
         Args:
             stage: the stage to kill at; None: never
             nth: at which visit of the stage
-            told: file for the stage before a kill, or for the counts at the end
+            report: file for the stage before a kill, or for the counts at the end
         """
-        self._stage, self._nth, self._told = stage, nth, told
+        self._stage, self._nth, self._report = stage, nth, report
         self._counts: Counter[str] = Counter()
         self._lock = threading.Lock()
 
@@ -56,13 +56,13 @@ class Points:
         with self._lock:
             self._counts[stage] += 1
             if stage == self._stage and self._counts[stage] == self._nth:
-                self._told.write_text(json.dumps({"killed": stage}))
+                self._report.write_text(json.dumps({"killed": stage}))
                 os.kill(os.getpid(), signal.SIGKILL)
                 time.sleep(60)
 
-    def tell(self) -> None:
+    def write_counts(self) -> None:
         """Write the counts: the run has ended by itself."""
-        self._told.write_text(json.dumps({"counts": self._counts}))
+        self._report.write_text(json.dumps({"counts": self._counts}))
 
     def arm(self) -> None:
         """Wrap the functions in this process."""

@@ -19,9 +19,9 @@ from tests.support.delivery import World
 from tests.support.pubsub import make_subscription, pull_now, subscriber
 
 HOURS = tuple(LAST_HOUR - timedelta(hours=number) for number in range(3, -1, -1))
-MENDED = "song_liked"
+NEW_TYPE = "song_liked"
 """A type without a contract when its events are published, and with one when they are replayed."""
-FIELDS = {"search_made": "results", "tap": "x", MENDED: "song"}
+FIELDS = {"search_made": "results", "tap": "x", NEW_TYPE: "song"}
 """Event type -> the JSON field that contains the payload."""
 
 
@@ -40,34 +40,34 @@ class Event:
     @property
     def is_good(self) -> bool:
         """Return whether it follows its contract."""
-        return self.payload is not None and (self.event_type != MENDED or bool(self.replay_of))
+        return self.payload is not None and (self.event_type != NEW_TYPE or bool(self.replay_of))
 
     def message(self) -> tuple[bytes, dict[str, str]]:
-        more = {"words": "w"} if self.event_type == "search_made" else {}
-        data = b"broken" if self.payload is None else json.dumps({FIELDS[self.event_type]: self.payload, **more}).encode()
-        named = {"event_type": self.event_type, "event_id": self.event_id, "received_at": self.received_at.isoformat()}
-        return data, named
+        extra = {"words": "w"} if self.event_type == "search_made" else {}
+        data = b"broken" if self.payload is None else json.dumps({FIELDS[self.event_type]: self.payload, **extra}).encode()
+        attributes = {"event_type": self.event_type, "event_id": self.event_id, "received_at": self.received_at.isoformat()}
+        return data, attributes
 
     @classmethod
     def of(cls, message: PubsubMessage) -> Event:
         """Read the event from a message, which may be a replay."""
-        named = message.attributes
-        payload = None if message.data == b"broken" else json.loads(message.data)[FIELDS[named["event_type"]]]
-        received_at = datetime.fromisoformat(named["received_at"])
-        return cls(named["event_type"], named["event_id"], received_at, payload, named.get("replay_of", ""))
+        attributes = message.attributes
+        payload = None if message.data == b"broken" else json.loads(message.data)[FIELDS[attributes["event_type"]]]
+        received_at = datetime.fromisoformat(attributes["received_at"])
+        return cls(attributes["event_type"], attributes["event_id"], received_at, payload, attributes.get("replay_of", ""))
 
 
 def first_round(chance: random.Random) -> list[Event]:
     """Make events of all hours: duplicates in the same hour and, of taps, in the next one; conflicts; and broken events."""
     events = []
     for number, hour in enumerate(HOURS):
-        searches = [_event(chance, "search_made", f"s{number}-{one}", hour) for one in range(20)]
-        taps = [_event(chance, "tap", f"t{number}-{one}", hour) for one in range(15)]
+        searches = [_event(chance, "search_made", f"s{number}-{index}", hour) for index in range(20)]
+        taps = [_event(chance, "tap", f"t{number}-{index}", hour) for index in range(15)]
         events += [*searches, *taps, searches[0], searches[1], taps[0]]
-        events += [_event(chance, "search_made", f"s{number}-{one}", hour, payload=99) for one in (2, 3, 3)]
+        events += [_event(chance, "search_made", f"s{number}-{index}", hour, payload=99) for index in (2, 3, 3)]
         events += [_event(chance, "search_made", f"broken{number}", hour, payload=None) for _ in range(2)]
         if number:
-            events += [_event(chance, "tap", f"t{number - 1}-{one}", hour) for one in (1, 2)]
+            events += [_event(chance, "tap", f"t{number - 1}-{index}", hour) for index in (1, 2)]
             events += [_event(chance, "tap", f"t{number - 1}-3", hour, payload=99)]
     chance.shuffle(events)
     return events
@@ -77,7 +77,7 @@ def second_round(chance: random.Random) -> list[Event]:
     """Make late events of all hours: new ones, duplicates, and conflicts."""
     events = []
     for number, hour in enumerate(HOURS):
-        events += [_event(chance, "search_made", f"late{number}-{one}", hour) for one in range(4)]
+        events += [_event(chance, "search_made", f"late{number}-{index}", hour) for index in range(4)]
         events += [_event(chance, "search_made", f"s{number}-4", hour), _event(chance, "tap", f"t{number}-4", hour)]
         events += [_event(chance, "search_made", f"s{number}-5", hour, payload=99)]
         events += [_event(chance, "tap", f"t{(number + 1) % len(HOURS)}-5", hour)]
@@ -87,18 +87,20 @@ def second_round(chance: random.Random) -> list[Event]:
 
 def songs(chance: random.Random) -> list[Event]:
     """Make events that are refused until there is a contract for them, some of them duplicates."""
-    found = [_event(chance, MENDED, f"l{number}-{one % 8}", hour) for number, hour in enumerate(HOURS) for one in range(10)]
+    found = [
+        _event(chance, NEW_TYPE, f"l{number}-{index % 8}", hour) for number, hour in enumerate(HOURS) for index in range(10)
+    ]
     chance.shuffle(found)
     return found
 
 
-def _event(chance: random.Random, kind: str, event_id: str, hour: datetime, payload: int | None = 7) -> Event:
-    return Event(kind, event_id, hour + timedelta(seconds=chance.randrange(3600)), payload)
+def _event(chance: random.Random, event_type: str, event_id: str, hour: datetime, payload: int | None = 7) -> Event:
+    return Event(event_type, event_id, hour + timedelta(seconds=chance.randrange(3600)), payload)
 
 
 def publish(world: World, events: Sequence[Event]) -> dict[str, Event]:
     """Publish the events and return them by message id."""
-    return dict(zip(world.publish(*(one.message() for one in events)), events, strict=True))
+    return dict(zip(world.publish(*(event.message() for event in events)), events, strict=True))
 
 
 @dataclass(frozen=True)
@@ -117,21 +119,23 @@ class Witness:
         found: list[PubsubMessage] = []
         with subscriber(self.world.address) as client:
             while batch := pull_now(client, self.subscription):
-                client.acknowledge(subscription=self.subscription, ack_ids=[one.ack_id for one in batch])
-                found += [one.message for one in batch]
+                client.acknowledge(subscription=self.subscription, ack_ids=[received.ack_id for received in batch])
+                found += [received.message for received in batch]
         return found
 
 
-def kinds_of(world: World) -> list[str]:
+def types_of(world: World) -> list[str]:
     return sorted(folder.name for folder in world.contracts.iterdir())
 
 
 def report(world: World, published: Mapping[str, Event]) -> None:
     """Report the published events as one publisher would. Replays are not reported."""
-    for kind in kinds_of(world):
+    for event_type in types_of(world):
         for hour in HOURS:
-            mine = [one for one in published.values() if (one.event_type, hour_of(one.received_at)) == (kind, hour)]
-            world.report(kind, hour, [one.event_id for one in mine if not one.replay_of])
+            of_hour = [
+                event for event in published.values() if (event.event_type, hour_of(event.received_at)) == (event_type, hour)
+            ]
+            world.report(event_type, hour, [event.event_id for event in of_hour if not event.replay_of])
 
 
 def check(world: World, published: Mapping[str, Event], raced: bool = False) -> None:
@@ -146,46 +150,46 @@ def check(world: World, published: Mapping[str, Event], raced: bool = False) -> 
     """
     dead_letters = [row["message_id"] for row in world.rows(DEAD_LETTERS)]
     in_table = world.query(f"SELECT message_id FROM {DEAD_LETTERS} ORDER BY message_id")
-    assert [one for (one,) in in_table] == dead_letters, "files and table of dead letters differ"
+    assert [message_id for (message_id,) in in_table] == dead_letters, "files and table of dead letters differ"
     # A replayed row has the message id of its dead letter; any of several replays may have delivered it.
-    brought_by = {one.replay_of: name for name, one in published.items() if one.replay_of}
+    replays = {event.replay_of: name for name, event in published.items() if event.replay_of}
     delivered: dict[tuple[str, str], int | None] = {}
     messages: list[str] = []
-    for kind in kinds_of(world):
-        rows = world.rows(kind)
+    for event_type in types_of(world):
+        rows = world.rows(event_type)
         for row in rows:
-            assert (kind, row["event_id"]) not in delivered, f"{kind} {row['event_id']} is in files twice"
-            delivered[kind, row["event_id"]] = published[row["message_id"]].payload
-            messages.append(brought_by[row["message_id"]] if row["message_id"] in dead_letters else row["message_id"])
-        in_table = world.query(f"SELECT event_id, message_id FROM {kind} ORDER BY event_id")
-        assert in_table == [(row["event_id"], row["message_id"]) for row in rows], f"files and table of {kind} differ"
-    good = {(one.event_type, one.event_id) for one in published.values() if one.is_good}
+            assert (event_type, row["event_id"]) not in delivered, f"{event_type} {row['event_id']} is in files twice"
+            delivered[event_type, row["event_id"]] = published[row["message_id"]].payload
+            messages.append(replays[row["message_id"]] if row["message_id"] in dead_letters else row["message_id"])
+        in_table = world.query(f"SELECT event_id, message_id FROM {event_type} ORDER BY event_id")
+        assert in_table == [(row["event_id"], row["message_id"]) for row in rows], f"files and table of {event_type} differ"
+    good = {(event.event_type, event.event_id) for event in published.values() if event.is_good}
     assert delivered.keys() == good, (
         f"lost: {sorted(good - delivered.keys())}; not published: {sorted(delivered.keys() - good)}"
     )
 
     known = {(*key, payload) for key, payload in delivered.items()}
     if raced:
-        known |= {(one.event_type, one.event_id, one.payload) for one in map(published.__getitem__, dead_letters)}
+        known |= {(event.event_type, event.event_id, event.payload) for event in map(published.__getitem__, dead_letters)}
     duplicates = {
         name
-        for name, one in published.items()
+        for name, event in published.items()
         if name not in messages
         and not (raced and name in dead_letters)
         # A replay that is refused again is a duplicate of its dead letter.
-        and (one.replay_of in dead_letters or (one.is_good and (one.event_type, one.event_id, one.payload) in known))
+        and (event.replay_of in dead_letters or (event.is_good and (event.event_type, event.event_id, event.payload) in known))
     }
     outcomes = Counter([*messages, *dead_letters, *duplicates])
     assert set(outcomes.values()) == {1}, (
         f"with two outcomes: {[published[name] for name, times in outcomes.items() if times > 1]}"
     )
     assert outcomes.keys() == published.keys(), f"in none: {[published[name] for name in published.keys() - outcomes.keys()]}"
-    _check_manifests(world, Counter(kind for kind, _ in delivered))
+    _check_manifests(world, Counter(event_type for event_type, _ in delivered))
 
 
 def _check_manifests(world: World, delivered: Counter[str]) -> None:
     """Check that counters balance, that folders have exactly the listed files, and that every bucket is closed and loaded."""
-    for stream in (*kinds_of(world), DEAD_LETTERS):
+    for stream in (*types_of(world), DEAD_LETTERS):
         rows = 0
         manifests = world.manifests(stream)
         assert manifests.keys() == set(HOURS)
@@ -193,8 +197,8 @@ def _check_manifests(world: World, delivered: Counter[str]) -> None:
             folder = world.storage / Bucket(stream, hour).folder
             manifest = Manifest.from_json((folder / "_RECEIPT.json").read_bytes(), str(folder))
             for outcomes in manifest.counters.values():
-                ways_out = [tally for outcome, tally in outcomes.items() if outcome != Outcome.RECEIVED]
-                assert outcomes[Outcome.RECEIVED] == sum(ways_out[1:], ways_out[0]), f"the counters of {folder} do not balance"
+                results = [tally for outcome, tally in outcomes.items() if outcome != Outcome.RECEIVED]
+                assert outcomes[Outcome.RECEIVED] == sum(results[1:], results[0]), f"the counters of {folder} do not balance"
                 rows += outcomes[Outcome.DELIVERED].count if Outcome.DELIVERED in outcomes else 0
             listed = {name for data_file in manifest.data_files for name in (data_file.name, data_file.index_name)}
             assert {file.name for file in folder.glob("part-*")} == listed

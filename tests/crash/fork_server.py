@@ -34,7 +34,7 @@ class Ended:
 
     status: int
     """Exit status of the process, or the negative number of the signal that killed it."""
-    told: Mapping[str, Any]
+    report: Mapping[str, Any]
     """The report of `Points`: the stage before a kill, or the counts."""
     log: str
     """Output of the process."""
@@ -81,9 +81,9 @@ class Lane:
             shared: whether another process uses the same DuckDB file
             started: called with the child's process id
         """
-        told, log = folder / f"told-{id(self)}.json", folder / f"log-{id(self)}.txt"
-        told.unlink(missing_ok=True)
-        request: dict[str, Any] = {"command": command, "flags": flags, "told": str(told), "log": str(log)}
+        report, log = folder / f"report-{id(self)}.json", folder / f"log-{id(self)}.txt"
+        report.unlink(missing_ok=True)
+        request: dict[str, Any] = {"command": command, "flags": flags, "report": str(report), "log": str(log)}
         request |= {"address": address, "stage": stage, "nth": nth, "shared": shared, "clock": CLOCK.started}
         self._process = self._process or self._start()
         assert self._process.stdin
@@ -91,7 +91,7 @@ class Lane:
         print(json.dumps(request), file=self._process.stdin, flush=True)
         started(int(self._process.stdout.readline()))
         status = int(self._process.stdout.readline())
-        return Ended(status, json.loads(told.read_text()) if told.exists() else {}, log.read_text())
+        return Ended(status, json.loads(report.read_text()) if report.exists() else {}, log.read_text())
 
 
 def main() -> None:
@@ -152,11 +152,11 @@ def _run(request: Mapping[str, Any]) -> int:
     # Small batches, so that there are moments between them.
     replaying.MOST_MESSAGES = 7
     vars(graph)["LOAD_EVERY"] = timedelta(seconds=1)
-    points = Points(request["stage"], request["nth"], Path(request["told"]))
+    points = Points(request["stage"], request["nth"], Path(request["report"]))
     points.arm()
     mains = {AUDIT: audit.main, BACKFILL: backfill.main, DELIVER: deliver.main, REPLAY: replay.main, STREAM: deliver.main}
     status = mains[request["command"]](request["flags"])
-    points.tell()
+    points.write_counts()
     return status
 
 

@@ -32,7 +32,7 @@ class Kills:
         assert ended.status in (0, KILLED), ended.log
         if ended.status == 0:
             return None
-        stage = str(ended.told.get("killed", ELSEWHERE))
+        stage = str(ended.report.get("killed", ELSEWHERE))
         self.places.append((command, stage))
         return stage
 

@@ -15,9 +15,9 @@ import pytest
 
 from schemas.buckets import DEAD_LETTERS, Bucket, hour_of
 from tests.crash.crash_points import ELSEWHERE, STAGES
-from tests.crash.expected_events import HOURS, Event, Witness, check, first_round, kinds_of, publish, report, second_round
+from tests.crash.expected_events import HOURS, Event, Witness, check, first_round, publish, report, second_round, types_of
 from tests.crash.fork_server import BACKFILL
-from tests.crash.worlds import Field, Place, aim, audit, finish, new_world, run_well
+from tests.crash.worlds import Field, Place, aim, audit, finish, new_world, run_to_end
 from tests.support.archive import Archived, write_archive
 from tests.support.delivery import World
 from tests.support.pubsub import pull_now, subscriber
@@ -46,32 +46,34 @@ def lose(world: World, place: Place, missing: str, chance: random.Random) -> Los
     events = first_round(chance)
     if missing == SOME:
         # An id of several hours may be delivered in any of them, so complete hours could rightly change.
-        events = [one for one in events if _number(one) == HOURS.index(hour_of(one.received_at))]
+        events = [event for event in events if _number(event) == HOURS.index(hour_of(event.received_at))]
     publish(world, events)
     finish(world, place)
-    lost, more = [], []
+    lost, ids_flag = [], []
     if missing == IDS:
-        lost = [one for one in second_round(chance) if one.event_id.startswith("late")]
+        lost = [event for event in second_round(chance) if event.event_id.startswith("late")]
         publish(world, lost)
         with subscriber(world.address) as client:
-            taken = [one.ack_id for one in pull_now(client, world.subscription)]
-            client.acknowledge(subscription=world.subscription, ack_ids=taken)
+            ack_ids = [received.ack_id for received in pull_now(client, world.subscription)]
+            client.acknowledge(subscription=world.subscription, ack_ids=ack_ids)
         ids = world.folder / "ids"
-        ids.write_text("".join(f"{one.event_type}\t{one.event_id}\n" for one in lost))
-        more = [f"--ids={ids}"]
-    gone = {ALL: HOURS, SOME: HOURS[1:3], IDS: ()}[missing]
-    for hour in gone:
+        ids.write_text("".join(f"{event.event_type}\t{event.event_id}\n" for event in lost))
+        ids_flag = [f"--ids={ids}"]
+    deleted = {ALL: HOURS, SOME: HOURS[1:3], IDS: ()}[missing]
+    for hour in deleted:
         delete(world, hour, with_partitions=chance.random() < 0.5)
     messages = witness.messages()
     chance.shuffle(messages)
-    archived = [Archived(one.data, dict(one.attributes), one.message_id, one.publish_time) for one in messages]
+    archived = [
+        Archived(message.data, dict(message.attributes), message.message_id, message.publish_time) for message in messages
+    ]
     for start in range(0, len(archived), 100):
         write_archive(world.folder / "archive", archived[start : start + 100], block_bytes=500)
     span = f"--hours={HOURS[0]:%Y-%m-%dT%H}..{HOURS[-1]:%Y-%m-%dT%H}"
     stores = [flag for flag in world.deliver_flags() if not flag.startswith("--subscription")]
-    published = {one.message_id: Event.of(one) for one in messages}
-    whole = [hour for hour in HOURS if hour not in gone] if missing == SOME else []
-    return Loss(published, whole, [f"--archive={world.folder / 'archive'}", span, *stores, *more])
+    published = {message.message_id: Event.of(message) for message in messages}
+    whole = [hour for hour in HOURS if hour not in deleted] if missing == SOME else []
+    return Loss(published, whole, [f"--archive={world.folder / 'archive'}", span, *stores, *ids_flag])
 
 
 def _number(event: Event) -> int:
@@ -80,16 +82,16 @@ def _number(event: Event) -> int:
 
 
 def delete(world: World, hour: datetime, with_partitions: bool) -> None:
-    for stream in (*kinds_of(world), DEAD_LETTERS):
+    for stream in (*types_of(world), DEAD_LETTERS):
         shutil.rmtree(world.storage / Bucket(stream, hour).folder)
         if with_partitions:
             with duckdb.connect(world.tables) as db:
                 db.execute(f"DELETE FROM {stream} WHERE date_trunc('hour', received_at) = ?", [hour])
 
 
-def held(world: World, hours: Sequence[datetime]) -> Any:
+def stored(world: World, hours: Sequence[datetime]) -> Any:
     """Return the data files of these hours, and the message ids of their rows in tables."""
-    streams = (*kinds_of(world), DEAD_LETTERS)
+    streams = (*types_of(world), DEAD_LETTERS)
     folders = [world.storage / Bucket(stream, hour).folder for stream in streams for hour in hours]
     files = {file: file.read_bytes() for folder in folders for file in folder.glob("part-*")}
     rows = [row for stream in streams for row in world.query(f"SELECT message_id, received_at FROM {stream} ORDER BY ALL")]
@@ -111,7 +113,7 @@ def usual(tmp_path_factory: pytest.TempPathFactory, places: list[Place]) -> Call
     def count(missing: str) -> Mapping[str, int]:
         calm = new_world(tmp_path_factory.mktemp("calm") / "world", places[0])
         loss = lose(calm, places[0], missing, random.Random(-1))
-        counts = run_well(calm, places[0], BACKFILL, loss.flags).told["counts"]
+        counts = run_to_end(calm, places[0], BACKFILL, loss.flags).report["counts"]
         judge(calm, places[0], loss)
         return counts
 
@@ -136,14 +138,14 @@ def test_backfill__killed_is_repeated_without_harm(
     chance = random.Random(f"{stage} {missing}")
     place, world = field.place, new_world(tmp_path / "world", field.place)
     loss = lose(world, place, missing, chance)
-    before = held(world, loss.whole)
+    before = stored(world, loss.whole)
     targets = [stage]
     if chance.random() < 0.3:
         targets.append(chance.choice((*STAGES[BACKFILL], ELSEWHERE)))
     hits = [
         field.kill(world, place, BACKFILL, loss.flags, aim(chance, usual(missing), target, latest=1.0)) for target in targets
     ]
-    run_well(world, place, BACKFILL, loss.flags)
+    run_to_end(world, place, BACKFILL, loss.flags)
     judge(world, place, loss)
-    assert held(world, loss.whole) == before, "a complete hour has changed"
+    assert stored(world, loss.whole) == before, "a complete hour has changed"
     assert hits[0] or stage == ELSEWHERE, "no kill hit this stage: it is not tested"

@@ -13,7 +13,7 @@ import pytest
 from tests.crash.crash_points import ELSEWHERE, STAGES
 from tests.crash.expected_events import check, first_round, publish, report, second_round
 from tests.crash.fork_server import DELIVER
-from tests.crash.worlds import Field, Place, Target, aim, attempt, audit, finish, left, new_world
+from tests.crash.worlds import Field, Place, Target, aim, attempt, audit, finish, new_world, release_all
 
 pytestmark = [pytest.mark.integration, pytest.mark.filterwarnings("ignore:The return_immediately flag")]
 
@@ -38,7 +38,7 @@ def usual(tmp_path_factory: pytest.TempPathFactory, places: list[Place]) -> Mapp
     """Count how often an undisturbed run reaches each stage."""
     calm = new_world(tmp_path_factory.mktemp("calm") / "world", places[0])
     published = publish(calm, first_round(random.Random(-1)))
-    counts = finish(calm, places[0]).told["counts"]
+    counts = finish(calm, places[0]).report["counts"]
     check(calm, published)
     report(calm, published)
     audit(calm, places[0])
@@ -63,7 +63,7 @@ def play(folder: Path, field: Field, chance: random.Random, targets: Sequence[Ta
     hits = []
     for target in targets:
         hits.append(field.kill(world, place, DELIVER, world.deliver_flags(), target))
-        left(world, place)
+        release_all(world, place)
     finish(world, place)
     check(world, published)
     if late:
@@ -107,7 +107,7 @@ def test_deliver__two_processes_killed(tmp_path: Path, field: Field, usual: Mapp
             ]
         for run in runs:
             field.kills.add(DELIVER, run.result())
-        left(world, first)
+        release_all(world, first)
         if number == 0:
             published |= publish(world, second_round(chance))
     finish(world, first)

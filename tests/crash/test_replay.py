@@ -10,16 +10,16 @@ from pathlib import Path
 import pytest
 
 from tests.crash.crash_points import ELSEWHERE, STAGES
-from tests.crash.expected_events import HOURS, MENDED, Event, Witness, check, first_round, publish, report, songs
+from tests.crash.expected_events import HOURS, NEW_TYPE, Event, Witness, check, first_round, publish, report, songs
 from tests.crash.fork_server import DELIVER, REPLAY
-from tests.crash.worlds import Field, Place, Target, aim, audit, finish, left, new_world, run_well
+from tests.crash.worlds import Field, Place, Target, aim, audit, finish, new_world, release_all, run_to_end
 from tests.support.delivery import World
 
 pytestmark = [pytest.mark.integration, pytest.mark.filterwarnings("ignore:The return_immediately flag")]
 
 SEEDS = 2
 """Runs for each stage, each with its own seed: one in `make test`, the other in `make test-slow`."""
-CONTRACT = {"type": "record", "name": MENDED, "fields": [{"name": "song", "type": "int"}]}
+CONTRACT = {"type": "record", "name": NEW_TYPE, "fields": [{"name": "song", "type": "int"}]}
 
 
 def flags(world: World) -> list[str]:
@@ -32,22 +32,22 @@ def refuse(world: World, place: Place, chance: random.Random) -> None:
     """Deliver dead letters, some of which can be delivered now: their type has got a contract since."""
     publish(world, [*first_round(chance), *songs(chance)])
     finish(world, place)
-    contract = world.contracts / MENDED / "v1.avsc"
+    contract = world.contracts / NEW_TYPE / "v1.avsc"
     contract.parent.mkdir()
     contract.write_text(json.dumps(CONTRACT))
 
 
-def end_well(world: World, place: Place, witness: Witness) -> Mapping[str, int]:
+def replay_and_check(world: World, place: Place, witness: Witness) -> Mapping[str, int]:
     """Replay, deliver and check everything. Returns how often replay reached each stage."""
-    counts = run_well(world, place, REPLAY, flags(world)).told["counts"]
+    counts = run_to_end(world, place, REPLAY, flags(world)).report["counts"]
     finish(world, place)
-    published = {one.message_id: Event.of(one) for one in witness.messages()}
+    published = {message.message_id: Event.of(message) for message in witness.messages()}
     check(world, published)
     # A dead letter that was never replayed appears as the original message.
-    mended = {one.event_id for one in published.values() if one.event_type == MENDED}
-    assert {row["event_id"] for row in world.rows(MENDED)} == mended, "dead letters were not replayed"
+    expected_ids = {event.event_id for event in published.values() if event.event_type == NEW_TYPE}
+    assert {row["event_id"] for row in world.rows(NEW_TYPE)} == expected_ids, "dead letters were not replayed"
     report(world, published)
-    audit(world, place, ("search_made", MENDED))
+    audit(world, place, ("search_made", NEW_TYPE))
     return counts
 
 
@@ -57,7 +57,7 @@ def usual(tmp_path_factory: pytest.TempPathFactory, places: list[Place]) -> Mapp
     calm = new_world(tmp_path_factory.mktemp("calm") / "world", places[0])
     witness = Witness.of(calm)
     refuse(calm, places[0], random.Random(-1))
-    return end_well(calm, places[0], witness)
+    return replay_and_check(calm, places[0], witness)
 
 
 @pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, SEEDS))])
@@ -78,6 +78,6 @@ def test_replay__killed_is_repeated_without_harm(
         hits.append(field.kill(world, place, REPLAY, flags(world), aim(chance, usual, target, latest=0.5)))
         if chance.random() < 0.4:
             field.kill(world, place, DELIVER, world.deliver_flags(), Target(chance.choice(STAGES[DELIVER])))
-            left(world, place)
-    end_well(world, place, witness)
+            release_all(world, place)
+    replay_and_check(world, place, witness)
     assert hits[0] or stage == ELSEWHERE, "no kill hit this stage: it is not tested"

@@ -12,7 +12,7 @@ import pytest
 from tests.crash.crash_points import ELSEWHERE, STAGES
 from tests.crash.expected_events import Event, Witness, check, first_round, publish, report, second_round
 from tests.crash.fork_server import STREAM
-from tests.crash.worlds import Field, Target, attempt, audit, finish, left, new_world
+from tests.crash.worlds import Field, Target, attempt, audit, finish, new_world, release_all
 from tests.support.delivery import World
 
 pytestmark = [pytest.mark.integration, pytest.mark.filterwarnings("ignore:The return_immediately flag")]
@@ -44,7 +44,7 @@ def commits(world: World) -> int:
     return len(list(world.storage.rglob("_receipts/*.json")))
 
 
-def killed(world: World, field: Field, target: Target, events: Sequence[Event], prism: str) -> bool:
+def kill_while_fed(world: World, field: Field, target: Target, events: Sequence[Event], prism: str) -> bool:
     """Kill a stream while it is fed. Returns whether it was killed at the target."""
     flags = [*world.deliver_flags(), "--mode=stream", f"--prism_location={prism}", "--flush_every=1s"]
     ended = threading.Event()
@@ -55,7 +55,7 @@ def killed(world: World, field: Field, target: Target, events: Sequence[Event], 
     finally:
         ended.set()
         feeding.join()
-    left(world, field.place)
+    release_all(world, field.place)
     return stage == target.stage
 
 
@@ -66,10 +66,10 @@ def test_stream__killed_loses_and_repeats_nothing(tmp_path: Path, field: Field, 
     world = new_world(tmp_path / "world", field.place)
     witness = Witness.of(world)
     target = Target(stage, 1 if stage == STAGES[STREAM][0] else chance.randint(1, 2), chance.uniform(4.0, 12.0))
-    hit = killed(world, field, target, first_round(chance), prism_binary)
+    hit = kill_while_fed(world, field, target, first_round(chance), prism_binary)
     publish(world, second_round(chance))
     finish(world, field.place)
-    published = {one.message_id: Event.of(one) for one in witness.messages()}
+    published = {message.message_id: Event.of(message) for message in witness.messages()}
     check(world, published)
     report(world, published)
     audit(world, field.place)

@@ -28,7 +28,7 @@ LEASES_END = 700.0
 """Seconds, more than any lease lasts."""
 
 
-class Skipping:
+class AdjustableClock:
     """A broker's clock that can be put forward briefly, so that leases of killed processes expire at once."""
 
     ahead = 0.0
@@ -42,7 +42,7 @@ class Place(NamedTuple):
 
     lane: Lane
     address: str
-    clock: Skipping
+    clock: AdjustableClock
 
 
 class Target(NamedTuple):
@@ -79,8 +79,8 @@ class Field:
 def open_places(number: int) -> Iterator[list[Place]]:
     with ExitStack() as stack, pytest.MonkeyPatch.context() as patch:
         answer_soon(patch)
-        clocks = [Skipping() for _ in range(number)]
-        yield [Place(stack.enter_context(Lane()), stack.enter_context(Broker(clock=one)).address, one) for one in clocks]
+        clocks = [AdjustableClock() for _ in range(number)]
+        yield [Place(stack.enter_context(Lane()), stack.enter_context(Broker(clock=clock)).address, clock) for clock in clocks]
 
 
 def new_world(folder: Path, place: Place) -> World:
@@ -88,13 +88,13 @@ def new_world(folder: Path, place: Place) -> World:
     return make_world(folder, place.address, {"search_made": SEARCH, "tap": TAP})
 
 
-def left(world: World, place: Place) -> int:
+def release_all(world: World, place: Place) -> int:
     """Return the number of unacknowledged messages, and release all of them."""
     place.clock.ahead = LEASES_END
     with subscriber(world.address) as client:
         found = pull_now(client, world.subscription)
         if found:
-            ids = [one.ack_id for one in found]
+            ids = [received.ack_id for received in found]
             client.modify_ack_deadline(subscription=world.subscription, ack_ids=ids, ack_deadline_seconds=0)
     place.clock.ahead = 0.0
     return len(found)
@@ -141,7 +141,7 @@ def _kill(process: int) -> None:
         os.kill(process, signal.SIGKILL)
 
 
-def run_well(world: World, place: Place, command: str, flags: Sequence[str]) -> Ended:
+def run_to_end(world: World, place: Place, command: str, flags: Sequence[str]) -> Ended:
     """Run a command that must succeed."""
     ended = attempt(world, place, command, flags)
     assert ended.status == 0, ended.log
@@ -150,9 +150,9 @@ def run_well(world: World, place: Place, command: str, flags: Sequence[str]) -> 
 
 def finish(world: World, place: Place) -> Ended:
     """Deliver all messages."""
-    left(world, place)
-    ended = run_well(world, place, DELIVER, world.deliver_flags())
-    assert left(world, place) == 0, "a completed run has left messages"
+    release_all(world, place)
+    ended = run_to_end(world, place, DELIVER, world.deliver_flags())
+    assert release_all(world, place) == 0, "a completed run has left messages"
     return ended
 
 

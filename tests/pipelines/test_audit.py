@@ -103,7 +103,7 @@ def commit_again(world: World, damage: Callable[[World], int]) -> None:
     manifest = folder(world) / "_RECEIPT.json"
     value = json.loads(manifest.read_text())
     checksum = damage(world)
-    [listed] = [one for commit in value["commits"] for one in commit["data_files"]]
+    [listed] = [listed for commit in value["commits"] for listed in commit["data_files"]]
     listed["index_crc32c"] = checksum
     manifest.write_text(json.dumps(value))
 
@@ -124,7 +124,7 @@ def sql(statement: str) -> Callable[[World], object]:
 
 
 @pytest.mark.parametrize(
-    ("damage", "status", "told"),
+    ("damage", "status", "problem"),
     [
         (lambda w: data_file(w).unlink(), "UNKNOWN", "can't be read"),
         (lambda w: data_file(w).write_bytes(data_file(w).read_bytes()[:-20]), "UNKNOWN", "can't be read"),
@@ -155,7 +155,7 @@ def sql(statement: str) -> Callable[[World], object]:
     ],
 )
 def test_audit__each_fault(
-    world: World, damage: Callable[[World], object], status: str, told: str, capsys: pytest.CaptureFixture[str]
+    world: World, damage: Callable[[World], object], status: str, problem: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Each fault is found and named, and sets the exit status."""
     deliver_some(world)
@@ -163,7 +163,7 @@ def test_audit__each_fault(
     assert world.audit() == 1
     row = verdicts(world)["search_made"]
     assert row["status"] == status
-    assert told in " ".join(row["findings"])
+    assert problem in " ".join(row["findings"])
     assert f"search_made {row['hour']}: {status}" in capsys.readouterr().out
     assert verdicts(world)["tap"]["status"] == "COMPLETE"
 
@@ -213,7 +213,7 @@ def test_audit__event_dropped_as_duplicate(
     """A valid event that deliver drops as a duplicate is missing, though all of deliver's counters add up."""
 
     def find(known: IdIndex, hour: datetime, entries: bytes) -> Lookup:
-        repeated = np.array([one.startswith(id_hash("b")) for one in split(entries)], bool)
+        repeated = np.array([index_entry.startswith(id_hash("b")) for index_entry in split(entries)], bool)
         return Lookup(repeated, np.zeros(len(repeated), bool), np.full(len(repeated), hour_number(hour) - hours_off))
 
     with monkeypatch.context() as patch:
@@ -359,11 +359,11 @@ def test_audit__new_version_of_a_verdict(world: World) -> None:
     """The newest version of a verdict wins, and needs no new report."""
     deliver_some(world)
     assert world.audit() == 0
-    gone = data_file(world)
-    kept = gone.read_bytes()
-    gone.unlink()
+    deleted = data_file(world)
+    content = deleted.read_bytes()
+    deleted.unlink()
     assert world.audit() == 1
-    gone.write_bytes(kept)
+    deleted.write_bytes(content)
     assert world.audit() == 0
     assert [row["version"] for row in verdicts(world).values()] == [3, 3]
     assert world.query("SELECT DISTINCT version, status FROM verdicts") == [(3, "COMPLETE")]
@@ -406,7 +406,7 @@ def test_audit__hours_without_reports(world: World, capsys: pytest.CaptureFixtur
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "problem"),
     [
         ("2026-01-31T09..2026-01-31T08", "ends before it begins"),
         ("0001-01-01T00..2026-01-31T08", "not within"),
@@ -415,12 +415,12 @@ def test_audit__hours_without_reports(world: World, capsys: pytest.CaptureFixtur
         ("2026-01-31T09", "not of the form"),
     ],
 )
-def test_parser__invalid_hours(text: str, told: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_parser__invalid_hours(text: str, problem: str, capsys: pytest.CaptureFixture[str]) -> None:
     flags = ["--subscription=projects/p-1/subscriptions/name", "--storage=b", "--tables=t.duckdb", f"--hours={text}"]
     with pytest.raises(SystemExit) as end:
         parser().parse_args(flags)
     assert end.value.code == 2
-    assert told in capsys.readouterr().err
+    assert problem in capsys.readouterr().err
 
 
 def put_on_audit_topic(world: World, data: bytes) -> str:
@@ -439,7 +439,7 @@ FORGED: tuple[dict[str, Any], ...] = (
 
 
 @pytest.mark.parametrize(
-    "data", [b'{"report": "hello"}', b"[" * 100_000, *(json.dumps({**GOOD_REPORT, **one}).encode() for one in FORGED)]
+    "data", [b'{"report": "hello"}', b"[" * 100_000, *(json.dumps({**GOOD_REPORT, **change}).encode() for change in FORGED)]
 )
 def test_audit__message_is_no_report(
     world: World, data: bytes, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
@@ -523,8 +523,8 @@ def test_audit__skewed_event_lost_or_unreported(world: World, monkeypatch: pytes
     assert world.audit() == 1
     found = by_hour(world)
     assert found["search_made", "early"] == ("MISSING", ["4 ids were published, 3 arrived"])
-    told = "1 skewed events belong to hours on which no publisher has reported"
-    assert found["search_made", "now"] == ("UNKNOWN", [told])
+    problem = "1 skewed events belong to hours on which no publisher has reported"
+    assert found["search_made", "now"] == ("UNKNOWN", [problem])
 
 
 @pytest.mark.parametrize("damage", [Path.unlink, lambda file: rewrite(file, change_words)])
@@ -585,7 +585,7 @@ def test_audit__duplicate_in_a_closed_hour(world: World) -> None:
     assert [row["status"] for row in of_searches(world)] == ["COMPLETE", "COMPLETE"]
 
 
-def held_data_file(world: World) -> Path:
+def first_hours_data_file(world: World) -> Path:
     [file] = (world.storage / Bucket("search_made", BEFORE).folder).glob("part-*.avro")
     return file
 
@@ -609,11 +609,11 @@ def forge(world: World, event_id: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("damage", "expected", "told"),
+    ("damage", "expected", "problem"),
     [
-        (lambda w: held_data_file(w).unlink(), ("UNKNOWN", "UNKNOWN"), "no object"),
-        (lambda w: rewrite(held_data_file(w), lambda rows: rows[1:]), ("UNKNOWN", "UNKNOWN"), "its size or checksum"),
-        (lambda w: held_data_file(w).with_suffix(".ids").unlink(), ("UNKNOWN", "UNKNOWN"), "no object"),
+        (lambda w: first_hours_data_file(w).unlink(), ("UNKNOWN", "UNKNOWN"), "no object"),
+        (lambda w: rewrite(first_hours_data_file(w), lambda rows: rows[1:]), ("UNKNOWN", "UNKNOWN"), "its size or checksum"),
+        (lambda w: first_hours_data_file(w).with_suffix(".ids").unlink(), ("UNKNOWN", "UNKNOWN"), "no object"),
         (lambda w: elsewhere_file(w).write_bytes(b""), ("COMPLETE", "UNKNOWN"), "elsewhere-"),
         (lambda w: elsewhere_file(w).unlink(), ("COMPLETE", "UNKNOWN"), "elsewhere-"),
         (
@@ -624,7 +624,7 @@ def forge(world: World, event_id: str) -> None:
     ],
 )
 def test_audit__other_hour_lacks_the_id(
-    world: World, damage: Callable[[World], object], expected: tuple[str, str], told: str
+    world: World, damage: Callable[[World], object], expected: tuple[str, str], problem: str
 ) -> None:
     """An hour is not COMPLETE if the other hour does not provably contain its duplicates."""
     publish_in_two_hours(world)
@@ -632,4 +632,4 @@ def test_audit__other_hour_lacks_the_id(
     assert world.audit() == 1
     before, row = of_searches(world)
     assert (before["status"], row["status"]) == expected
-    assert told in " ".join(row["findings"])
+    assert problem in " ".join(row["findings"])

@@ -56,19 +56,19 @@ def publish(world: World, *messages: tuple[bytes, dict[str, str]], report: bool 
         block_bytes=500,
     )
     if report:
-        tell(world, messages, ids)
+        report_on(world, messages, ids)
     return file
 
 
-def tell(world: World, messages: Iterable[tuple[bytes, dict[str, str]]], ids: list[str]) -> None:
+def report_on(world: World, messages: Iterable[tuple[bytes, dict[str, str]]], ids: list[str]) -> None:
     """Report on stamped messages, for both types in each hour."""
-    said: dict[tuple[str, datetime], list[str]] = {}
+    ids_by_bucket: dict[tuple[str, datetime], list[str]] = {}
     for (_, attributes), own in zip(messages, ids, strict=True):
         hour = hour_of(datetime.fromisoformat(attributes["received_at"]))
-        said.setdefault((attributes["event_type"], hour), []).append(attributes.get("event_id", own))
-    for hour in {hour for _, hour in said}:
-        for kind in ("search_made", "tap"):
-            world.report(kind, hour, said.get((kind, hour), []), reporter=ids[0])
+        ids_by_bucket.setdefault((attributes["event_type"], hour), []).append(attributes.get("event_id", own))
+    for hour in {hour for _, hour in ids_by_bucket}:
+        for event_type in ("search_made", "tap"):
+            world.report(event_type, hour, ids_by_bucket.get((event_type, hour), []), reporter=ids[0])
 
 
 def run(world: World, first: datetime, last: datetime, *more: str) -> int:
@@ -91,17 +91,17 @@ def refused(world: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
     return complaint
 
 
-def held(world: World) -> dict[str, list[Any]]:
+def stored_rows(world: World) -> dict[str, list[Any]]:
     """Return the rows of all files and of all tables, without values that differ between deliveries."""
-    tables = {kind: world.query(f"SELECT * FROM {kind} ORDER BY message_id") for kind in STREAMS}
-    return {kind: [world.rows(kind), tables[kind]] for kind in STREAMS}
+    tables = {stream: world.query(f"SELECT * FROM {stream} ORDER BY message_id") for stream in STREAMS}
+    return {stream: [world.rows(stream), tables[stream]] for stream in STREAMS}
 
 
 def ids(world: World) -> dict[str, list[str]]:
-    key = {kind: "message_id" if kind == DEAD_LETTERS else "event_id" for kind in STREAMS}
-    found = {kind: [row[key[kind]] for row in world.rows(kind)] for kind in STREAMS}
-    for kind in STREAMS:
-        assert [row[0] for row in world.query(f"SELECT {key[kind]} FROM {kind} ORDER BY 1")] == found[kind]
+    key = {stream: "message_id" if stream == DEAD_LETTERS else "event_id" for stream in STREAMS}
+    found = {stream: [row[key[stream]] for row in world.rows(stream)] for stream in STREAMS}
+    for stream in STREAMS:
+        assert [row[0] for row in world.query(f"SELECT {key[stream]} FROM {stream} ORDER BY 1")] == found[stream]
     return found
 
 
@@ -124,11 +124,11 @@ def test_backfill__complete_hours(world: World) -> None:
     """A backfill of complete hours changes no row, and the verdicts stay COMPLETE."""
     publish(world, *traffic())
     world.deliver()
-    before = held(world)
+    before = stored_rows(world)
     parts = {path for path in files(world) if path.suffix in (".avro", ".ids")}
     assert run(world, BEFORE, LAST_HOUR) == 0
     assert run(world, BEFORE, LAST_HOUR) == 0
-    assert held(world) == before
+    assert stored_rows(world) == before
     assert {path for path in files(world) if path.suffix in (".avro", ".ids")} == parts
     assert world.manifests("search_made")[BEFORE]["counts"]["search_made"] == {
         "received": 156,
@@ -147,20 +147,22 @@ def test_backfill__deleted_hours(world: World, partitions: bool, batch: int, mon
     publish(world, *traffic())
     world.deliver()
     before = ids(world)
-    closed = {kind: set(world.manifests(kind)) for kind in STREAMS}
+    closed = {stream: set(world.manifests(stream)) for stream in STREAMS}
     delete(world, *(BEFORE + HOUR * number for number in range(5)), partitions=partitions)
-    assert ids_in_files(world) == {kind: [] for kind in STREAMS}
+    assert ids_in_files(world) == {stream: [] for stream in STREAMS}
     assert run(world, BEFORE, LAST_HOUR) == 0
     assert ids(world) == before
-    assert {kind: {hour for hour, one in world.manifests(kind).items() if one["closed"]} for kind in STREAMS} == closed
+    assert {
+        stream: {hour for hour, manifest in world.manifests(stream).items() if manifest["closed"]} for stream in STREAMS
+    } == closed
     # A bucket's events count as arrived before its close, though they came in several batches.
-    assert {one["late"] for kind in STREAMS for one in world.manifests(kind).values()} == {0}
+    assert {manifest["late"] for stream in STREAMS for manifest in world.manifests(stream).values()} == {0}
     for hour in (BEFORE, LAST_HOUR):
         assert world.audit(f"--hours={hour:%Y-%m-%dT%H}..{hour:%Y-%m-%dT%H}") == 0
 
 
 def ids_in_files(world: World) -> dict[str, list[str]]:
-    return {kind: [row["message_id"] for row in world.rows(kind)] for kind in STREAMS}
+    return {stream: [row["message_id"] for row in world.rows(stream)] for stream in STREAMS}
 
 
 def test_backfill__damaged_bucket(world: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -184,11 +186,11 @@ def test_backfill__hours_flag(world: World) -> None:
     publish(world, *traffic())
     world.deliver()
     delete(world, BEFORE, LAST_HOUR)
-    left = files(world)
+    before = files(world)
     assert run(world, BEFORE, BEFORE) == 0
     assert {row["received_at"] for row in world.rows("search_made")} == {BEFORE + timedelta(minutes=1)}
     assert not (world.storage / Bucket("search_made", LAST_HOUR).folder).exists()
-    assert {path: data for path, data in files(world).items() if path in left} == left
+    assert {path: data for path, data in files(world).items() if path in before} == before
 
 
 def test_backfill__hour_of_an_event(
@@ -201,28 +203,28 @@ def test_backfill__hour_of_an_event(
     """
     lateness = "--allowed_lateness=2h"
     skewed, late = LAST_HOUR - 30 * HOUR, LAST_HOUR - HOUR
-    odd = search("odd")
-    odd[1]["received_at"] = "yesterday"
-    messages = [search("skewed", skewed), search("late", late), search("plain"), odd]
+    unreadable = search("odd")
+    unreadable[1]["received_at"] = "yesterday"
+    messages = [search("skewed", skewed), search("late", late), search("plain"), unreadable]
     publish(world, *messages, report=False)
     world.deliver(lateness)
-    before = held(world)
+    before = stored_rows(world)
     now = hour_of(CLOCK.now())
     assert {row["event_id"]: hour_of(row["received_at"]) for row in world.rows("search_made")} == {
         "skewed": now,
         "late": late,
         "plain": now,
     }
-    taken = {(skewed, skewed): 0, (late, late): 1, (now, now): 3, (skewed, now): 4}
-    for (first, last), number in taken.items():
+    received_by_span = {(skewed, skewed): 0, (late, late): 1, (now, now): 3, (skewed, now): 4}
+    for (first, last), number in received_by_span.items():
         before_it = received(world)
         assert run(world, first, last, lateness) == 0
         assert received(world) - before_it == number
-    assert held(world) == before
+    assert stored_rows(world) == before
 
 
 def received(world: World) -> int:
-    manifests = [manifest for kind in STREAMS for manifest in world.manifests(kind).values()]
+    manifests = [manifest for stream in STREAMS for manifest in world.manifests(stream).values()]
     return sum(manifest["counts"].get("search_made", {}).get("received", 0) for manifest in manifests)
 
 
@@ -260,7 +262,7 @@ def test_backfill__repair_by_ids(world: World, monkeypatch: pytest.MonkeyPatch, 
     publish(world, search("a", moment), search("b", BEFORE), *traffic())
     world.deliver()
     lost = publish(world, search("lost", moment), search("lost too", moment), search("lost", moment + timedelta(hours=2)))
-    assert world.left() == 3
+    assert world.undelivered() == 3
     # Other damage, which a repair must leave alone.
     (world.storage / Bucket(DEAD_LETTERS, BEFORE).success_name).unlink()
     shutil.rmtree(world.storage / Bucket("tap", LAST_HOUR).folder)
@@ -281,12 +283,12 @@ def test_backfill__repair_by_ids(world: World, monkeypatch: pytest.MonkeyPatch, 
 
 
 @pytest.mark.parametrize(
-    ("text", "told"), [("search_made lost\n", "ids, line 1"), ("a\tb\n\tx\nc\t\n", "ids, line 3"), ("\n", "lists no event")]
+    ("text", "problem"), [("search_made lost\n", "ids, line 1"), ("a\tb\n\tx\nc\t\n", "ids, line 3"), ("\n", "lists no event")]
 )
-def test_backfill__unreadable_ids(world: World, text: str, told: str) -> None:
+def test_backfill__unreadable_ids(world: World, text: str, problem: str) -> None:
     (world.folder / "ids").write_text(text)
     publish(world, search("a"), report=False)
-    with pytest.raises(UserError, match=told):
+    with pytest.raises(UserError, match=problem):
         run(world, LAST_HOUR, LAST_HOUR, f"--ids={world.folder / 'ids'}")
 
 

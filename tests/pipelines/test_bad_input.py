@@ -70,7 +70,7 @@ def test_deliver__bad_messages(world: World) -> None:
 
     in_table = world.query("SELECT event_id, reason, octet_length(data) FROM dead_letters")
     assert set(in_table) == {(name, reason, len(data)) for name, (data, _, _, reason) in BAD.items()}
-    assert world.left() == 0
+    assert world.undelivered() == 0
 
 
 def test_deliver__dead_letters_counted_by_claimed_type(world: World) -> None:

@@ -43,8 +43,11 @@ def test_deliver__gcs_and_bigquery(world: World, monkeypatch: pytest.MonkeyPatch
 
         world.report("search_made", LAST_HOUR, ["a", "a", "b", "b", "late", "broken"])
         world.report("tap", LAST_HOUR, [])
-        judge = [*stores, f"--subscription={world.audit_subscription}", f"--verdicts={world.verdicts}"]
-        assert audit.main(judge) == 0
+        audit_flags = [*stores, f"--subscription={world.audit_subscription}", f"--verdicts={world.verdicts}"]
+        assert audit.main(audit_flags) == 0
         found = {row["event_type"]: row for row in json.loads(world.verdicts.read_text())}
-        assert {kind: row["status"] for kind, row in found.items()} == {"search_made": "COMPLETE", "tap": "COMPLETE"}
+        assert {event_type: row["status"] for event_type, row in found.items()} == {
+            "search_made": "COMPLETE",
+            "tap": "COMPLETE",
+        }
         assert found["search_made"]["in_table"] == 3

@@ -16,7 +16,7 @@ from local.pubsub.broker import Broker
 from pipelines import deliver
 from pipelines.command import run_command
 from tests.support.clock import CLOCK, PATIENCE, eventually
-from tests.support.delivery import FLIGHT_TYPES, LONG_AGO, SEARCH, World, at_once, flights, make_world, search
+from tests.support.delivery import FLIGHT_TYPES, LONG_AGO, SEARCH, World, flights, make_world, search, use_broker
 from tests.support.pubsub import free_port, pull_now, subscriber
 from transforms.decode.decoder import Decoder
 
@@ -45,7 +45,7 @@ def replaced(flags: list[str], name: str, value: str | None) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "told"),
+    ("name", "value", "problem"),
     [
         ("subscription", None, "--subscription"),
         ("storage", None, "--storage"),
@@ -69,7 +69,12 @@ def replaced(flags: list[str], name: str, value: str | None) -> list[str]:
     ],
 )
 def test_deliver__wrong_flag(
-    world: World, name: str, value: str | None, told: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    world: World,
+    name: str,
+    value: str | None,
+    problem: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     file = world.folder / "a-file"
     file.write_text("")
@@ -82,7 +87,7 @@ def test_deliver__wrong_flag(
     flags = replaced(world.deliver_flags(), name, value and value.format(**names))
     assert status_of(deliver.main, flags, monkeypatch) == 2
     complaint = capsys.readouterr().err
-    assert told.format(**names) in complaint
+    assert problem.format(**names) in complaint
     assert "Traceback" not in complaint
     assert not Path(world.storage / "events").exists()
 
@@ -165,19 +170,19 @@ def test_deliver__pubsub_unreachable_in_mid_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with Broker(clock=CLOCK.seconds) as broker:
-        at_once(monkeypatch, broker.address)
+        use_broker(monkeypatch, broker.address)
         world = make_world(tmp_path, broker.address, {"search_made": SEARCH})
         world.publish(search("a"))
         monkeypatch.setattr("transforms.pubsub.retry.RETRY_SECONDS", 1.0)
         monkeypatch.setattr("transforms.report.REPORT_SECONDS", 1.0)
         finish = Decoder.finish
 
-        def go(decoder: Decoder) -> Any:
+        def stop_broker(decoder: Decoder) -> Any:
             broker.__exit__()
             monkeypatch.setattr(Decoder, "finish", finish)
             return finish(decoder)
 
-        monkeypatch.setattr(Decoder, "finish", go)
+        monkeypatch.setattr(Decoder, "finish", stop_broker)
         assert status_of(deliver.main, world.deliver_flags(), monkeypatch) == 2
     complaint = capsys.readouterr().err
     assert "error: projects/test-project/" in complaint

@@ -59,7 +59,7 @@ def fail_once(world: World) -> str:
 
 
 @pytest.mark.parametrize(
-    ("damage", "told"),
+    ("damage", "problem"),
     [
         (lambda folder: cut(manifest(folder)), "_RECEIPT.json can't be read"),
         (lambda folder: change(folder, version="2"), "_RECEIPT.json can't be read"),
@@ -70,7 +70,7 @@ def fail_once(world: World) -> str:
     ],
     ids=["cut manifest", "wrong type", "another's manifest", "cut version", "corrupted index", "index gone"],
 )
-def test_deliver__damaged_bucket(world: World, damage: Callable[[Path], object], told: str) -> None:
+def test_deliver__damaged_bucket(world: World, damage: Callable[[Path], object], problem: str) -> None:
     """A damaged bucket is named and its messages are kept; all other buckets are delivered."""
     world.publish(search("old", IN_HOUR), search("old", BEFORE))
     world.deliver()
@@ -82,7 +82,7 @@ def test_deliver__damaged_bucket(world: World, damage: Callable[[Path], object],
 
     complaint = fail_once(world)
     assert complaint.startswith("1 partition could not be loaded; all others were. No event is lost")
-    assert told in complaint
+    assert problem in complaint
     assert FOLDER in complaint
     assert content(folder) == damaged
     assert [row["event_id"] for row in world.rows(DEAD_LETTERS)] == ["broken"]
@@ -94,7 +94,7 @@ def test_deliver__damaged_bucket(world: World, damage: Callable[[Path], object],
         path.write_bytes(data)
     world.deliver()
     assert world.query("SELECT event_id FROM search_made ORDER BY received_at, event_id") == [("new",), ("old",)] * 2
-    assert world.left() == 0
+    assert world.undelivered() == 0
 
 
 def test_deliver__unexpected_file(world: World) -> None:

@@ -76,14 +76,14 @@ def cut(file: Path) -> bytes:
 
 
 @pytest.mark.parametrize(
-    ("find", "told"),
+    ("find", "problem"),
     [
         (the_index, "is not the index that its manifest lists"),
         (lambda folder: folder / "_RECEIPT.json", "_RECEIPT.json can't be read"),
     ],
     ids=["corrupted index", "cut manifest"],
 )
-def test_stream__damaged_bucket(world: World, prism_binary: str, find: Callable[[Path], Path], told: str) -> None:
+def test_stream__damaged_bucket(world: World, prism_binary: str, find: Callable[[Path], Path], problem: str) -> None:
     """A damaged bucket keeps its messages until it is restored, and the stream continues."""
     world.publish(search("old", IN_HOUR))
     world.deliver()
@@ -100,15 +100,15 @@ def test_stream__damaged_bucket(world: World, prism_binary: str, find: Callable[
         assert file.read_bytes() == damaged
         file.write_bytes(whole)
         assert eventually(lambda: delivered(world) == ["far", "new", "old"]), running.end()
-        status, said = running.end()
-    assert status == 0, said
-    assert said.count(told) == 1
-    assert f"{FOLDER}: " in said
-    assert "skipping this bucket, will retry" in said
-    assert f"{FOLDER}: recovered" in said
-    assert "Traceback" not in said
+        status, stderr = running.end()
+    assert status == 0, stderr
+    assert stderr.count(problem) == 1
+    assert f"{FOLDER}: " in stderr
+    assert "skipping this bucket, will retry" in stderr
+    assert f"{FOLDER}: recovered" in stderr
+    assert "Traceback" not in stderr
     assert [event_id for (event_id,) in in_table(world)] == ["far", "new", "old"]
-    assert world.left() == 0
+    assert world.undelivered() == 0
 
 
 def test_stream__ends_with_a_damaged_bucket(world: World, prism_binary: str) -> None:
@@ -123,13 +123,13 @@ def test_stream__ends_with_a_damaged_bucket(world: World, prism_binary: str) -> 
         world.publish(search("new", IN_HOUR), TAP)
         assert eventually(lambda: delivered(world, "tap") == ["t"]), running.end()
         assert eventually(lambda: len(failures(world)) == 2), running.end()
-        status, said = running.end()
-    assert status == 2, said
-    error = said.split("error: ")[1]
+        status, stderr = running.end()
+    assert status == 2, stderr
+    error = stderr.split("error: ")[1]
     assert error.startswith("2 buckets failed and were skipped; all others were delivered and loaded")
     assert "is not the index that its manifest lists" in error
     assert "the table store is away" in error
-    assert "Traceback" not in said
+    assert "Traceback" not in stderr
 
     index.write_bytes(whole)
     CLOCK.advance(10)  # until nacked messages are redelivered
@@ -137,7 +137,7 @@ def test_stream__ends_with_a_damaged_bucket(world: World, prism_binary: str) -> 
     assert delivered(world) == ["new", "old", "old"]
     assert in_table(world) == [("old",), ("new",), ("old",)]
     assert in_table(world, "tap") == [("t",)]
-    assert world.left() == 0
+    assert world.undelivered() == 0
 
 
 def test_stream__object_store_unreachable(cloud: Cloud, prism_binary: str) -> None:
@@ -148,15 +148,15 @@ def test_stream__object_store_unreachable(cloud: Cloud, prism_binary: str) -> No
         assert eventually(lambda: len(cloud.manifests()) == 2), running.end()
         cloud.gcs.fail_next(1_000_000, 503)
         cloud.publish("c", "d")
-        status, said = running.wait()
-    assert status == 2, said
-    assert said.count("\nerror: ") == 1
-    assert "gs://bucket-of-events/data" in said
-    assert "What to do: check the network" in said
-    assert "Traceback" not in said
-    cloud.gcs.mend()
+        status, stderr = running.wait()
+    assert status == 2, stderr
+    assert stderr.count("\nerror: ") == 1
+    assert "gs://bucket-of-events/data" in stderr
+    assert "What to do: check the network" in stderr
+    assert "Traceback" not in stderr
+    cloud.gcs.restore()
     assert cloud.run() == (0, "")
     manifests = cloud.manifests()
     for hour, ids in cloud.published.items():
         assert cloud.ids_in_files(manifests[hour]) == [row["event_id"] for row in cloud.store.rows("search_made", hour)] == ids
-    assert cloud.world.left() == 0
+    assert cloud.world.undelivered() == 0

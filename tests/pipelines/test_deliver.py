@@ -57,7 +57,7 @@ def test_deliver__flights(flights_world):
     assert len(closed) == 4 * 77
     ids = {(attributes["event_type"], attributes["event_id"]) for _, attributes in flights()}
     assert {(kind, event_id) for kind in FLIGHT_TYPES for event_id in delivered(world, kind)} == ids
-    assert world.left() == 0
+    assert world.undelivered() == 0
 
 
 def test_deliver__event_published_several_times(world):
@@ -232,7 +232,7 @@ def test_deliver__next_run_loads_committed_files(world, monkeypatch):
     assert world.query("SELECT count(*) FROM information_schema.tables WHERE table_name = 'search_made'") == [(1,)]
     assert in_table(world) == []
     assert delivered(world) == ["a", "b"]
-    assert world.left() == 0
+    assert world.undelivered() == 0
     world.deliver()
     assert delivered(world) == in_table(world) == ["a", "b"]
     assert counts(world) == {"received": 2, "delivered": 2, "duplicate": 0}
@@ -254,15 +254,15 @@ def test_deliver__acknowledges_per_bucket(world, monkeypatch):
             world.deliver()
     assert LAST_HOUR not in world.manifests("search_made")
     with subscriber(world.address) as client:
-        back = pull_now(client, world.subscription)
-        assert sorted(one.message.attributes["event_id"] for one in back) == ["a", "b"]
-        ack_ids = [one.ack_id for one in back]
+        redelivered = pull_now(client, world.subscription)
+        assert sorted(received.message.attributes["event_id"] for received in redelivered) == ["a", "b"]
+        ack_ids = [received.ack_id for received in redelivered]
         client.modify_ack_deadline(subscription=world.subscription, ack_ids=ack_ids, ack_deadline_seconds=0)
     world.deliver()
     assert delivered(world) == in_table(world) == ["a", "b", "c", "d"]
     for hour in (LAST_HOUR, LAST_HOUR - timedelta(hours=1)):
         assert counts(world, hour) == {"received": 2, "delivered": 2, "duplicate": 0}
-    assert world.left() == 0
+    assert world.undelivered() == 0
 
 
 def test_deliver__earlier_run_died_in_mid_commit(world, monkeypatch):
@@ -292,7 +292,7 @@ def test_deliver__lost_acknowledgement(world, monkeypatch):
     world.deliver()
     assert delivered(world) == in_table(world) == ["a", "b"]
     assert counts(world) == {"received": 4, "delivered": 2, "duplicate": 2}
-    assert world.left() == 0
+    assert world.undelivered() == 0
 
 
 def test_deliver__next_run_loads_an_old_hour(world, monkeypatch):

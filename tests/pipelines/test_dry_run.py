@@ -31,7 +31,7 @@ FLAGS = {
 NO_NETWORK = """
 import socket
 def refuse(*_):
-    raise SystemExit("asked the network")
+    raise SystemExit("used the network")
 socket.socket.connect = socket.getaddrinfo = refuse
 """
 
@@ -57,13 +57,13 @@ def test_dry_run__builds_the_job(tmp_path: Path) -> None:
     assert done.stdout.count("\n") == 1
     transforms = json.loads((tmp_path / "job.json").read_text())["components"]["transforms"].values()
     labels = {transform["uniqueName"] for transform in transforms if transform.get("uniqueName")}
-    [payload] = [one["spec"]["payload"] for one in transforms if "pubsub_read" in one.get("spec", {}).get("urn", "")]
+    [payload] = [step["spec"]["payload"] for step in transforms if "pubsub_read" in step.get("spec", {}).get("urn", "")]
     assert beam_runner_api_pb2.PubSubReadPayload.FromString(b64decode(payload)).id_attribute == "dedup_key"
     assert set(LABELS.read_text().splitlines()) <= labels
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "told"),
+    ("name", "value", "problem"),
     [
         ("storage", "out", "--storage=gs://"),
         ("tables", "out.duckdb", "--tables=bigquery://"),
@@ -78,10 +78,10 @@ def test_dry_run__builds_the_job(tmp_path: Path) -> None:
         ("job_name", "Not A Name", "Not A Name"),
     ],
 )
-def test_dry_run__invalid_flags(tmp_path: Path, name: str, value: str, told: str) -> None:
+def test_dry_run__invalid_flags(tmp_path: Path, name: str, value: str, problem: str) -> None:
     done = deliver(tmp_path, **{name: value})
     assert (done.returncode, done.stdout) == (2, "")
-    assert told in done.stderr
+    assert problem in done.stderr
     assert done.stderr.count("\n") == 1
 
 

@@ -44,8 +44,8 @@ def test_deliver__flaky_stores(cloud: Cloud, seed: int) -> None:
     assert cloud.run() == (0, "")
     assert cloud.gcs.met > 10
     assert cloud.bigquery.met > 2
-    cloud.gcs.mend()
-    cloud.bigquery.mend()
+    cloud.gcs.restore()
+    cloud.bigquery.restore()
     cloud.check()
 
 
@@ -55,15 +55,15 @@ def test_deliver__object_store_fails_in_mid_run(cloud: Cloud, status: int) -> No
     cloud.publish("first-0", "first-1")
     assert cloud.run() == (0, "")
     for number, point in enumerate(points(len(cloud.gcs.requests))):
-        cloud.be_patient(0.3)
+        cloud.set_retry_timeout(0.3)
         cloud.gcs.fail_next(FOREVER, status, skip=point)
         cloud.publish(f"{number}-0", f"{number}-1")
-        exit_status, told = cloud.run()
+        exit_status, error = cloud.run()
         assert exit_status == 2
-        assert "gs://bucket-of-events/data" in told
-        assert "What to do: check the network" in told
-        cloud.gcs.mend()
-        cloud.be_patient(PATIENCE)
+        assert "gs://bucket-of-events/data" in error
+        assert "What to do: check the network" in error
+        cloud.gcs.restore()
+        cloud.set_retry_timeout(PATIENCE)
         assert cloud.run() == (0, "")
     cloud.check(repeated=True)
 
@@ -80,7 +80,7 @@ def test_deliver__every_precondition_fails(cloud: Cloud, monkeypatch: pytest.Mon
         cloud.gcs.fail_next(FOREVER, 412, match="ifGenerationMatch", skip=point)
         cloud.publish(f"{number}-0", f"{number}-1")
         ends.append(cloud.run()[0])
-        cloud.gcs.mend()
+        cloud.gcs.restore()
         assert cloud.run() == (0, "")
     # A refusal at the end of a run, where only markers are still to be written, may be harmless.
     assert set(ends) <= {0, 2}
@@ -100,10 +100,10 @@ def test_deliver__lost_responses_to_writes(cloud: Cloud, status: int) -> None:
         assert cloud.run() == (0, "")
     assert cloud.gcs.met == POINTS
     cloud.gcs.lose_answer(FOREVER, "POST", status)
-    cloud.be_patient(0.3)
+    cloud.set_retry_timeout(0.3)
     cloud.publish("last-0", "last-1")
     assert cloud.run()[0] == 2
-    cloud.gcs.mend()
+    cloud.gcs.restore()
     assert cloud.run() == (0, "")
     cloud.check(repeated=True)
 
@@ -127,14 +127,14 @@ def test_deliver__table_store_fails_in_mid_run(cloud: Cloud) -> None:
     cloud.publish("second-0", "second-1")
     assert cloud.run() == (0, "")
     for number, point in enumerate(points(len(cloud.bigquery.requests) - before)):
-        cloud.be_patient(0.3)
+        cloud.set_retry_timeout(0.3)
         cloud.bigquery.fail_next(FOREVER, 503, skip=point)
         cloud.publish(f"{number}-0", f"{number}-1")
-        exit_status, told = cloud.run()
+        exit_status, error = cloud.run()
         assert exit_status == 2
-        assert "bigquery://project-1.events" in told
-        cloud.bigquery.mend()
-        cloud.be_patient(PATIENCE)
+        assert "bigquery://project-1.events" in error
+        cloud.bigquery.restore()
+        cloud.set_retry_timeout(PATIENCE)
         assert cloud.run() == (0, "")
     cloud.check(repeated=True)
 
@@ -153,15 +153,15 @@ def test_deliver__loads_fail_permanently(
     cloud.publish("a", "b", "c")
     for _ in range(2):
         cloud.bigquery.fail_loads(FOREVER)
-        exit_status, told = cloud.run()
+        exit_status, error = cloud.run()
         assert exit_status == 2
-        lines = told.splitlines()
+        lines = error.splitlines()
         assert lines[0] == "2 partitions could not be loaded; all others were. No event is lost, and the next run loads them:"
         assert all(
             f"can't load the hour {hour:%Y-%m-%dT%H} of table search_made" in line
             for hour, line in zip(HOURS, lines[1:], strict=True)
         )
-        assert cloud.world.left() == 0
+        assert cloud.world.undelivered() == 0
     cloud.bigquery.fail_loads(0)
     assert cloud.run() == (0, "")
     cloud.check()
@@ -207,11 +207,11 @@ def test_deliver__duckdb_file_is_locked(local: Delivery) -> None:
     ) as other:
         assert other.stdout
         assert other.stdout.readline() == "open\n"
-        exit_status, told = local.run()
+        exit_status, error = local.run()
         assert other.stdin
         other.stdin.close()
     assert exit_status == 2
-    assert "is open in another process" in told
+    assert "is open in another process" in error
     assert local.run() == (0, "")
     local.check()
 
@@ -220,15 +220,15 @@ def test_deliver__duckdb_file_is_locked(local: Delivery) -> None:
 def test_deliver__disk_is_full(local: Delivery, call: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A disk that is full from some call on ends the run, and the next run recovers."""
     real = getattr(os, call)
-    left = FOREVER
-    made = 0
+    calls_left = FOREVER
+    calls = 0
     lock = threading.Lock()
 
     def limited(*arguments: Any, **named: Any) -> Any:
-        nonlocal left, made
+        nonlocal calls_left, calls
         with lock:
-            made, left = made + 1, left - 1
-            if left < 0:
+            calls, calls_left = calls + 1, calls_left - 1
+            if calls_left < 0:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         return real(*arguments, **named)
 
@@ -236,15 +236,15 @@ def test_deliver__disk_is_full(local: Delivery, call: str, monkeypatch: pytest.M
     with monkeypatch.context() as patch:
         patch.setattr(os, call, limited)
         assert local.run() == (0, "")
-        for number, point in enumerate(points(made)):
+        for number, point in enumerate(points(calls)):
             local.publish(f"{number}-0", f"{number}-1")
-            left = point
-            exit_status, told = local.run()
-            if left < 0:
+            calls_left = point
+            exit_status, error = local.run()
+            if calls_left < 0:
                 assert exit_status == 2
-                assert "No space left on device" in told
-                assert "free some space" in told.lower()
-            left = FOREVER
+                assert "No space left on device" in error
+                assert "free some space" in error.lower()
+            calls_left = FOREVER
             assert local.run() == (0, "")
     local.check(repeated=True)
 
@@ -254,12 +254,12 @@ def test_deliver__redelivery_in_any_order(local: Delivery, monkeypatch: pytest.M
 
     A message that was not acknowledged in time may be redelivered while its first delivery is in progress.
     """
-    lot = random.Random(7)
+    chance = random.Random(7)
     take = Backlog.take
     copies: Counter[bytes] = Counter()
 
-    def again(backlog: Backlog, *arguments: Any) -> list[tuple[str, bytes]]:
-        lot.shuffle(backlog._available)
+    def take_and_redeliver(backlog: Backlog, *arguments: Any) -> list[tuple[str, bytes]]:
+        chance.shuffle(backlog._available)
         taken = take(backlog, *arguments)
         for _, message in taken:
             if copies[message] < 99:
@@ -269,7 +269,7 @@ def test_deliver__redelivery_in_any_order(local: Delivery, monkeypatch: pytest.M
 
     local.publish(*(f"a{number}" for number in range(30)))
     with monkeypatch.context() as patch:
-        patch.setattr(Backlog, "take", again)
+        patch.setattr(Backlog, "take", take_and_redeliver)
         assert local.run() == (0, "")
     assert local.run() == (0, "")
     received = sum(manifest["counts"]["search_made"]["received"] for manifest in local.manifests().values())

@@ -72,7 +72,7 @@ def test_hourly_windows__early_and_on_time_panes() -> None:
             | "By hour" >> HourlyWindows(timedelta(days=7), ends=False)
             | beam.GroupByKey()
             | "Pane"
-            >> beam.Map(lambda one, pane=beam.DoFn.PaneInfoParam: (PaneInfoTiming.to_string(pane.timing), list(one[1])))
+            >> beam.Map(lambda keyed, pane=beam.DoFn.PaneInfoParam: (PaneInfoTiming.to_string(pane.timing), list(keyed[1])))
         )
         assert_that(panes, equal_to([("EARLY", ["early"]), ("ON_TIME", ["in time"])]))
 
@@ -94,15 +94,15 @@ def test_hourly_windows__element_a_month_late() -> None:
 
 def test_parse__flags_of_beam(capsys: pytest.CaptureFixture[str]) -> None:
     """Beam's own flags are accepted, unknown ones refused."""
-    ours = [
+    required = [
         "--subscription=projects/p-one/subscriptions/sss",
         "--storage=gs://bucket-one",
         "--tables=bigquery://p-one.d",
         "--audit_topic=projects/p-one/topics/ttt",
     ]
-    flags, rest = parse(parser(), [*ours, "--region=europe-west1", "--max_num_workers=9"])
+    flags, rest = parse(parser(), [*required, "--region=europe-west1", "--max_num_workers=9"])
     assert rest == ["--region=europe-west1", "--max_num_workers=9"]
     assert flags.allowed_lateness == timedelta(days=7)
     with pytest.raises(SystemExit):
-        parse(parser(), [*ours, "--regiom=europe-west1"])
+        parse(parser(), [*required, "--regiom=europe-west1"])
     assert "--regiom=europe-west1" in capsys.readouterr().err

@@ -30,19 +30,19 @@ def in_table(world: World, table: str = "search_made") -> list[str]:
     return [row[0] for row in world.query(f"SELECT event_id FROM {table} ORDER BY event_id")]
 
 
-def take_away(world: World, subscription: str) -> list[bytes]:
+def acknowledge_all(world: World, subscription: str) -> list[bytes]:
     """Acknowledge all messages of a subscription and return their data."""
     with subscriber(world.address) as client:
         found = pull_now(client, subscription)
         if found:
-            client.acknowledge(subscription=subscription, ack_ids=[one.ack_id for one in found])
-    return [one.message.data for one in found]
+            client.acknowledge(subscription=subscription, ack_ids=[received.ack_id for received in found])
+    return [received.message.data for received in found]
 
 
-def reported(world: World) -> set[tuple[str, datetime]]:
+def new_reports(world: World) -> set[tuple[str, datetime]]:
     """Return (stream, hour) of all delivered reports since the last call."""
-    reports = map(parse_report, take_away(world, world.audit_subscription))
-    return {(one.bucket.stream, one.bucket.hour) for one in reports if isinstance(one, DeliveredReport)}
+    reports = map(parse_report, acknowledge_all(world, world.audit_subscription))
+    return {(report.bucket.stream, report.bucket.hour) for report in reports if isinstance(report, DeliveredReport)}
 
 
 def run_reload(world: World, hours: Sequence[Any] = (LAST_HOUR, LAST_HOUR), *more: str) -> int:
@@ -66,7 +66,7 @@ def test_deliver__partition_that_fails_to_load(world):
     """A partition that can't be loaded blocks no other, and the next run loads it even without new events."""
     world.publish(search("old", IN_HOUR))
     world.deliver()
-    reported(world)
+    new_reports(world)
     folder = world.storage / Bucket("search_made", LAST_HOUR).folder
     [data_file] = folder.glob("part-*.avro")
     data_file.rename(world.folder / "away")
@@ -77,15 +77,15 @@ def test_deliver__partition_that_fails_to_load(world):
         world.deliver()
     assert in_table(world) == ["old", "other"]
     assert in_table(world, "tap") == ["t"]
-    loaded = reported(world)
+    loaded = new_reports(world)
     assert loaded >= {("search_made", HOUR_BEFORE), ("tap", LAST_HOUR)}
     assert ("search_made", LAST_HOUR) not in loaded
-    assert take_away(world, world.subscription) == [], "committed files need no message to be loaded"
+    assert acknowledge_all(world, world.subscription) == [], "committed files need no message to be loaded"
 
     (world.folder / "away").rename(data_file)
     world.deliver()
     assert in_table(world) == ["new", "old", "other"]
-    assert ("search_made", LAST_HOUR) in reported(world)
+    assert ("search_made", LAST_HOUR) in new_reports(world)
 
 
 def test_deliver__column_type_changed(world):
@@ -99,7 +99,7 @@ def test_deliver__column_type_changed(world):
     with pytest.raises(TableStoreError, match=r"search_made: column .?results.* type can't change"):
         world.deliver()
     assert world.manifests("search_made")[LAST_HOUR]["version"] == 1
-    assert world.left() == 1
+    assert world.undelivered() == 1
 
 
 def test_deliver__creates_all_tables(world):

@@ -39,7 +39,7 @@ def archived(messages: Sequence[Message], ids: Sequence[str]) -> list[Archived]:
 def lose(world: World, *messages: Message) -> list[str]:
     """Publish messages and pull them from the subscription, as a deliver that loses events would. Returns message ids."""
     ids = world.publish(*messages)
-    assert world.left() == len(ids)
+    assert world.undelivered() == len(ids)
     return ids
 
 
@@ -64,15 +64,15 @@ def test_missing__names_and_repairs(world: World, capsys: pytest.CaptureFixture[
     """Events that the audit finds missing are listed by id and repaired."""
     first, second = BEFORE + timedelta(minutes=1), LAST_HOUR + timedelta(minutes=1)
     broken = (b"{", search("broken", second)[1])
-    here = [search("a", first), search("b", second), (b"{", search("x", second)[1])]
+    delivered = [search("a", first), search("b", second), (b"{", search("x", second)[1])]
     # A duplicate in another hour, and a dead letter with a conflicting payload: neither is missing.
-    here += [search("a", second), (search("other")[0], search("b", second)[1])]
-    gone = [search("lost", second), search("lost too", first), broken, (b"{}", {"received_at": second.isoformat()})]
-    ids = world.publish(*here)
+    delivered += [search("a", second), (search("other")[0], search("b", second)[1])]
+    lost = [search("lost", second), search("lost too", first), broken, (b"{}", {"received_at": second.isoformat()})]
+    ids = world.publish(*delivered)
     world.deliver()
-    gone_ids = lose(world, *gone)
+    lost_ids = lose(world, *lost)
     archive = world.folder / "archive"
-    write_archive(archive, archived([*here, *gone], [*ids, *gone_ids]))
+    write_archive(archive, archived([*delivered, *lost], [*ids, *lost_ids]))
     world.report("search_made", LAST_HOUR, ["b", "x", "a", "b", "lost", "broken"])
     world.report("tap", LAST_HOUR, [])
     hour = f"--hours={LAST_HOUR:%Y-%m-%dT%H}..{LAST_HOUR:%Y-%m-%dT%H}"
@@ -80,10 +80,10 @@ def test_missing__names_and_repairs(world: World, capsys: pytest.CaptureFixture[
     assert "MISSING" in capsys.readouterr().out
 
     untouched = {path: path.stat().st_mtime_ns for path in world.storage.rglob("*") if path.is_file()}
-    asked = [f"--archive={archive}", f"--storage={world.storage}"]
-    assert missing.main([*asked, hour]) == 0
+    sources = [f"--archive={archive}", f"--storage={world.storage}"]
+    assert missing.main([*sources, hour]) == 0
     named = capsys.readouterr().out
-    assert named == f"\t{gone_ids[3]}\nsearch_made\tbroken\nsearch_made\tlost\n"
+    assert named == f"\t{lost_ids[3]}\nsearch_made\tbroken\nsearch_made\tlost\n"
     assert {path: path.stat().st_mtime_ns for path in world.storage.rglob("*") if path.is_file()} == untouched
 
     (world.folder / "ids").write_text(named.split("\n", 1)[1])  # no report covers the event without a type
@@ -92,14 +92,14 @@ def test_missing__names_and_repairs(world: World, capsys: pytest.CaptureFixture[
     DuckDBFile(world.tables).close()
     assert {row["event_id"] for row in world.rows("search_made")} == {"a", "b", "lost"}
     assert {row["event_id"] for row in world.rows(DEAD_LETTERS)} == {"x", "b", "broken"}
-    theirs = {Bucket(stream, LAST_HOUR).folder for stream in ("search_made", DEAD_LETTERS)}
+    own_folders = {Bucket(stream, LAST_HOUR).folder for stream in ("search_made", DEAD_LETTERS)}
     changed = {path for path, before in untouched.items() if path.stat().st_mtime_ns != before}
-    assert {str(path.parent.relative_to(world.storage)) for path in changed} - {"turns"} <= theirs
+    assert {str(path.parent.relative_to(world.storage)) for path in changed} - {"turns"} <= own_folders
     assert {path.name for path in changed if path.parent.name != "turns"} <= {"_RECEIPT.json"}
     assert world.audit(hour) == 0
     capsys.readouterr()
-    missing.main([*asked, BOTH])
-    assert capsys.readouterr().out == f"\t{gone_ids[3]}\nsearch_made\tlost too\n"
+    missing.main([*sources, BOTH])
+    assert capsys.readouterr().out == f"\t{lost_ids[3]}\nsearch_made\tlost too\n"
 
 
 def test_missing__unreadable_files_and_ids(world: World, capsys: pytest.CaptureFixture[str]) -> None:
@@ -128,8 +128,8 @@ def test_backfill__in_the_cloud(world: World, monkeypatch: pytest.MonkeyPatch, c
         messages.append((b"{", search("broken", BEFORE)[1]))
         own = world.publish(*messages)
         for begin in range(0, len(messages), 15):
-            these = archived(messages[begin : begin + 15], own[begin : begin + 15])
-            gcs.put(CLOUD_BUCKET, cloud_name(CLOCK.now()), archive_bytes(these, 500))
+            batch = archived(messages[begin : begin + 15], own[begin : begin + 15])
+            gcs.put(CLOUD_BUCKET, cloud_name(CLOCK.now()), archive_bytes(batch, 500))
         deliver.main([*flags, f"--subscription={world.subscription}"])
         before = in_files(gcs)
         assert len(before["search_made"]) == 40
@@ -139,8 +139,7 @@ def test_backfill__in_the_cloud(world: World, monkeypatch: pytest.MonkeyPatch, c
         for stream in ("search_made", "tap", DEAD_LETTERS):
             for name in gcs.list(CLOUD_BUCKET, f"data/{Bucket(stream, BEFORE).folder}/"):
                 gcs.delete(CLOUD_BUCKET, name)
-        left = in_files(gcs)
-        assert len(left["search_made"]) == 20
+        assert len(in_files(gcs)["search_made"]) == 20
         capsys.readouterr()
         assert missing.main([archive, stores[0], BOTH]) == 0
         assert len(capsys.readouterr().out.splitlines()) == 21
@@ -168,5 +167,5 @@ def test_backfill__in_the_cloud(world: World, monkeypatch: pytest.MonkeyPatch, c
             world.report("search_made", hour, ids)
             world.report("tap", hour, [])
             assert [row["event_id"] for row in store.rows("search_made", hour)] == sorted({*ids} - {"broken"})
-        judge = [*stores, f"--subscription={world.audit_subscription}", f"--verdicts={world.verdicts}", BOTH]
-        assert audit.main(judge) == 0
+        audit_flags = [*stores, f"--subscription={world.audit_subscription}", f"--verdicts={world.verdicts}", BOTH]
+        assert audit.main(audit_flags) == 0

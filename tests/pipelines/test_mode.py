@@ -43,7 +43,7 @@ def delivered(world: World, stream: str = "search_made") -> list[str]:
     return [row["event_id"] for row in world.rows(stream)]
 
 
-def is_there(process: int) -> bool:
+def is_running(process: int) -> bool:
     return subprocess.run(["ps", "-p", str(process)], capture_output=True, check=False).returncode == 0
 
 
@@ -57,9 +57,9 @@ def backlog(world: World) -> list[str]:
         found = pull_now(client, world.subscription)
         if found:
             client.modify_ack_deadline(
-                subscription=world.subscription, ack_ids=[one.ack_id for one in found], ack_deadline_seconds=0
+                subscription=world.subscription, ack_ids=[received.ack_id for received in found], ack_deadline_seconds=0
             )
-    return sorted(one.message.attributes["event_id"] for one in found)
+    return sorted(received.message.attributes["event_id"] for received in found)
 
 
 def feed(world: World, committed: Callable[[], bool] = lambda: True) -> None:
@@ -106,9 +106,9 @@ def test_stream__same_outcome_as_batch(tmp_path: Path, broker_address: str, flig
         hours = 77
         assert eventually(lambda: len(list(world.storage.rglob("_SUCCESS"))) == hours * (len(FLIGHT_TYPES) + 1))
         assert eventually(lambda: len(list(world.storage.rglob("_receipts/*.json"))) > hours * (len(FLIGHT_TYPES) + 1))
-        status, said = running.end()
-    assert status == 0, said
-    assert world.left() == 0
+        status, stderr = running.end()
+    assert status == 0, stderr
+    assert world.undelivered() == 0
 
     feed(stopping)
     stopping.deliver(LONG_AGO)
@@ -148,9 +148,9 @@ def test_stream__signal_drains(world: World, prism_binary: str, number: signal.S
         assert eventually(lambda: backlog(world) == [])
         assert list(world.storage.rglob("_receipts/*.json")) == []
         world.publish(*map(search, ids[1000:]))
-        status, said = running.end(number)
-    assert status == 0, said
-    assert "Traceback" not in said
+        status, stderr = running.end(number)
+    assert status == 0, stderr
+    assert "Traceback" not in stderr
     # Pulled messages are delivered, loaded and acknowledged; the others, if any, are redelivered at once.
     taken, rest = delivered(world), backlog(world)
     assert set(taken) >= set(ids[:1000])
@@ -171,9 +171,9 @@ def test_stream__second_signal(world: World, prism_binary: str) -> None:
         running.process.send_signal(signal.SIGTERM)
         assert running.prints("draining:")
         # It ends long before DRAIN_SECONDS.
-        status, said = running.end()
+        status, stderr = running.end()
         os.kill(engine, signal.SIGKILL)
-    assert status == 128 + signal.SIGTERM, said
+    assert status == 128 + signal.SIGTERM, stderr
     assert backlog(world) == ["a"]
 
 
@@ -188,13 +188,13 @@ def test_stream__killed_and_restarted(world: World, prism_binary: str) -> None:
         engine = running.engine()
         running.end(signal.SIGKILL)
         # Without its parent, Prism must end by itself: it would stay busy for ever.
-        assert eventually(lambda: not is_there(engine))
+        assert eventually(lambda: not is_running(engine))
     with streaming(world, prism_binary, SOON) as running:
         assert eventually(lambda: len(delivered(world)) >= len(ids))
-        status, said = running.end()
-    assert status == 0, said
+        status, stderr = running.end()
+    assert status == 0, stderr
     assert delivered(world) == in_table(world) == ids
-    assert world.left() == 0
+    assert world.undelivered() == 0
 
 
 def test_stream__closes_hours_left_open(world: World, prism_binary: str) -> None:
@@ -211,7 +211,7 @@ def test_stream__closes_hours_left_open(world: World, prism_binary: str) -> None
 
 
 @pytest.mark.parametrize(
-    ("flags", "told"),
+    ("flags", "problem"),
     [
         (["--mode=stream", "--prism_location=/nowhere/prism"], "--prism_location"),
         (["--mode=stream", "--prism_location={folder}"], "--prism_location"),
@@ -220,14 +220,14 @@ def test_stream__closes_hours_left_open(world: World, prism_binary: str) -> None
         (["--mode=stream", "--flush_every=0s"], "at least 1s"),
     ],
 )
-def test_stream__wrong_flags(world: World, flags: list[str], told: str, tmp_path: Path) -> None:
+def test_stream__wrong_flags(world: World, flags: list[str], problem: str, tmp_path: Path) -> None:
     text = tmp_path / "text"
     text.write_text("not a program")
     environment = {**os.environ, "PUBSUB_EMULATOR_HOST": world.address, "NO_GCE_CHECK": "true"}
-    given = [flag.format(folder=tmp_path, text=text) for flag in flags]
-    command = [sys.executable, "-m", "pipelines.deliver", *world.deliver_flags(), *given]
+    formatted = [flag.format(folder=tmp_path, text=text) for flag in flags]
+    command = [sys.executable, "-m", "pipelines.deliver", *world.deliver_flags(), *formatted]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=PATIENCE, check=False)
     assert done.returncode == 2, done.stderr
     assert done.stderr.strip().startswith("error: ")
-    assert told in done.stderr
+    assert problem in done.stderr
     assert "Traceback" not in done.stderr

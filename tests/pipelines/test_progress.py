@@ -106,4 +106,4 @@ def test_run_once__terminal_interrupted(world: World) -> None:
     assert shown.status == 130, shown.text
     assert shown.lines[-1] == "interrupted: no undelivered message was acknowledged; run the command again"
     assert "Traceback" not in shown.text
-    assert world.left() == 1
+    assert world.undelivered() == 1

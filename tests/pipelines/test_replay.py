@@ -89,7 +89,7 @@ def test_replay__delivers_dead_letters(world: World) -> None:
     assert set(rows) == set(ids)
     assert {row["received_at"] for row in rows.values()} == {IN_HOUR}
     assert rows["y"]["sent_at"] == datetime(2026, 1, 31, 9, 30, tzinfo=UTC)
-    assert world.query("SELECT event_id FROM song_liked ORDER BY 1") == [(one,) for one in sorted(ids)]
+    assert world.query("SELECT event_id FROM song_liked ORDER BY 1") == [(event_id,) for event_id in sorted(ids)]
     # The dead letters themselves are kept.
     assert dead(world) == before
     found = audit_of(world)
@@ -112,7 +112,7 @@ def test_replay__repeated(world: World, capsys: pytest.CaptureFixture[str]) -> N
     capsys.readouterr()
     assert run(world) == 0
     assert "0 dead letters published again; 3 more are delivered already" in capsys.readouterr().out
-    assert world.left() == 0
+    assert world.undelivered() == 0
     assert (world.rows("song_liked"), dead(world)) == (rows, dead_letters)
     assert len(rows) == 3
     assert audit_of(world)["song_liked"]["status"] == "COMPLETE"
@@ -147,14 +147,14 @@ def test_replay__replaces_unusable_stamp(world: World) -> None:
     hour = hour_of(dead_letters["odd"]["received_at"])
     run(world, reasons=("unreadable_received_at", "future_received_at", "not_json"), hour=hour)
     with subscriber(world.address) as client:
-        sent = {one.message.attributes["event_id"]: one.message for one in pull_now(client, world.subscription)}
-    assert {name: datetime.fromisoformat(one.attributes["received_at"]) for name, one in sent.items()} == {
+        sent = {received.message.attributes["event_id"]: received.message for received in pull_now(client, world.subscription)}
+    assert {name: datetime.fromisoformat(message.attributes["received_at"]) for name, message in sent.items()} == {
         name: row["received_at"] for name, row in dead_letters.items()
     }
-    assert {name: one.attributes["replay_of"] for name, one in sent.items()} == {
+    assert {name: message.attributes["replay_of"] for name, message in sent.items()} == {
         name: row["message_id"] for name, row in dead_letters.items()
     }
-    assert {name: one.data for name, one in sent.items()} == broken
+    assert {name: message.data for name, message in sent.items()} == broken
 
 
 def test_replay__older_than_the_allowed_lateness(
@@ -188,7 +188,7 @@ def test_replay__reason_and_hours_flags(world: World, capsys: pytest.CaptureFixt
     assert "1 dead letters published again" in capsys.readouterr().out
     run(world, hour=LAST_HOUR - HOUR)
     assert "0 dead letters published again" in capsys.readouterr().out
-    assert world.left() == 1
+    assert world.undelivered() == 1
 
 
 def test_replay__damaged_file(world: World) -> None:
@@ -204,7 +204,7 @@ def test_replay__damaged_file(world: World) -> None:
     span = f"--hours={earlier:%Y-%m-%dT%H}..{LAST_HOUR:%Y-%m-%dT%H}"
     with pytest.raises(UserError, match=rf"could not be read; all others were published:\n  .*{file.name} is not the file"):
         run(world, span)
-    assert world.left() == 1
+    assert world.undelivered() == 1
     assert file.read_bytes() == bytes(data)
 
 
@@ -218,7 +218,7 @@ def test_replay__too_many_attributes(world: World, capsys: pytest.CaptureFixture
     head, problem = capsys.readouterr().err.splitlines()
     assert head == "Pub/Sub can't accept these dead letters; all others were published:"
     assert "would have more than 100 attributes" in problem
-    assert world.left() == 1
+    assert world.undelivered() == 1
 
 
 def test_replay__publishes_unchanged(world: World) -> None:
@@ -226,8 +226,11 @@ def test_replay__publishes_unchanged(world: World) -> None:
 
     Without attributes; with any bytes; with attributes named like arguments of the client library, or like Pub/Sub's own.
     """
-    odd = {"topic": "t", "data": "d", "ordering_key": "o", "retry": "r", "timeout": "1", "messages": "m", "self": "s"}
-    sent: list[tuple[bytes, dict[str, str]]] = [(bytes(range(256)), {}), (b"\xff\x00", {**REFUSED, **odd, "event_id": "odd"})]
+    names_in_use = {"topic": "t", "data": "d", "ordering_key": "o", "retry": "r", "timeout": "1", "messages": "m", "self": "s"}
+    sent: list[tuple[bytes, dict[str, str]]] = [
+        (bytes(range(256)), {}),
+        (b"\xff\x00", {**REFUSED, **names_in_use, "event_id": "odd"}),
+    ]
     ids: list[str] = []
     with publisher(world.address) as client:
         for data, attributes in sent:
@@ -237,12 +240,14 @@ def test_replay__publishes_unchanged(world: World) -> None:
     hours = {hour_of(row["received_at"]) for row in world.rows(DEAD_LETTERS)}
     span = f"--hours={min(hours):%Y-%m-%dT%H}..{max(hours):%Y-%m-%dT%H}"
     assert run(world, span, reasons=("no_type", "unknown_type")) == 0
-    ours = ("event_id", "received_at", "replay_of")
+    added = ("event_id", "received_at", "replay_of")
     with subscriber(world.address) as client:
-        found = {one.message.attributes["replay_of"]: one.message for one in pull_now(client, world.subscription)}
+        found = {
+            received.message.attributes["replay_of"]: received.message for received in pull_now(client, world.subscription)
+        }
     assert {own: message.data for own, message in found.items()} == dict(zip(ids, (data for data, _ in sent), strict=True))
-    left = [{key: value for key, value in found[own].attributes.items() if key not in ours} for own in ids]
-    assert left == [{}, {key: value for key, value in sent[1][1].items() if key not in ours}]
+    remaining = [{key: value for key, value in found[own].attributes.items() if key not in added} for own in ids]
+    assert remaining == [{}, {key: value for key, value in sent[1][1].items() if key not in added}]
     assert [found[own].attributes["event_id"] for own in ids] == [ids[0], "odd"]
 
 
@@ -261,7 +266,7 @@ def test_replay__no_room_for_new_attributes(world: World, capsys: pytest.Capture
     assert run(world) == 1
     assert re.search(r"published:\n  .*: message .* would be larger than Pub/Sub accepts", capsys.readouterr().err)
     with subscriber(world.address) as client:
-        sent = {one.message.attributes["event_id"]: one.message for one in pull_now(client, world.subscription)}
+        sent = {received.message.attributes["event_id"]: received.message for received in pull_now(client, world.subscription)}
     assert set(sent) == {"x", "fits"}
 
 
@@ -313,10 +318,10 @@ def test_replay__refused_again_and_skewed(
     monkeypatch.setattr("pipelines.replay.utc_now", lambda: CLOCK.now() + timedelta(hours=3))
     capsys.readouterr()
     assert run(world, late, hour=old) == 0
-    told = capsys.readouterr().out
-    assert "0 dead letters published again" in told
-    assert f"rejected again: replay them from {now:%Y-%m-%dT%H}" in told
-    assert world.left() == 0
+    output = capsys.readouterr().out
+    assert "0 dead letters published again" in output
+    assert f"rejected again: replay them from {now:%Y-%m-%dT%H}" in output
+    assert world.undelivered() == 0
     # From that hour it is delivered, once there is a contract.
     add_contract(world)
     run(world, late, hour=now)
@@ -325,7 +330,7 @@ def test_replay__refused_again_and_skewed(
     assert dead(world) == before
     for hour in (old, now):
         run(world, late, hour=hour)
-    assert world.left() == 0
+    assert world.undelivered() == 0
 
 
 def test_replay__no_matching_dead_letters(world: World, capsys: pytest.CaptureFixture[str]) -> None:
@@ -343,7 +348,7 @@ def test_replay__wrong_flags(world: World, capsys: pytest.CaptureFixture[str]) -
     with pytest.raises(PubSubError, match="does not exist"):
         run(world, f"--topic={make_topic(world.address)}x")
     capsys.readouterr()
-    for wrong, told in (
+    for wrong, problem in (
         ("--reason=bad_mood", "choose from .*bad_attribute.*wrong_type"),
         ("--hours=2026-01-31T09..2026-01-31T08", "ends before it begins"),
         ("--topic=events", "not of the form projects/PROJECT/topics/NAME"),
@@ -351,4 +356,4 @@ def test_replay__wrong_flags(world: World, capsys: pytest.CaptureFixture[str]) -
         with pytest.raises(SystemExit) as end:
             run(world, wrong)
         assert end.value.code == 2
-        assert re.search(told, capsys.readouterr().err)
+        assert re.search(problem, capsys.readouterr().err)

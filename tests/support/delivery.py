@@ -127,7 +127,7 @@ class World:
             db.execute("SET TimeZone = 'UTC'")
             return db.execute(sql).fetchall()
 
-    def left(self) -> int:
+    def undelivered(self) -> int:
         """Return the number of messages that the subscription would still deliver."""
         with subscriber(self.address) as client:
             return len(pull_now(client, self.subscription))
@@ -147,19 +147,19 @@ def make_world(folder: Path, address: str, contracts: Mapping[str, Mapping[str, 
 @pytest.fixture
 def world(tmp_path: Path, broker_address: str, monkeypatch: pytest.MonkeyPatch) -> World:
     """A world with the event types `search_made` and `tap`."""
-    at_once(monkeypatch, broker_address)
+    use_broker(monkeypatch, broker_address)
     return make_world(tmp_path, broker_address, {"search_made": SEARCH, "tap": TAP})
 
 
 @pytest.fixture
 def flights_world(tmp_path: Path, broker_address: str, monkeypatch: pytest.MonkeyPatch) -> World:
     """A world with the event types of the flights file."""
-    at_once(monkeypatch, broker_address)
+    use_broker(monkeypatch, broker_address)
     contracts = {event_type: json.loads((DEFAULT_FOLDER / event_type / "v1.avsc").read_text()) for event_type in FLIGHT_TYPES}
     return make_world(tmp_path, broker_address, contracts)
 
 
-def at_once(monkeypatch: pytest.MonkeyPatch, address: str) -> None:
+def use_broker(monkeypatch: pytest.MonkeyPatch, address: str) -> None:
     """Point the clients of this process to the broker, which runs in this process too."""
     monkeypatch.setenv("PUBSUB_EMULATOR_HOST", address)
     answer_soon(monkeypatch)

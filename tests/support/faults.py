@@ -61,7 +61,7 @@ class Faults:
         with self._guard:
             self._share, self._statuses, self._lot = share, statuses, random.Random(seed)
 
-    def mend(self) -> None:
+    def restore(self) -> None:
         """Remove all faults and hooks."""
         with self._guard:
             self._faults.clear()

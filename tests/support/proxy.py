@@ -26,7 +26,7 @@ class Proxy:
         self._to_lose: list[bytes] = []
 
     def __enter__(self) -> Self:
-        self.mend()
+        self.restore()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -44,7 +44,7 @@ class Proxy:
                 _end(connection)
             self._open.clear()
 
-    def mend(self) -> None:
+    def restore(self) -> None:
         """Accept connections again."""
         self._listener = socket.create_server(("127.0.0.1", self.port))
         threading.Thread(target=self._accept, args=(self._listener,), daemon=True).start()

@@ -88,7 +88,7 @@ class Delivery:
             assert repeated or counts["duplicate"] == 0
             self.world.report("search_made", hour, ids)
             self.world.report("tap", hour, [])
-        assert self.world.left() == 0
+        assert self.world.undelivered() == 0
         audit_flags = [f"--subscription={self.world.audit_subscription}", f"--verdicts={self.world.verdicts}", *self._stores()]
         try:
             status = audit.main(audit_flags)
@@ -133,7 +133,7 @@ class Cloud(Delivery):
     gcs: GcsServer = field(kw_only=True)
     bigquery: BigQueryServer = field(kw_only=True)
 
-    def be_patient(self, seconds: float) -> None:
+    def set_retry_timeout(self, seconds: float) -> None:
         """Set short pauses between attempts, and this many seconds of retrying in all: a test can't wait two minutes."""
         quick: dict[str, float] = {"initial": 0.005, "maximum": 0.05}
         patient = cloud_storage.RETRY.with_delay(**quick).with_timeout(seconds)
@@ -148,5 +148,5 @@ def cloud(world: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
         delivery = Cloud(world, store, monkeypatch, capsys, gcs=gcs, bigquery=bigquery)
         monkeypatch.setattr("transforms.load.load.FIRST_PAUSE", 0.01)
         monkeypatch.setattr("transforms.load.load.LONGEST_PAUSE", 0.02)
-        delivery.be_patient(PATIENCE)
+        delivery.set_retry_timeout(PATIENCE)
         yield delivery
