@@ -12,8 +12,8 @@ from datetime import UTC, datetime, timedelta, tzinfo
 from schemas.buckets import HOUR, hour_of
 from transforms import clocks
 
-BEGIN = datetime(2024, 3, 1, 0, 20, tzinfo=UTC)
-"""An awkward moment: the hour before lies in another day and another month, and that day is a leap day."""
+BEGIN = datetime(2026, 3, 1, 0, 20, tzinfo=UTC)
+"""An awkward moment: the hour before lies in another day and another month, the end of February."""
 LAST_HOUR = hour_of(BEGIN) - HOUR
 """The last full hour. It is over, so its buckets close."""
 
