@@ -1,1 +1,1 @@
-"""What every command line shares."""
+"""Shared by all command lines: flags, exit statuses, interrupts and progress."""

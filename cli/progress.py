@@ -1,4 +1,4 @@
-"""Progress on the standard error: a live line on a terminal, a plain line now and then elsewhere."""
+"""Progress on standard error: a live line on a terminal, a plain line from time to time otherwise."""
 
 from __future__ import annotations
 
@@ -24,28 +24,28 @@ from rich.progress import (
 from rich.text import Text
 
 LINE_SECONDS = 10.0
-"""Between two plain lines."""
+"""Interval of the plain lines."""
 
 
 @contextmanager
-def progress_bar(what: str, total: int, console: Console | None = None) -> Iterator[Callable[[int], None]]:
+def progress_bar(description: str, total: int, console: Console | None = None) -> Iterator[Callable[[int], None]]:
     """Show how much of `total` is done. Yields a function that takes the number done so far; call it as often as you like."""
     console = console or Console(stderr=True)
     if console.is_terminal:
         columns = TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn()
         with _log_above(console), Progress(*columns, console=console, transient=True) as bar:
-            task = bar.add_task(what, total=total)
+            task = bar.add_task(description, total=total)
             yield lambda done: bar.update(task, completed=done)
         return
     last = time.monotonic()
 
-    def tell(done: int) -> None:
+    def print_share(done: int) -> None:
         nonlocal last
         if time.monotonic() - last >= LINE_SECONDS:
             last = time.monotonic()
-            _print_line(console, f"{what}: {done / max(total, 1):.0%}")
+            _print_line(console, f"{description}: {done / max(total, 1):.0%}")
 
-    yield tell
+    yield print_share
 
 
 @contextmanager
@@ -54,13 +54,13 @@ def status_line(status: Callable[[], str], seconds: float | None = None, console
 
     Args:
         status: returns one line; called from other threads.
-        seconds: between two plain lines (default: LINE_SECONDS). A text that has not changed is not repeated.
-        console: of the standard error (default). Name it where something in the block replaces sys.stderr.
+        seconds: interval of the plain lines (default: LINE_SECONDS). An unchanged text is not printed again.
+        console: a console of standard error (default: a new one). Required if code in the block replaces sys.stderr.
     """
     console = console or Console(stderr=True)
     if console.is_terminal:
         columns = SpinnerColumn(), _Status(status), TimeElapsedColumn()
-        # What replaces sys.stderr in the block may do so for good; rich would put the old one back.
+        # Code in the block may replace sys.stderr permanently, which rich would undo.
         live = Progress(*columns, console=console, transient=True, redirect_stdout=False, redirect_stderr=False)
         with _log_above(console), live:
             live.add_task("", total=None)

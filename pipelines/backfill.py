@@ -11,8 +11,8 @@ It runs in this process, with batches of 100,000 messages or 64 MiB of data. Mea
 a peak of 660 MB for 300,000 messages and of 960 MB for a million, which took 57 s of one core. The growth is due to id indexes
 and the table store.
 
-Exit status: 0 if all events were delivered; 2 if a part of the archive could not be read, an event of --ids was not in it, or
-something else failed. All other events are delivered then.
+Exit status: 0 if all events were delivered; 2 if a part of the archive can't be read, or the archive lacks an event of --ids.
+All other events are delivered in these cases. If the backfill fails otherwise, the status is 2 as well.
 """
 
 from __future__ import annotations

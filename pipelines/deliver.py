@@ -4,7 +4,7 @@ On one machine it delivers the messages that were published before it started, a
 Prism until SIGTERM or SIGINT, and then delivers the messages that it has pulled. In both modes a message is acknowledged after
 its event is in a manifest. On Dataflow it runs until it is drained.
 
-The buckets of the current hour are written, but not closed.
+Buckets of an hour that is not over are written, but not closed.
 
 Exit status: 0 if all messages were delivered, also for a stream that a signal ended; 2 if a bucket could not be delivered to or
 loaded, or something else failed; 130 or 143 if a signal interrupted it.
@@ -57,7 +57,7 @@ from transforms.pubsub.source import PubSubSource
 AVAILABLE_NOW, STREAMING = "available_now", "stream"
 FLUSH_EVERY = timedelta(seconds=60)
 STATUS_EVERY = timedelta(minutes=1)
-"""How often a stream whose standard error is no terminal says how far it is."""
+"""How often a stream prints its progress if standard error is not a terminal."""
 
 _log = logging.getLogger(__name__)
 

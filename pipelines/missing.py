@@ -1,7 +1,7 @@
 """missing: list the archived events that are neither delivered nor dead letters.
 
-Prints one event per line: event type, tab, event id, as `python -m pipelines.backfill --ids` reads them. Reads the archive and
-the id indexes of the buckets, and writes nothing.
+Prints one event per line: event type, tab, event id, as `python -m pipelines.backfill --ids` reads them. Compares the archive
+with the id indexes of the buckets. It delivers nothing, but completes commits that were interrupted, as every command does.
 
 Exit status: 0 if the list is complete, whether or not it is empty; 2 if a part of the archive could not be read, or the id of
 an event can't be printed on one line.

@@ -1,4 +1,4 @@
-"""Many calls of a store at once, with a progress bar."""
+"""Runs many calls of a store in parallel, with a progress bar."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TypeVar
 from cli.progress import progress_bar
 
 THREADS = 8
-"""Calls at a time: they wait for the store, most of the time."""
+"""Number of parallel calls. They wait for the store most of the time."""
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -18,7 +18,7 @@ Result = TypeVar("Result")
 def map_with_progress(description: str, function: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
     """Call `function` on each item, and return the results in the order of the items.
 
-    The first error ends it, and calls that have not begun are cancelled.
+    The first error is raised at once, and calls that have not begun are cancelled.
     """
     with progress_bar(description, len(items)) as show_done, ThreadPoolExecutor(THREADS) as threads:
         futures = [threads.submit(function, item) for item in items]

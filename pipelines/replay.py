@@ -7,8 +7,8 @@ letter as before.
 Dead letters older than the allowed lateness are delivered to the hour of the replay, and keep their own time in skewed_from. If
 they are rejected again, they are dead letters of that hour too, and have to be replayed from there.
 
-Exit status: 0 if all dead letters were published; 1 if Pub/Sub can't accept some of them; 2 if some could not be read, or
-something else failed. All others are published then.
+Exit status: 0 if all dead letters were published; 1 if Pub/Sub can't accept some of them; 2 if some of them can't be read. All
+others are published in these cases. If the replay fails otherwise, the status is 2 as well.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from transforms.pubsub.retry import check_topic
 from transforms.recovery.replay import Outbox, Replay
 
 EXAMPLE = """
-mend the contract or the program first; run deliver afterwards. For example:
+Run deliver afterwards. For example:
 
   python -m pipelines.replay --storage out/storage \\
     --topic projects/my-project/topics/events --reason unknown_type \\
