@@ -108,7 +108,8 @@ def test_missing__unreadable_files_and_ids(world: World, capsys: pytest.CaptureF
     write_archive(archive, archived(messages, ["1", "2", "3"]))
     (archive / "notes.txt").write_text("no Avro")
     with pytest.raises(
-        UserError, match=r"(?s)the list may lack events.*notes.txt is not a readable Avro.*1 ids or types contain line breaks or tabs"
+        UserError,
+        match=r"(?s)the list may lack events.*notes.txt is not a readable Avro.*1 ids or types contain line breaks or tabs",
     ):
         missing.main([f"--archive={archive}", f"--storage={world.storage}", BOTH])
     named = capsys.readouterr().out
