@@ -29,11 +29,16 @@ POINTS = 4
 """Moments of a run, evenly spread over its requests, at which a fault begins."""
 
 
+def slow(*values: object) -> list[Any]:
+    """Variants of a fault that make test-slow plays: make test has one of the kind."""
+    return [pytest.param(value, marks=pytest.mark.slow) for value in values]
+
+
 def points(requests: int) -> list[int]:
     return [requests * number // POINTS for number in range(POINTS)]
 
 
-@pytest.mark.parametrize("seed", [1, 2, 3])
+@pytest.mark.parametrize("seed", [1, *slow(2, 3)])
 def test_deliver__flaky_stores(cloud: Cloud, seed: int) -> None:
     """Stores that fail a share of all requests have no effect on the result."""
     cloud.gcs.be_flaky(0.2, seed, 0, 408, 429, 500, 502, 503, 504)
@@ -49,7 +54,7 @@ def test_deliver__flaky_stores(cloud: Cloud, seed: int) -> None:
     cloud.check()
 
 
-@pytest.mark.parametrize("status", [503, 429, 0])
+@pytest.mark.parametrize("status", [503, *slow(429, 0)])
 def test_deliver__object_store_fails_in_mid_run(cloud: Cloud, status: int) -> None:
     """An object store that fails from some request on ends the run, and the next run recovers."""
     cloud.publish("first-0", "first-1")
@@ -88,7 +93,7 @@ def test_deliver__every_precondition_fails(cloud: Cloud, monkeypatch: pytest.Mon
     cloud.check(repeated=True)
 
 
-@pytest.mark.parametrize("status", [0, 503])
+@pytest.mark.parametrize("status", [0, *slow(503)])
 def test_deliver__lost_responses_to_writes(cloud: Cloud, status: int) -> None:
     """Lost responses to writes have no effect, unless all of them are lost."""
     cloud.publish("first-0", "first-1")
@@ -216,7 +221,7 @@ def test_deliver__duckdb_file_is_locked(local: Delivery) -> None:
     local.check()
 
 
-@pytest.mark.parametrize("call", ["fsync", "replace", "mkdir"])
+@pytest.mark.parametrize("call", ["fsync", *slow("replace", "mkdir")])
 def test_deliver__disk_is_full(local: Delivery, call: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A disk that is full from some call on ends the run, and the next run recovers."""
     real = getattr(os, call)
