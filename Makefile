@@ -22,21 +22,21 @@ export NO_GCE_CHECK := true
 help: ## Print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-venv: $(INSTALLED) ## Create the virtual environment .venv with pinned dependencies (the other targets do this if necessary)
+venv: $(INSTALLED) ## Create .venv with pinned dependencies (others do it too)
 
-demo: $(INSTALLED) ## Publish, deliver and audit events on this machine; print the results, and keep the files in demo/
+demo: $(INSTALLED) ## Publish, deliver and audit here; results in demo/
 	$(BIN)/python -m local.demo
 
 # Twice as many processes as cores, since many tests wait. Go programs that tests speak to are built before any test's time limit.
-test: $(INSTALLED) ## Run the tests: all but those of test-slow (8 minutes on 2 cores)
+test: $(INSTALLED) ## Run the tests except the slow ones (8 min on 2 cores)
 	$(BIN)/python -m tests.support.go_tools
 	$(PYTEST) $(SIDE_BY_SIDE) -m "not slow"
 
-test-slow: $(INSTALLED) ## Run the tests that take long: kills at every step, long random histories, the demo
+test-slow: $(INSTALLED) ## Run the slow tests: kills, random histories, the demo
 	$(BIN)/python -m tests.support.go_tools
 	$(PYTEST) $(SIDE_BY_SIDE) -m slow
 
-test-all: $(INSTALLED) ## Run all tests (25 minutes on 2 cores)
+test-all: $(INSTALLED) ## Run all tests (25 min on 2 cores)
 	@failed=0; \
 	$(MAKE) --no-print-directory test || failed=1; \
 	$(MAKE) --no-print-directory test-slow || failed=1; \
@@ -51,16 +51,16 @@ lint: $(INSTALLED) ## Check style, formatting, types and import rules
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-contracts: $(INSTALLED) ## Check the contracts: valid, fit for BigQuery, compatible with their earlier versions
+contracts: $(INSTALLED) ## Check the contracts: valid, for BigQuery, compatible
 	$(BIN)/python -m pipelines.check_contracts
 
-templates: $(INSTALLED) ## Write the spec of the Dataflow flex template to build/templates/
+templates: $(INSTALLED) ## Write the flex template's spec to build/templates/
 	$(BIN)/python -m templates.render
 
-bench: $(INSTALLED) ## Measure the throughput of deliver, compared with the textbook pipeline and a bare loop
+bench: $(INSTALLED) ## Measure deliver's throughput against two baselines
 	$(BIN)/python -m bench.deliver
 
-lock: ## Pin the dependencies of setup.py in requirements.txt; keep valid pins (delete the file to update all)
+lock: ## Pin setup.py's dependencies in requirements.txt; valid pins stay
 	@test -x $(BIN)/uv || { echo "error: $(BIN)/uv does not exist. What to do: run 'make venv'" >&2; exit 1; }
 	$(BIN)/uv pip compile setup.py --extra dev --universal --python-version 3.11 --generate-hashes --no-annotate \
 		--custom-compile-command "make lock" --output-file requirements.txt --quiet

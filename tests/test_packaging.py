@@ -145,6 +145,7 @@ def test_make__prints_every_target() -> None:
     printed = subprocess.run(["make", "--no-print-directory"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     lines = [re.fullmatch(r"make ([a-z-]+) +[A-Z].{10,}", line) for line in printed.splitlines()]
     assert [line and line[1] for line in lines] == targets[1].split()
+    assert max(map(len, printed.splitlines())) <= 80
 
 
 def test_make_venv__no_python_fits(tmp_path: Path) -> None:

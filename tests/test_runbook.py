@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from schemas.outcomes import Reason
+
 ROOT = Path(__file__).parents[1]
 ROOMS = ("schemas", "storage", "transforms", "audit", "pipelines")
 
@@ -28,3 +30,9 @@ def test_runbook__quotes_exist_in_the_source() -> None:
     assert len(quoted_pieces()) > 15
     of_the_system = {"No space left"}  # a message of the operating system
     assert [piece for piece in quoted_pieces() if piece not in source and piece not in of_the_system] == []
+
+
+def test_runbook__explains_every_reason() -> None:
+    section = (ROOT / "docs/runbook.md").read_text().split("## Reasons of dead letters")[1].split("\n## ")[0]
+    cells = [line.split("|")[1] for line in section.splitlines() if line.startswith("| `")]
+    assert sorted(reason for cell in cells for reason in re.findall(r"`(\w+)`", cell)) == sorted(Reason)
