@@ -15,7 +15,7 @@ import pytest
 from local.pubsub.broker import Broker
 from pipelines import deliver
 from pipelines.command import run_command
-from tests.support.clock import CLOCK, PATIENCE, eventually
+from tests.support.clock import CLOCK, PATIENCE, eventually, run_on_clock
 from tests.support.delivery import FLIGHT_TYPES, LONG_AGO, SEARCH, World, flights, make_world, search, use_broker
 from tests.support.pubsub import free_port, pull_now, subscriber
 from transforms.decode.decoder import Decoder
@@ -27,7 +27,7 @@ def run(module: str, *arguments: str, host: str) -> subprocess.CompletedProcess[
     """Run a command as a user does, in a process of its own."""
     environment = {**os.environ, "PUBSUB_EMULATOR_HOST": host, "NO_GCE_CHECK": "true", "HOME": "/nowhere"}
     environment.pop("GOOGLE_APPLICATION_CREDENTIALS", None)
-    command = [sys.executable, "-m", module, *arguments]
+    command = [*run_on_clock(module), *arguments]
     return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=PATIENCE, check=False)
 
 
@@ -126,7 +126,7 @@ def test_deliver__interrupted(flights_world: World, number: signal.Signals, monk
     world = flights_world
     world.publish(*flights())
     environment = {**os.environ, "PUBSUB_EMULATOR_HOST": world.address, "NO_GCE_CHECK": "true"}
-    command = [sys.executable, "-m", "pipelines.deliver", *world.deliver_flags(), LONG_AGO]
+    command = [*run_on_clock("pipelines.deliver"), *world.deliver_flags(), LONG_AGO]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as running:
         assert eventually(lambda: bool(list(world.storage.rglob("_RECEIPT.json"))))
         running.send_signal(number)

@@ -19,7 +19,7 @@ import pytest
 
 from local.pubsub.backlog import Backlog
 from storage.objects import gcs as cloud_storage
-from tests.support.clock import PATIENCE
+from tests.support.clock import PATIENCE, run_on_clock
 from tests.support.stores import HOURS, Cloud, Delivery
 
 pytestmark = pytest.mark.integration
@@ -192,7 +192,7 @@ def test_deliver__older_load_ends_last(cloud: Cloud) -> None:
 
     def overtake() -> None:
         cloud.publish("newer")
-        done = subprocess.run([sys.executable, "-m", "pipelines.deliver", *cloud.flags()], check=False, timeout=PATIENCE)
+        done = subprocess.run([*run_on_clock("pipelines.deliver"), *cloud.flags()], check=False, timeout=PATIENCE)
         loaded.append(len(cloud.store.rows("search_made", HOURS[0])))
         assert done.returncode == 0
 

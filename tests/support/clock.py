@@ -5,6 +5,7 @@ It replaces the wall clock in the pipelines and in brokers, in this process and 
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta, tzinfo
@@ -44,6 +45,18 @@ class RunningClock:
 
 
 CLOCK = RunningClock()
+
+
+def run_on_clock(module: str) -> list[str]:
+    """Return the command that runs a module as `python -m` does, on this clock."""
+    code = f"""
+import runpy
+from tests.support.clock import use_clock
+use_clock({CLOCK.started})
+runpy.run_module({module!r}, run_name="__main__", alter_sys=True)
+"""
+    return [sys.executable, "-c", code]
+
 
 PATIENCE = 120.0
 """Seconds after which a test gives up on a process or an event. Far more than a slow machine takes."""
