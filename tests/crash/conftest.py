@@ -8,6 +8,15 @@ import pytest
 
 from tests.crash.kill_report import Kills
 from tests.crash.worlds import Field, Place, open_places
+from tests.support.pubsub import answer_soon
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick_responses() -> Iterator[None]:
+    """Let brokers answer empty pulls soon. Not for the session: other tests of this process measure how long a broker waits."""
+    with pytest.MonkeyPatch.context() as patch:
+        answer_soon(patch)
+        yield
 
 
 @pytest.fixture(scope="session")

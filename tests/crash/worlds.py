@@ -13,8 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-import pytest
-
 from local.pubsub.broker import Broker
 from tests.crash.crash_points import ELSEWHERE
 from tests.crash.expected_events import HOURS
@@ -22,7 +20,7 @@ from tests.crash.fork_server import AUDIT, DELIVER, Ended, Lane
 from tests.crash.kill_report import Kills
 from tests.support.clock import CLOCK
 from tests.support.delivery import SEARCH, TAP, World, make_world
-from tests.support.pubsub import answer_soon, pull_now, subscriber
+from tests.support.pubsub import pull_now, subscriber
 
 LEASES_END = 700.0
 """Seconds, more than any lease lasts."""
@@ -77,8 +75,7 @@ class Field:
 
 @contextmanager
 def open_places(number: int) -> Iterator[list[Place]]:
-    with ExitStack() as stack, pytest.MonkeyPatch.context() as patch:
-        answer_soon(patch)
+    with ExitStack() as stack:
         clocks = [AdjustableClock() for _ in range(number)]
         yield [Place(stack.enter_context(Lane()), stack.enter_context(Broker(clock=clock)).address, clock) for clock in clocks]
 
