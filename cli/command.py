@@ -4,11 +4,14 @@
 1          done, with something to report
 2          failed, with a line that begins with "error:"
 130, 143   interrupted by SIGINT, SIGTERM
+141        the reader of standard output, such as `head`, has closed it
 """
 
 from __future__ import annotations
 
 import argparse
+import errno
+import os
 import sys
 import traceback
 from collections.abc import Callable
@@ -19,6 +22,7 @@ from cli.interrupts import STATUS, Interrupted
 from schemas.errors import EventDeliveryError
 
 FAILED = 2
+READER_GONE = 141
 
 
 class UserError(EventDeliveryError):
@@ -43,12 +47,23 @@ def exit_status_of(main: Callable[[], int], interrupted: str = "interrupted") ->
         interrupted: the line to print if a KeyboardInterrupt ends it.
     """
     try:
-        return main()
+        return flush_output(main())
     except KeyboardInterrupt as interrupt:
         print(interrupted, file=sys.stderr)
         return interrupt.status if isinstance(interrupt, Interrupted) else STATUS
     except Exception as error:  # noqa: BLE001 - printed, with its stack trace
         return report_error(error, sys.stderr)
+
+
+def flush_output(status: int) -> int:
+    """Write out what was printed. Returns `status`, or the status of the failure if standard output can't be written."""
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        # Otherwise Python would flush again at its end, and end with status 120.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return report_error(error, sys.stderr)
+    return status
 
 
 def report_error(error: BaseException, stderr: TextIO) -> int:
@@ -60,6 +75,12 @@ def report_error(error: BaseException, stderr: TextIO) -> int:
     if isinstance(error, EventDeliveryError):
         print(f"error: {error}", file=stderr)
         return error.exit_status
+    if isinstance(error, BrokenPipeError):
+        return READER_GONE
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        # Of standard output, or in the folder for temporary files. The stores report errors of their own files as StoreError.
+        print(f"error: {error}. What to do: free some space, or set TMPDIR to another folder; then run it again", file=stderr)
+        return FAILED
     traceback.print_exception(error, file=stderr)
     print(f"error: {type(error).__name__}: {' '.join(str(error).split())}", file=stderr)
     return FAILED

@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM while a command imports its libraries. Imports little itself, so that a command can import it first."""
+"""SIGINT while a command imports its libraries. Imports little itself, so that a command can import it first."""
 
 import os
 import signal

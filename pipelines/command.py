@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import logging
 import math
 import os
@@ -15,7 +14,7 @@ from contextlib import contextmanager, suppress
 from queue import Empty, SimpleQueue
 from typing import NoReturn, TextIO, TypeVar
 
-from cli.command import UserError, report_error
+from cli.command import flush_output, report_error
 from schemas.errors import EventDeliveryError
 from transforms.pubsub.leases import release_all
 
@@ -35,7 +34,6 @@ def run_main(main: Callable[[Sequence[str]], int]) -> int:
     """
     status = run_command(main)
     if status == EventDeliveryError.exit_status:
-        sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)
     return status
@@ -81,19 +79,16 @@ def run_command(main: Callable[[Sequence[str]], int]) -> int:
     if isinstance(end, signal.Signals):
         _interrupted(end, stderr)
     if isinstance(end, Exception):
-        return report_error(_explained(end), stderr)
+        return flush_output(report_error(_explained(end), stderr))
     if isinstance(end, BaseException):  # SystemExit
         raise end
-    return end
+    return flush_output(end)
 
 
 def _explained(error: Exception) -> Exception:
     """Return the error to report to the user."""
     if isinstance(error, EventDeliveryError):
         error.args = (without_step(str(error)), *error.args[1:])
-    elif isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        # In the folder for temporary files, for example. The stores report errors of their own files as StoreError.
-        return UserError(f"{error}. What to do: free some space, or set TMPDIR to another folder; then run it again")
     return error
 
 

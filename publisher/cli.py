@@ -29,6 +29,8 @@ from schemas.errors import with_list
 _ROUNDS = {"first": (1,), "second": (2,), "all": (1, 2)}
 _ERRORS_SHOWN = 10
 
+EARLIEST_YEAR = 1970
+
 MAX_HOURS = 24 * 366
 """Empty hours of a file that spans more hours are not reported: one wrong year would cause millions of reports."""
 
@@ -79,9 +81,12 @@ def publish_file(arguments: argparse.Namespace, console: Console) -> int:
     broken += [(failed.event.source, failed.error) for failed in failures if isinstance(failed.event.source, Line)]
     broken.sort(key=lambda failure: failure[0].number)
     problems = [f"line {line.number}: {text}" for line, text in broken]
-    status = _summary(arguments, publisher, time.monotonic() - started, problems)
-    if broken:
-        status = _write_failed(path.with_name(f"{path.name}.failed.ndjson"), [line for line, _ in broken])
+    failed_file = path.with_name(f"{path.name}.failed.ndjson")
+    # Before anything is printed: standard output may be a full disk, or a pipe that its reader has closed.
+    kept, message = _write_failed(failed_file, [line for line, _ in broken]) if broken else (0, "")
+    status = max(kept, _summary(arguments, publisher, time.monotonic() - started, problems))
+    if message:
+        print(message, file=sys.stderr)
     if end:
         raise end
     return status
@@ -91,8 +96,10 @@ def publish_simulated(arguments: argparse.Namespace, console: Console) -> int:
     """Publish simulated traffic, or one round of it."""
     now = datetime.now(UTC)
     end: datetime = arguments.end or hour_of(now)
-    if hour_of(end) != end or end > now:
-        raise PublisherError(f"--end {format_time(end)} must be the start of an hour, and not in the future")
+    if hour_of(end) != end or end > now or end.year < EARLIEST_YEAR:
+        raise PublisherError(
+            f"--end {format_time(end)} must be the start of an hour, in {EARLIEST_YEAR} or later, and not in the future"
+        )
     rounds = _ROUNDS[arguments.part]
     started = time.monotonic()
     with EventPublisher(arguments.topic, arguments.audit_topic) as publisher:
@@ -142,15 +149,13 @@ def _summary(arguments: argparse.Namespace, publisher: EventPublisher, seconds: 
     return 1 if errors or publisher.unreported else 0
 
 
-def _write_failed(path: Path, lines: list[Line]) -> int:
-    """Write the failed lines unchanged, and return the exit status."""
+def _write_failed(path: Path, lines: list[Line]) -> tuple[int, str]:
+    """Write the failed lines unchanged. Return the exit status, and the line to print."""
     try:
         path.write_bytes(b"".join(line.data + b"\n" for line in lines))
     except OSError as error:
-        print(f"error: the failed lines can't be written to {path}: {error.strerror}", file=sys.stderr)
-        return 2
-    print(f"the failed lines are in {path}. What to do: correct them, then publish that file", file=sys.stderr)
-    return 1
+        return 2, f"error: the failed lines can't be written to {path}: {error.strerror}"
+    return 1, f"the failed lines are in {path}. What to do: correct them, then publish that file"
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -163,7 +168,7 @@ def _parser() -> argparse.ArgumentParser:
     publish.add_argument("file", type=Path, metavar="FILE", help="FILE.ndjson or FILE.ndjson.gz")
     simulated = commands.add_parser("simulate", parents=[common], help="publish simulated traffic of a music service")
     simulated.add_argument("--events", type=_positive, default=20_000, help="number of distinct events (default: %(default)s)")
-    simulated.add_argument("--hours", type=_positive, default=3, help="number of full hours (default: %(default)s)")
+    simulated.add_argument("--hours", type=_hours, default=3, help="number of full hours (default: %(default)s)")
     simulated.add_argument("--seed", type=int, default=1, help="seed of the random generator (default: %(default)s)")
     simulated.add_argument(
         "--end", type=_time, help="end of the last hour, for example 2026-01-31T09:00:00Z (default: start of the current hour)"
@@ -181,6 +186,13 @@ def _positive(text: str) -> int:
     number = int(text)
     if number < 1:
         raise argparse.ArgumentTypeError(f"{text} is not a positive number")
+    return number
+
+
+def _hours(text: str) -> int:
+    number = _positive(text)
+    if number > MAX_HOURS:
+        raise argparse.ArgumentTypeError(f"{text} is more than {MAX_HOURS}, a year")
     return number
 
 

@@ -51,7 +51,7 @@ def _new_id() -> str:
 class EventPublisher:
     """Publishes events to one topic and, if given an audit topic, reports there what Pub/Sub has acknowledged.
 
-    `publish` returns before the answer is there; it blocks only while too much is under way (publisher/settings.py).
+    `publish` returns before the answer is there; it blocks only while too much is under way (publisher/client_settings.py).
     A publish is retried for PUBLISH_DEADLINE_SECONDS. What is still not acknowledged then, or was refused, is in
     `failures`: an event is either counted or there. A failed event may have been taken all the same, its answer
     lost; to publish it again under its id does no harm.

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import os
 import runpy
 import signal
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -157,3 +159,24 @@ def test_command_parser__no_abbreviations(capsys: pytest.CaptureFixture[str]) ->
         parser.parse_args(["--stor=x"])
     assert end.value.code == 2
     assert capsys.readouterr().err == "error: unrecognized arguments: --stor=x. What to do: see python -m p --help\n"
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize(("output", "expected", "lines"), [("full", 2, 1), ("closed", 141, 0)])
+def test_command__unwritable_output(output: str, expected: int, lines: int, unbuffered: str) -> None:
+    """A full disk behind standard output is an error of one line; a reader that has closed it ends the command quietly."""
+    if output == "full" and not Path("/dev/full").exists():
+        pytest.skip("this system has no /dev/full")
+    if output == "full":
+        target = os.open("/dev/full", os.O_WRONLY)
+    else:
+        read_end, target = os.pipe()
+        os.close(read_end)
+    command = [sys.executable, "-m", "pipelines.check_contracts"]
+    environment = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
+    try:
+        done = subprocess.run(command, stdout=target, stderr=subprocess.PIPE, text=True, env=environment, check=False)
+    finally:
+        os.close(target)
+    assert (done.returncode, done.stderr.count("\n")) == (expected, lines), done.stderr
+    assert done.stderr.startswith("error: ") == bool(lines)

@@ -319,7 +319,7 @@ def test_publish__missing_topic(stack: Stack, printed: Printed, flag: str) -> No
 )
 def test_simulate__end_must_be_over(stack: Stack, printed: Printed, end: str) -> None:
     assert main(["simulate", *stack.flags, "--end", end]) == 2
-    assert "must be the start of an hour, and not in the future" in printed()[1]
+    assert "must be the start of an hour, in 1970 or later, and not in the future" in printed()[1]
 
 
 @pytest.mark.parametrize(
