@@ -79,13 +79,13 @@ def textbook(events: int, folder: Path, _topic: str) -> None:
 
 def deliver_files(events: int, folder: Path, _topic: str) -> None:
     """Run deliver up to the manifests: events are checked, counted, deduplicated and durable."""
-    contracts, store, windows = load_contracts(_contracts(folder)), Directory(folder), HourlyWindows(LATENESS, ends=True)
+    contracts, store, windows = load_contracts(_contracts(folder)), Directory(folder), HourlyWindows(LATENESS, bounded=True)
     schemas = {event_type: row_schema(contracts.newest(event_type)) for event_type in contracts.types}
     delivered = DeliveredIndexes(store, HORIZON)
     with beam.Pipeline(options=beam_options(LOCAL, [])) as pipeline:
         decoded = pipeline | _Messages(events) | Decode(contracts, LATENESS, LOCAL_SHARDS, None)
-        data_files = decoded[PACKS] | WriteDataFiles(store, schemas, windows, delivered, ends=True)
-        _ = {"Data files": data_files} | CommitBuckets(store, Fixed(AFTER_HOUR), windows, delivered, None, ends=True)
+        data_files = decoded[PACKS] | WriteDataFiles(store, schemas, windows, delivered, bounded=True)
+        _ = {"Data files": data_files} | CommitBuckets(store, Fixed(AFTER_HOUR), windows, delivered, None, bounded=True)
 
 
 def deliver_all(events: int, folder: Path, audit_topic: str) -> None:
@@ -95,7 +95,7 @@ def deliver_all(events: int, folder: Path, audit_topic: str) -> None:
         tables.ensure(table)
     plan = Plan(
         source=_Messages(events),
-        ends=True,
+        bounded=True,
         run_started_at=AFTER_HOUR,
         contracts=contracts,
         store=Directory(folder),

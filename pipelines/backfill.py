@@ -86,7 +86,7 @@ def main(argv: Sequence[str]) -> int:
         closes = is_last or wanted.ids is not None
         plan = Plan(
             source=ReadBatch(batch),
-            ends=True,
+            bounded=True,
             run_started_at=run_started_at if closes else FIRST_HOUR,
             contracts=contracts,
             store=store,

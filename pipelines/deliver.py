@@ -109,7 +109,7 @@ def main(argv: Sequence[str]) -> int:
         source=ReadFromPubSub(subscription=flags.subscription, id_label=DEDUP_KEY, with_attributes=True)
         if runner == DATAFLOW
         else beam.io.Read(PubSubSource(flags.subscription, run_started_at if runner == LOCAL else None)),
-        ends=runner == LOCAL,
+        bounded=runner == LOCAL,
         run_started_at=run_started_at,
         contracts=contracts,
         store=store,
@@ -118,7 +118,7 @@ def main(argv: Sequence[str]) -> int:
         allowed_lateness=flags.allowed_lateness,
         horizon=flags.dedup_horizon,
         shards=DATAFLOW_SHARDS if runner == DATAFLOW else LOCAL_SHARDS,
-        leased=None if runner == DATAFLOW else flags.subscription,
+        leased_subscription=None if runner == DATAFLOW else flags.subscription,
         pace=local_pace(flags.flush_every or FLUSH_EVERY) if runner == PRISM else DATAFLOW_PACE,
     )
     if runner == LOCAL:

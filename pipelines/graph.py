@@ -74,7 +74,7 @@ class Plan:
 
     source: beam.PTransform
     """Emits PubsubMessages."""
-    ends: bool
+    bounded: bool
     """Whether the source is bounded: it ends after the messages that were published before the run started."""
     run_started_at: datetime
     contracts: Contracts
@@ -86,7 +86,7 @@ class Plan:
     """The dedup horizon."""
     shards: int
     """Shards of each event type."""
-    leased: str | None = None
+    leased_subscription: str | None = None
     """Subscription whose messages this process has leased, so that the graph has to acknowledge them. None: the runner does,
     or the messages come from an archive."""
     sweep_scope: SweepScope = SweepScope.ALL
@@ -99,19 +99,19 @@ def build(pipeline: beam.Pipeline, plan: Plan) -> None:
     """Add all steps of an event to a pipeline, for any runner."""
     contracts, store, lateness = plan.contracts, plan.store, plan.allowed_lateness
     pace = plan.pace
-    write_windows = HourlyWindows(lateness, plan.ends, pace.write)
-    commit_windows = HourlyWindows(lateness, plan.ends, pace.commit)
-    load_windows = HourlyWindows(lateness, plan.ends, pace.load) if pace.load else None
+    write_windows = HourlyWindows(lateness, plan.bounded, pace.write)
+    commit_windows = HourlyWindows(lateness, plan.bounded, pace.commit)
+    load_windows = HourlyWindows(lateness, plan.bounded, pace.load) if pace.load else None
     # A bounded run has not read messages published after its start, so it closes only hours that were over by then.
-    closing_clock: Clock = Fixed(plan.run_started_at) if plan.ends else utc_now
+    closing_clock: Clock = Fixed(plan.run_started_at) if plan.bounded else utc_now
     delivered = DeliveredIndexes(store, plan.horizon)
     tables = tables_of(contracts)
     streams = list(tables)
     row_schemas = {kind: row_schema(contracts.newest(kind)) for kind in contracts.types} | {DEAD_LETTERS: dead_letter_schema()}
 
-    decoded = pipeline | "Read" >> plan.source | "Decode" >> Decode(contracts, lateness, plan.shards, plan.leased)
+    decoded = pipeline | "Read" >> plan.source | "Decode" >> Decode(contracts, lateness, plan.shards, plan.leased_subscription)
     data_files = decoded[PACKS] | "Write data files" >> WriteDataFiles(
-        store, row_schemas, write_windows, delivered, plan.ends, plan.leased
+        store, row_schemas, write_windows, delivered, plan.bounded, plan.leased_subscription
     )
 
     committables = {"Data files": data_files}
@@ -120,8 +120,9 @@ def build(pipeline: beam.Pipeline, plan: Plan) -> None:
 
     _ = (
         committables
-        | "Commit buckets" >> CommitBuckets(store, closing_clock, commit_windows, delivered, plan.leased, plan.ends)
-        | "Load tables" >> LoadTables(plan.tables, tables, store, plan.ends, load_windows, plan.leased)
+        | "Commit buckets"
+        >> CommitBuckets(store, closing_clock, commit_windows, delivered, plan.leased_subscription, plan.bounded)
+        | "Load tables" >> LoadTables(plan.tables, tables, store, plan.bounded, load_windows, plan.leased_subscription)
         | "Report counts" >> Report(plan.audit_topic, publisher)
     )
 
@@ -139,16 +140,18 @@ def sweep(pipeline: beam.Pipeline, plan: Plan, streams: Sequence[str], hours_see
         hours.append(
             pipeline | "Add hours seen before" >> beam.Create([format_time(hour) for hour in plan.hours_seen], reshuffle=False)
         )
-    if plan.leased and not plan.ends:
+    if plan.leased_subscription and not plan.bounded:
         hours.append(
-            pipeline | "Sweep periodically" >> SweepPeriodically(plan.store, streams, oldest, plan.run_started_at, plan.leased)
+            pipeline
+            | "Sweep periodically"
+            >> SweepPeriodically(plan.store, streams, oldest, plan.run_started_at, plan.leased_subscription)
         )
     else:
         if plan.sweep_scope is SweepScope.ALL:
             hours.append(pipeline | "Find unfinished hours" >> UnfinishedHours(plan.store, streams, oldest))
-        if not plan.ends:
+        if not plan.bounded:
             hours.append(pipeline | "Emit each new hour" >> EachNewHour(plan.run_started_at))
-    return hours | "All hours" >> beam.Flatten() | "Sweep hours" >> SweepHours(streams, plan.ends)
+    return hours | "All hours" >> beam.Flatten() | "Sweep hours" >> SweepHours(streams, plan.bounded)
 
 
 def launch(options: PipelineOptions, plan: Plan) -> PipelineResult:

@@ -22,8 +22,8 @@ LOAD_EVERY = timedelta(minutes=5)
 """How often a stream on one machine loads an hour that is not over."""
 
 LONGEST_LIFE = timedelta(days=32)
-"""More than the longest life of a message: Pub/Sub retains one for 31 days at most. Beam drops elements that are later than a
-window's allowed lateness; with this as a part of it, there are none."""
+"""More than the longest life of a message: Pub/Sub retains one for 31 days at most. Beam's allowed lateness includes this,
+so it never drops an element."""
 
 
 class HourlyWindows(beam.PTransform):  # type: ignore[misc]
@@ -32,20 +32,20 @@ class HourlyWindows(beam.PTransform):  # type: ignore[misc]
     A pane fires repeatedly while the hour lasts, when the watermark passes its end, and repeatedly for late elements.
     """
 
-    def __init__(self, allowed_lateness: timedelta, ends: bool, every: timedelta = PANE_EVERY) -> None:
+    def __init__(self, allowed_lateness: timedelta, bounded: bool, every: timedelta = PANE_EVERY) -> None:
         """Configure the windows.
 
         Args:
             allowed_lateness: How long after its hour an event may be published and still belong to it.
-            ends: Whether the source is bounded. Then an hour has one pane, when the watermark passes its end: all of its
-                elements are there by then, and the engine of such runs has no clock for other triggers.
+            bounded: Whether the source is bounded. Then an hour has one pane, when the watermark passes its end: all of its
+                elements are there by then, and the runner of such runs has no clock for other triggers.
             every: Time from the first element of an early or late pane until the pane fires. Whole seconds.
         """
         super().__init__()
         repeatedly = AfterProcessingTime(int(every.total_seconds()))
         # One instance, because Beam can flatten collections only if their windowing is the same.
         self._windows = FixedWindows(int(HOUR.total_seconds()))
-        self._trigger = AfterWatermark(late=AfterCount(1)) if ends else AfterWatermark(early=repeatedly, late=repeatedly)
+        self._trigger = AfterWatermark(late=AfterCount(1)) if bounded else AfterWatermark(early=repeatedly, late=repeatedly)
         self._lateness = int((allowed_lateness + LONGEST_LIFE).total_seconds())
 
     def expand(self, elements: beam.PCollection) -> beam.PCollection:

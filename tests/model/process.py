@@ -149,7 +149,7 @@ class Process:
         Args:
             last: False for an early pane; True if no hour gets further messages, as a drain and the end of a run announce
         """
-        step = _Commit(self._store, Fixed(now), self._delivered, None, ends=True)
+        step = _Commit(self._store, Fixed(now), self._delivered, None, bounded=True)
         step.start_bundle()
         outputs = [
             output.value

@@ -32,7 +32,7 @@ def test_build__labels_of_a_running_job(monkeypatch: pytest.MonkeyPatch, tmp_pat
     flags = ["--project=project-one", "--region=europe-west1", "--temp_location=gs://bucket-one/temp", "--dry_run=True"]
     plan = Plan(
         source=ReadFromPubSub(subscription="projects/project-one/subscriptions/events", with_attributes=True),
-        ends=False,
+        bounded=False,
         run_started_at=STARTED,
         contracts=load_contracts(),
         store=CloudStorage("gs://bucket-one/events"),
@@ -69,7 +69,7 @@ def test_hourly_windows__early_and_on_time_panes() -> None:
         panes = (
             pipeline
             | stream
-            | "By hour" >> HourlyWindows(timedelta(days=7), ends=False)
+            | "By hour" >> HourlyWindows(timedelta(days=7), bounded=False)
             | beam.GroupByKey()
             | "Pane"
             >> beam.Map(lambda keyed, pane=beam.DoFn.PaneInfoParam: (PaneInfoTiming.to_string(pane.timing), list(keyed[1])))
@@ -87,7 +87,7 @@ def test_hourly_windows__element_a_month_late() -> None:
     )
     options = PipelineOptions(["--streaming", "--runner=BundleBasedDirectRunner"])
     with beam.Pipeline(options=options) as pipeline:
-        grouped = pipeline | stream | HourlyWindows(timedelta(days=1), ends=False) | beam.GroupByKey()
+        grouped = pipeline | stream | HourlyWindows(timedelta(days=1), bounded=False) | beam.GroupByKey()
         found = grouped | beam.FlatMap(lambda keyed: keyed[1])
         assert_that(found, equal_to(["31 days behind"]))
 

@@ -65,7 +65,7 @@ class Stream:
         """Run the graph until it has consumed everything. At the very end the watermark advances to infinity."""
         plan = Plan(
             source=self.source,
-            ends=False,
+            bounded=False,
             run_started_at=LAST_HOUR,
             contracts=load_contracts(world.contracts),
             store=open_store(str(world.storage)),

@@ -117,7 +117,7 @@ def test_commit__does_not_close_before_redelivery(leases: Leases, tmp_path: Path
     """A bucket is not closed before its nacked messages are redelivered."""
     store, clock = Directory(tmp_path), FakeClock(0)
     leases.failures = FailureTracker(lambda: 60, clock)
-    step = _Commit(store, lambda: BUCKET.end, DeliveredIndexes(store, timedelta(days=1)), SUBSCRIPTION, ends=False)
+    step = _Commit(store, lambda: BUCKET.end, DeliveredIndexes(store, timedelta(days=1)), SUBSCRIPTION, bounded=False)
 
     def process(committable: Committable) -> list[Any]:
         return step.process_one((BUCKET.key, (committable.to_json(), True)))
@@ -142,14 +142,14 @@ def test_commit__does_not_close_before_redelivery(leases: Leases, tmp_path: Path
 
 
 def test_commit__raises_for_an_engine_that_retries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without leases, damage is raised so that the engine retries."""
+    """Without leases, damage is raised so that the runner retries."""
 
     def refuse(*_: Any) -> Any:
         raise Damaged("an index is broken")
 
     monkeypatch.setattr(closing, "commit", refuse)
     store = Directory(tmp_path)
-    step = _Commit(store, lambda: BUCKET.end, DeliveredIndexes(store, timedelta(days=1)), None, ends=False)
+    step = _Commit(store, lambda: BUCKET.end, DeliveredIndexes(store, timedelta(days=1)), None, bounded=False)
     step.start_bundle()
     with pytest.raises(Damaged):
         step.process_one((BUCKET.key, (MESSAGES.to_json(), True)))

@@ -78,7 +78,7 @@ class Run:
     def deliver(self, messages: list[PubsubMessage], started_at: datetime) -> dict[str, Any]:
         plan = Plan(
             source=ReadBatch(deque(messages)),
-            ends=True,
+            bounded=True,
             run_started_at=started_at,
             contracts=self.contracts,
             store=self.store,
@@ -213,8 +213,8 @@ def test_metrics__a_stream_counts_failures(tmp_path: Path) -> None:
     """A stream on one machine skips failures and counts them, and its bundles succeed."""
     subscription, bucket = "projects/p/subscriptions/metrics", Bucket("thing", EARLIER)
     store, tables = BrokenStore(tmp_path), BrokenTables(tmp_path / "tables.duckdb")
-    commit = _Commit(store, lambda: EARLIER, DeliveredIndexes(store, HORIZON), subscription, ends=False)
-    load = _Load(tables, {"thing": TABLE}, store, ends=False, leased=subscription)
+    commit = _Commit(store, lambda: EARLIER, DeliveredIndexes(store, HORIZON), subscription, bounded=False)
+    load = _Load(tables, {"thing": TABLE}, store, bounded=False, leased_subscription=subscription)
     committables = [(bucket.key, (Committable("work", {"thing": {}}, packs=("pack",)).to_json(), False))] * 3
     data_file = DataFile("a.avro", Shard(0, 1), 1, 1, 1, Tally.of_ids(["a"]))
     manifest = Manifest(bucket).next(Committable("work", data_files=(data_file,)), EARLIER, close=False)

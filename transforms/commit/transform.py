@@ -43,11 +43,11 @@ class CommitBuckets(beam.PTransform):  # type: ignore[misc]
         windows: HourlyWindows,
         delivered: DeliveredIndexes,
         subscription: str | None,
-        ends: bool,
+        bounded: bool,
     ) -> None:
         super().__init__()
         self._windows = windows
-        self._fn = _Commit(store, closing_clock, delivered, subscription, ends)
+        self._fn = _Commit(store, closing_clock, delivered, subscription, bounded)
 
     def expand(self, committables: Mapping[str, beam.PCollection]) -> beam.PCollection:
         return (
@@ -91,13 +91,13 @@ class _Combine(beam.DoFn):  # type: ignore[misc]
 
 class _Commit(ParallelByBucket):
     def __init__(
-        self, store: ObjectStore, closing_clock: Clock, delivered: DeliveredIndexes, subscription: str | None, ends: bool
+        self, store: ObjectStore, closing_clock: Clock, delivered: DeliveredIndexes, subscription: str | None, bounded: bool
     ) -> None:
         self._store = store
         self._closing_clock = closing_clock
         self._delivered = delivered
         self._subscription = subscription
-        self._ends = ends
+        self._bounded = bounded
 
     def start_bundle(self) -> None:
         super().start_bundle()
@@ -110,7 +110,7 @@ class _Commit(ParallelByBucket):
         bucket, (data, is_last) = Bucket.from_key(element[0]), element[1]
         close = is_last and bucket.end <= self._closing_clock()
         committable = Committable.from_json(data)
-        leases = None if self._ends else leases_for(self._subscription)
+        leases = None if self._bounded else leases_for(self._subscription)
         has_messages = bool(committable.packs)
         # Not closed while something that belongs to it could not be written.
         blocked = committable.failure or (leases and leases.failures.blocks_closing(bucket.folder, has_messages))
@@ -120,7 +120,7 @@ class _Commit(ParallelByBucket):
             )
         except DAMAGE as error:
             self.metrics.add(BUCKETS_SKIPPED)
-            if self._ends:
+            if self._bounded:
                 return [in_hour(f"{bucket.folder}: {error}", bucket.hour)]
             if not leases:
                 raise

@@ -36,9 +36,9 @@ class LoadTables(beam.PTransform):  # type: ignore[misc]
     for all of them. Another engine tries each again for as long as it runs, and meanwhile goes on with the others.
 
     open_windows: how often a bucket that is open is loaded, where that is less often than it gets manifests: a load takes all
-    of its files again. leased: the subscription of a stream whose messages this process has leased. It looks again at what is
-    not loaded (`transforms.sweep.transform.SweepPeriodically`), so whatever keeps a partition from being loaded is a failure
-    that is recorded and retried.
+    of its files again. leased_subscription: the subscription of a stream whose messages this process has leased. It looks again
+    at what is not loaded (`transforms.sweep.transform.SweepPeriodically`), so whatever keeps a partition from being loaded is a
+    failure that is recorded and retried.
     """
 
     def __init__(
@@ -46,16 +46,16 @@ class LoadTables(beam.PTransform):  # type: ignore[misc]
         tables: TableStore,
         by_stream: Mapping[str, Table],
         store: ObjectStore,
-        ends: bool,
+        bounded: bool,
         open_windows: HourlyWindows | None = None,
-        leased: str | None = None,
+        leased_subscription: str | None = None,
     ) -> None:
         super().__init__()
-        self._ends = ends
+        self._bounded = bounded
         self._store = store
         self._open_windows = open_windows
-        self._leased = leased
-        self._fn = _Load(tables, by_stream, store, ends, leased)
+        self._leased_subscription = leased_subscription
+        self._fn = _Load(tables, by_stream, store, bounded, leased_subscription)
 
     def expand(self, manifests: beam.PCollection) -> beam.PCollection:
         if self._open_windows:
@@ -69,13 +69,13 @@ class LoadTables(beam.PTransform):  # type: ignore[misc]
                 | "Open by hour" >> self._open_windows
                 | "Group open" >> beam.GroupByKey()
                 | "Newest"
-                >> beam.FlatMap(lambda group: _newest(self._store, Bucket.from_key(group[0]), self._leased)).with_output_types(
-                    Manifest
-                )
+                >> beam.FlatMap(
+                    lambda group: _newest(self._store, Bucket.from_key(group[0]), self._leased_subscription)
+                ).with_output_types(Manifest)
                 | "Out of hours" >> beam.WindowInto(GlobalWindows())
             )
             manifests = (closed, newest) | "Open and closed" >> beam.Flatten()
-        if not self._ends:
+        if not self._bounded:
             return manifests | "Load" >> beam.ParDo(self._fn).with_output_types(Manifest)
         loaded = manifests | "Load" >> beam.ParDo(self._fn).with_outputs(_FAILED, main=_LOADED)
         loaded[_LOADED].element_type = Manifest
@@ -84,11 +84,11 @@ class LoadTables(beam.PTransform):  # type: ignore[misc]
         return loaded[_LOADED]
 
 
-def _newest(store: ObjectStore, bucket: Bucket, leased: str | None) -> list[Manifest]:
+def _newest(store: ObjectStore, bucket: Bucket, leased_subscription: str | None) -> list[Manifest]:
     try:
         return [finished_receipt(store, bucket)]
     except DAMAGE as error:
-        if not (leases := leases_for(leased)):
+        if not (leases := leases_for(leased_subscription)):
             raise
         leases.failures.failed(_load_of(bucket), f"{bucket.folder}: {error}")
         return []
@@ -100,13 +100,18 @@ def _load_of(bucket: Bucket) -> str:
 
 class _Load(ParallelByBucket):
     def __init__(
-        self, tables: TableStore, by_stream: Mapping[str, Table], store: ObjectStore, ends: bool, leased: str | None
+        self,
+        tables: TableStore,
+        by_stream: Mapping[str, Table],
+        store: ObjectStore,
+        bounded: bool,
+        leased_subscription: str | None,
     ) -> None:
         self._tables = tables
         self._by_stream = by_stream
         self._store = store
-        self._ends = ends
-        self._leased = leased
+        self._bounded = bounded
+        self._leased_subscription = leased_subscription
 
     def key_of(self, element: Manifest | str) -> Bucket | None:
         return None if isinstance(element, str) else element.bucket
@@ -115,7 +120,7 @@ class _Load(ParallelByBucket):
         if isinstance(element, str):
             return [beam.pvalue.TaggedOutput(_FAILED, in_hour(element, FIRST_HOUR))]
         bucket = element.bucket
-        leases = None if self._ends else leases_for(self._leased)
+        leases = None if self._bounded else leases_for(self._leased_subscription)
         begin = time.monotonic()
         try:
             rows = load(self._tables, self._by_stream[bucket.stream], self._store, element)
@@ -125,10 +130,10 @@ class _Load(ParallelByBucket):
                 reason = failure if isinstance(failure, TableStoreError) else f"{bucket.folder}: {failure}"
                 leases.failures.failed(_load_of(bucket), str(reason))
                 return []
-            if self._ends and isinstance(failure, LoadError):
+            if self._bounded and isinstance(failure, LoadError):
                 return [beam.pvalue.TaggedOutput(_FAILED, in_hour(str(failure), bucket.hour))]
             raise
-        if running := leases_for(self._leased):
+        if running := leases_for(self._leased_subscription):
             running.count_load()
         if leases:
             leases.failures.recovered(_load_of(bucket))

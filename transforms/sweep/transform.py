@@ -100,15 +100,15 @@ class SweepHours(beam.PTransform):  # type: ignore[misc]
     between those of the input: see `hours_between`.
     """
 
-    def __init__(self, streams: Sequence[str], ends: bool) -> None:
-        """Check the buckets of `streams`. `ends` is whether the run is bounded."""
+    def __init__(self, streams: Sequence[str], bounded: bool) -> None:
+        """Check the buckets of `streams`. `bounded` is whether the run is bounded."""
         super().__init__()
         self._streams = streams
-        self._ends = ends
+        self._bounded = bounded
 
     def expand(self, hours: beam.PCollection) -> beam.PCollection:
         streams = self._streams
-        if self._ends:
+        if self._bounded:
             # The silent hours are not determined before the source has ended.
             hours = hours | "At the end" >> Gather() | "Fill" >> beam.FlatMap(_filled).with_output_types(str)
         return hours | "Each stream" >> beam.FlatMap(lambda hour: close_checks(parse_time(hour), streams)).with_output_types(

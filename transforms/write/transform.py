@@ -27,11 +27,15 @@ from transforms.write.stage import stage_records
 class WriteDataFiles(beam.PTransform):  # type: ignore[misc]
     """Write packs to data files in staging.
 
-    Input: packs, by bucket and shard. Output: committables, by bucket: one of each pane of a shard.
+    Input: packs, by bucket and shard. Output: committables, by bucket: one for each group of packs that Beam emits for a shard
+    (a pane).
 
-    If objects of a bucket are damaged, or those of a bucket within the dedup horizon, the other buckets are still written. In a
-    bounded run the committable of that bucket contains the failure, and its messages are not acknowledged. In a stream whose
-    messages this process has leased, they are nacked. Any other engine retries the packs.
+    A bucket can't be written if its objects, or those of another bucket within the dedup horizon, are damaged. All other
+    buckets are written. The packs of the bucket are handled according to the kind of run:
+
+    - bounded: the committable contains the failure, and the messages of the packs are not acknowledged.
+    - a stream whose messages this process has leased: the messages of the packs are nacked.
+    - any other stream: the step raises the error, so the runner retries the packs.
     """
 
     def __init__(
@@ -40,8 +44,8 @@ class WriteDataFiles(beam.PTransform):  # type: ignore[misc]
         row_schemas: Mapping[str, dict[str, Any]],
         windows: HourlyWindows,
         delivered: DeliveredIndexes,
-        ends: bool,
-        leased: str | None = None,
+        bounded: bool,
+        leased_subscription: str | None = None,
     ) -> None:
         """Configure the step.
 
@@ -50,12 +54,12 @@ class WriteDataFiles(beam.PTransform):  # type: ignore[misc]
             row_schemas: The Avro schema of the rows of each stream.
             windows: How packs are grouped.
             delivered: The delivered ids.
-            ends: Whether the source is bounded.
-            leased: The subscription whose messages this process has leased, or None if the engine acknowledges messages.
+            bounded: Whether the source is bounded.
+            leased_subscription: The subscription whose messages this process has leased. None: the runner acknowledges.
         """
         super().__init__()
         self._windows = windows
-        self._fn = _WriteDataFiles(store, row_schemas, delivered, ends, leased)
+        self._fn = _WriteDataFiles(store, row_schemas, delivered, bounded, leased_subscription)
 
     def expand(self, packs: beam.PCollection) -> beam.PCollection:
         return (
@@ -72,14 +76,14 @@ class _WriteDataFiles(beam.DoFn):  # type: ignore[misc]
         store: ObjectStore,
         row_schemas: Mapping[str, dict[str, Any]],
         delivered: DeliveredIndexes,
-        ends: bool,
-        leased: str | None,
+        bounded: bool,
+        leased_subscription: str | None,
     ) -> None:
         self._store = store
         self._row_schemas = row_schemas
         self._delivered = delivered
-        self._ends = ends
-        self._leased = leased
+        self._bounded = bounded
+        self._leased_subscription = leased_subscription
 
     def start_bundle(self) -> None:
         self._metrics = BundleMetrics()
@@ -92,8 +96,8 @@ class _WriteDataFiles(beam.DoFn):  # type: ignore[misc]
             committable = stage_records(self._store, bucket, shard, element[1], schema, index)
         except DAMAGE as error:
             self._metrics.add(BUCKETS_SKIPPED)
-            if not self._ends:
-                if not (leases := leases_for(self._leased)):
+            if not self._bounded:
+                if not (leases := leases_for(self._leased_subscription)):
                     raise
                 leases.failures.failed(bucket.folder, f"{bucket.folder}: {error}", blocks_closing=True)
                 leases.nack_later(map(name_of, element[1]))

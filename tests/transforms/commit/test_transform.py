@@ -66,7 +66,7 @@ def settled(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
 
 def step_for(store: ObjectStore) -> _Commit:
     delivered = DeliveredIndexes(store, timedelta(days=1))
-    return _Commit(store, lambda: NOON + timedelta(days=9), delivered, SUBSCRIPTION, ends=True)
+    return _Commit(store, lambda: NOON + timedelta(days=9), delivered, SUBSCRIPTION, bounded=True)
 
 
 def test_commit__one_bucket_fails(store: Directory, settled: list[list[str]], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -253,7 +253,7 @@ def test_load_step__unbounded_engine(tmp_path: Path, monkeypatch: pytest.MonkeyP
     store, jobs = Directory(tmp_path), Jobs()
     pauses: list[float] = []
     monkeypatch.setattr("transforms.load.transform.time.sleep", pauses.append)
-    step = _Load(jobs, {"thing": TABLE}, store, ends=False, leased=None)
+    step = _Load(jobs, {"thing": TABLE}, store, bounded=False, leased_subscription=None)
     manifest = manifest_of(store, "a")
     jobs.fail_next, jobs.transient = 1, False
     with pytest.raises(LoadJobFailed):
