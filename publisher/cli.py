@@ -26,7 +26,7 @@ from schemas.buckets import HOUR, hour_of
 from schemas.envelope import format_time, parse_time
 from schemas.errors import with_list
 
-_ROUNDS = {"first": (1,), "second": (2,), "all": (1, 2)}
+_PARTS = {"first": (1,), "second": (2,), "all": (1, 2)}
 _ERRORS_SHOWN = 10
 
 EARLIEST_YEAR = 1970
@@ -93,21 +93,21 @@ def publish_file(arguments: argparse.Namespace, console: Console) -> int:
 
 
 def publish_simulated(arguments: argparse.Namespace, console: Console) -> int:
-    """Publish simulated traffic, or one round of it."""
+    """Publish simulated traffic, or one part of it."""
     now = datetime.now(UTC)
     end: datetime = arguments.end or hour_of(now)
     if hour_of(end) != end or end > now or end.year < EARLIEST_YEAR:
         raise PublisherError(
             f"--end {format_time(end)} must be the start of an hour, in {EARLIEST_YEAR} or later, and not in the future"
         )
-    rounds = _ROUNDS[arguments.part]
+    parts = _PARTS[arguments.part]
     started = time.monotonic()
     with EventPublisher(arguments.topic, arguments.audit_topic) as publisher:
         publisher.check()
         with progress_bar("publishing simulated events", arguments.events, console) as show_done:
             for number, message in enumerate(simulate(arguments.seed, arguments.events, arguments.hours, end)):
                 show_done(number)
-                if message.round in rounds:
+                if message.part in parts:
                     publisher.publish(
                         message.event_type,
                         message.data,
@@ -175,9 +175,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     simulated.add_argument(
         "--part",
-        choices=_ROUNDS,
+        choices=_PARTS,
         default="all",
-        help="round to publish; the second one has the events that are published late (default: %(default)s)",
+        help="part of the traffic to publish; the second one has the events that are late (default: %(default)s)",
     )
     return parser
 

@@ -35,14 +35,14 @@ _UNTYPED = 0.0005
 """Share of events without a type."""
 _TWICE = 0.01
 """Share of good events that are published twice."""
-_HELD_BACK = 0.01
-"""Share of all events that are published in round 2."""
+_SECOND_PART = 0.01
+"""Share of all events that are in the second part."""
 _IN_AVRO = 0.1
 _WITH_UNKNOWN_FIELD = 0.02
 _OLD_VERSION = 0.3
 
-_HELD_BACK_BUCKETS = 4
-"""Buckets that have events of round 2."""
+_SECOND_PART_BUCKETS = 4
+"""Number of buckets that have events of the second part."""
 
 _QUIET = (("subscription_changed", 0), ("playlist_created", -1))
 """Event types without events in one hour: the index of the hour, where -1 is the last one."""
@@ -63,8 +63,8 @@ _DEFECTS = (
 class Simulated:
     """A message to be published."""
 
-    round: int
-    """2 for a message that is held back until the messages of round 1 are delivered."""
+    part: int
+    """1 or 2. The second part is published late: when the buckets of the first part are closed."""
     event_type: str | None
     event_id: str
     received_at: datetime
@@ -80,7 +80,7 @@ class Simulated:
 
 @dataclass
 class Expected:
-    """Expected counts of one event type in one hour after both rounds: messages = delivered + duplicates + all of dead."""
+    """Expected counts of one event type in one hour after both parts: messages = delivered + duplicates + all of dead."""
 
     messages: int = 0
     events: int = 0
@@ -91,7 +91,7 @@ class Expected:
     dead: Counter[Reason] = field(default_factory=Counter)
     """Dead letters by reason."""
     late: int = 0
-    """Rows of round 2."""
+    """Rows of the second part."""
 
 
 def hours_of(hours: int, end: datetime) -> list[datetime]:
@@ -106,8 +106,9 @@ def simulate(seed: int, events: int, hours: int, end: datetime) -> Iterator[Simu
 
     Equal arguments yield equal messages. An event's id depends on seed, end and its position only.
 
-    About 1 % of the good events have a second message. About 1 % of all events, good ones of a few buckets, are of round 2.
-    Both messages of an event are of the same round: two processes publish the rounds, and each would count the id as distinct.
+    About 1 % of the good events have a second message. About 1 % of all events, good ones of a few buckets, are in the
+    second part. Both messages of an event are in the same part: two processes publish the parts, and each would count the id as
+    distinct.
 
     Args:
         events: number of distinct ids, including those of broken payloads, of the unknown type and without a type.
@@ -116,7 +117,7 @@ def simulate(seed: int, events: int, hours: int, end: datetime) -> Iterator[Simu
     starts = hours_of(hours, end)
     quiet = {(event_type, hour % hours) for event_type, hour in _QUIET}
     weights = [[0.0 if (kind, n) in quiet else MAKERS[kind][0] for kind in EVENT_TYPES] for n in range(hours)]
-    held_back = _choose_buckets(rng, weights)
+    second_part = _choose_buckets(rng, weights)
     copies: dict[int, list[Simulated]] = {}
     broken = 0
     span = hours * 3_600_000_000
@@ -136,14 +137,14 @@ def simulate(seed: int, events: int, hours: int, end: datetime) -> Iterator[Simu
         elif dice < _BROKEN + _UNKNOWN + _UNTYPED:
             yield replace(good, event_type=None, reason=Reason.NO_TYPE)
         else:
-            if rng.random() < held_back.get((event_type, hour), 0.0):
-                good = replace(good, round=2)
+            if rng.random() < second_part.get((event_type, hour), 0.0):
+                good = replace(good, part=2)
             yield good
             if rng.random() < _TWICE:
                 copies.setdefault(index + rng.randrange(1, 200), []).append(replace(good, copy=True))
         yield from copies.pop(index, ())
-    for late_copies in copies.values():
-        yield from late_copies
+    for remaining in copies.values():
+        yield from remaining
 
 
 def expected(seed: int, events: int, hours: int, end: datetime) -> dict[tuple[str, datetime], Expected]:
@@ -162,15 +163,16 @@ def expected(seed: int, events: int, hours: int, end: datetime) -> dict[tuple[st
             counts.duplicates += 1
         else:
             counts.delivered += 1
-            counts.late += message.round == 2
+            counts.late += message.part == 2
     return result
 
 
 def _choose_buckets(rng: Random, weights: list[list[float]]) -> dict[tuple[str, int], float]:
-    """Choose the buckets with events of round 2.
+    """Choose the buckets with events of the second part.
 
     Returns:
-        The share of events to hold back, by (event type, index of the hour). Together they are about _HELD_BACK of all events.
+        The share of a bucket's events in the second part, by (event type, index of the hour).
+        These events are about _SECOND_PART of all events.
     """
     shares = {
         (kind, hour): weight / sum(row) / len(weights)
@@ -178,8 +180,8 @@ def _choose_buckets(rng: Random, weights: list[list[float]]) -> dict[tuple[str, 
         for kind, weight in zip(EVENT_TYPES, row, strict=True)
         if weight > 2.0  # a bucket with very few events might get no late one
     }
-    chosen = rng.sample(list(shares), min(_HELD_BACK_BUCKETS, len(shares)))
-    share = min(0.5, _HELD_BACK / sum(shares[bucket] for bucket in chosen))
+    chosen = rng.sample(list(shares), min(_SECOND_PART_BUCKETS, len(shares)))
+    share = min(0.5, _SECOND_PART / sum(shares[bucket] for bucket in chosen))
     return dict.fromkeys(chosen, share)
 
 

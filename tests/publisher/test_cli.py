@@ -315,7 +315,9 @@ def test_publish__missing_topic(stack: Stack, printed: Printed, flag: str) -> No
 
 
 @pytest.mark.parametrize(
-    "end", [(END + timedelta(minutes=1)).isoformat(), "2999-01-01T00:00:00Z"], ids=["within an hour", "in the future"]
+    "end",
+    [(END + timedelta(minutes=1)).isoformat(), "2999-01-01T00:00:00Z", "0001-01-01T01:00:00Z"],
+    ids=["within an hour", "in the future", "in the year 1"],
 )
 def test_simulate__end_must_be_over(stack: Stack, printed: Printed, end: str) -> None:
     assert main(["simulate", *stack.flags, "--end", end]) == 2
@@ -339,17 +341,17 @@ def test_simulate__two_parts(stack: Stack) -> None:
     """The two parts of simulated traffic add up to all of it, and so do their reports."""
     flags = ["--events", "3000", "--seed", "7", "--end", END.isoformat(), *stack.flags]
     simulated = list(simulate(7, 3_000, 3, END))
-    late = [message.event_id for message in simulated if message.round == 2]
+    late = [message.event_id for message in simulated if message.part == 2]
     assert late
     assert main(["simulate", "--part", "first", *flags]) == 0
     first = stack.messages(len(simulated) - len(late))
     assert main(["simulate", "--part", "second", *flags]) == 0
     second = stack.messages(len(late))
     assert Counter(attributes["event_id"] for _, attributes in first) == Counter(
-        message.event_id for message in simulated if message.round == 1
+        message.event_id for message in simulated if message.part == 1
     )
     assert Counter((data, attributes["event_id"], attributes.get("event_type")) for data, attributes in second) == (
-        Counter((message.data, message.event_id, message.event_type) for message in simulated if message.round == 2)
+        Counter((message.data, message.event_id, message.event_type) for message in simulated if message.part == 2)
     )
     silent = {(event_type, END - timedelta(hours=n)) for event_type in EVENT_TYPES for n in (1, 2, 3)}
     reports = stack.reports(len(silent | set(expected(7, 3_000, 3, END))) + len(silent))

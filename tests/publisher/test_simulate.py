@@ -75,14 +75,14 @@ def test_simulate__times(messages: list[Simulated]) -> None:
 
 
 def test_simulate__copies(messages: list[Simulated]) -> None:
-    """A copy equals its original and follows it in the same round."""
+    """A copy equals its original and follows it in the same part."""
     first: dict[str, Simulated] = {}
     for message in messages:
         if message.copy:
             assert message == Simulated(**{**vars(first[message.event_id]), "copy": True})
         else:
             first[message.event_id] = message
-    assert {message.round for message in messages if message.copy} == {1, 2}
+    assert {message.part for message in messages if message.copy} == {1, 2}
 
 
 def test_simulate__reasons() -> None:
@@ -127,8 +127,8 @@ def test_simulate__avro_messages(messages: list[Simulated]) -> None:
 
 
 def test_simulate__late_messages(messages: list[Simulated]) -> None:
-    """Some messages of a few buckets are held back for round 2; all of them are valid."""
-    late = [message for message in messages if message.round == 2]
+    """Some messages of a few buckets are held back for the second part; all of them are valid."""
+    late = [message for message in messages if message.part == 2]
     assert 120 < sum(not message.copy for message in late) < 320
     assert {message.reason for message in late} == {None}
     assert len({(message.event_type, message.received_at.hour) for message in late}) == 4
@@ -155,7 +155,7 @@ def test_expected__equals_a_naive_delivery(messages: list[Simulated]) -> None:
     rows = expected(1, 20_000, 3, END)
     delivered: dict[tuple[str, datetime], set[str]] = {}
     outcome: Counter[tuple[str, datetime, str]] = Counter()
-    for message in sorted(messages, key=lambda message: message.round):
+    for message in sorted(messages, key=lambda message: message.part):
         hour = message.received_at.replace(minute=0, second=0, microsecond=0)
         key = message.event_type or "", hour
         delivered_ids = delivered.setdefault(key, set())
@@ -165,7 +165,7 @@ def test_expected__equals_a_naive_delivery(messages: list[Simulated]) -> None:
             outcome[*key, "duplicate"] += 1
         else:
             delivered_ids.add(message.event_id)
-            outcome[*key, "late"] += message.round == 2
+            outcome[*key, "late"] += message.part == 2
     assert {key: row.delivered for key, row in rows.items() if row.delivered} == {
         key: len(event_ids) for key, event_ids in delivered.items() if event_ids
     }
