@@ -141,7 +141,7 @@ class Process:
             data = [packed.data for packed in packs_of_shard]
             committable = stage_records(self._store, bucket, shard, data, self._schemas[bucket.stream], index)
             committables.setdefault(bucket, []).append(committable)
-        return Staged(committables, {packed.name: packed.message_ids for packed in packs})
+        return Staged(committables, {packed.id: packed.message_ids for packed in packs})
 
     def commit(self, staged: Staged, now: datetime, *, last: bool = True) -> tuple[list[Manifest], list[str]]:
         """Commit staged files and return the manifests, and the ids of the messages that may be acknowledged.

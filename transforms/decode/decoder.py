@@ -30,7 +30,7 @@ from schemas.row_schemas import dead_letter_schema, encoder
 from schemas.shards import Shard
 from schemas.transcoder import Transcoder, transcoder
 from storage.buckets.id_index import digest_of, index_entry
-from transforms.decode.packs import PACK_BYTES, Pack, label_of
+from transforms.decode.packs import PACK_BYTES, Pack, count_key_of
 
 _HOUR = 3_600_000_000
 """Microseconds of an hour."""
@@ -44,8 +44,8 @@ _MAX_COMPILED = 10_000
 class Packed:
     """A pack, and the bucket and shard that it belongs to."""
 
-    name: str
-    """The pack's unique name."""
+    id: str
+    """The pack's unique id."""
     message_ids: list[str]
     """Messages whose records are in the pack, in their order."""
     bucket: Bucket
@@ -55,7 +55,7 @@ class Packed:
 
 
 _Key = tuple[str, int, int, str]
-"""Stream, hours since 1970, index of the shard, and label. Plain values, because a key is made for each message, but a
+"""Stream, hours since 1970, index of the shard, and count key. Plain values, because a key is made for each message, but a
 Bucket only for each pack."""
 
 
@@ -75,7 +75,7 @@ class _CompiledContract(NamedTuple):
 
     transcode: Transcoder
     encode_envelope: EnvelopeEncoder
-    label: str
+    count_key: str
 
 
 class Decoder:
@@ -92,7 +92,7 @@ class Decoder:
             contracts: The contracts that messages are validated against.
             allowed_lateness: How long after its hour an event may be published and still belong to it.
             shards: Number of shards of a bucket.
-            new_id: Returns a unique name of 32 hex digits.
+            new_id: Returns a unique id of 32 hex digits.
         """
         self._contracts = contracts
         self._allowed_lateness = allowed_lateness
@@ -129,7 +129,7 @@ class Decoder:
         # for a conflicting payload, and then recognizes it as the same dead letter.
         identity = attribute(REPLAY_OF) or message.message_id
         row = compiled.encode_envelope(event_id, moment, sent_at, identity, unknown, skewed) + record
-        return self._put(message, event_type, moment, compiled.label, id_hash(event_id), row)
+        return self._put(message, event_type, moment, compiled.count_key, id_hash(event_id), row)
 
     def finish(self) -> list[Packed]:
         """Return the partial packs and reset."""
@@ -141,7 +141,7 @@ class Decoder:
             raise Rejected(Stage.ENVELOPE, Reason.NO_TYPE, f"the attribute {EVENT_TYPE} is missing")
         contract = self._contracts.get(event_type, version)
         transcode = transcoder(contract, self._contracts.newest(event_type), content_type or JSON)
-        compiled = _CompiledContract(transcode, envelope_encoder(event_type, contract.version), label_of(event_type))
+        compiled = _CompiledContract(transcode, envelope_encoder(event_type, contract.version), count_key_of(event_type))
         if len(self._compiled) < _MAX_COMPILED:
             self._compiled[event_type, version, content_type] = compiled
         return compiled
@@ -166,12 +166,12 @@ class Decoder:
             }
         )
         # Two broken messages with the same event id are two dead letters, so the message id identifies them.
-        label = label_of(event_type, rejection.reason)
-        return self._put(message, DEAD_LETTERS, micros(received_at), label, id_hash(identity), record)
+        count_key = count_key_of(event_type, rejection.reason)
+        return self._put(message, DEAD_LETTERS, micros(received_at), count_key, id_hash(identity), record)
 
-    def _put(self, message: Message, stream: str, moment: int, label: str, hashed: bytes, record: bytes) -> Packed | None:
+    def _put(self, message: Message, stream: str, moment: int, count_key: str, hashed: bytes, record: bytes) -> Packed | None:
         hour, offset = divmod(moment, _HOUR)
-        key = (stream, hour, Shard.index_of(hashed, self._shards), label)
+        key = (stream, hour, Shard.index_of(hashed, self._shards), count_key)
         partial = self._partial.get(key)
         if partial is None:
             partial = self._partial[key] = _PartialPack()
@@ -182,10 +182,10 @@ class Decoder:
         return self._packed(key, self._partial.pop(key)) if partial.size >= PACK_BYTES else None
 
     def _packed(self, key: _Key, partial: _PartialPack) -> Packed:
-        stream, hour, shard, label = key
+        stream, hour, shard, count_key = key
         bucket = Bucket(stream, _EPOCH + timedelta(hours=hour))
-        pack = Pack.of(self._new_id(), label, partial.entries, partial.records)
-        return Packed(pack.name, partial.message_ids, bucket, Shard(shard, self._shards), pack.to_bytes())
+        pack = Pack.of(self._new_id(), count_key, partial.entries, partial.records)
+        return Packed(pack.id, partial.message_ids, bucket, Shard(shard, self._shards), pack.to_bytes())
 
 
 def _sent_at(text: str) -> int:

@@ -18,10 +18,10 @@ PACK_BYTES = 1024 * 1024
 class Pack:
     """Encoded records with their index entries."""
 
-    name: str
+    id: str
     """Unique: 32 hex digits."""
-    label: str
-    """Event type and reason under which the records are counted: see `label_of`."""
+    count_key: str
+    """Event type and reason under which the records are counted: see `count_key_of`."""
     received: Tally
     """The messages that the decoder counted. The counters of their outcomes have to add up to it."""
     entries: bytes
@@ -34,37 +34,37 @@ class Pack:
     _header: ClassVar = struct.Struct(">16sHII4Q")
 
     @classmethod
-    def of(cls, name: str, label: str, entries: list[bytes], records: list[bytes]) -> Pack:
+    def of(cls, pack_id: str, count_key: str, entries: list[bytes], records: list[bytes]) -> Pack:
         """Return a pack of records.
 
         Args:
-            name: 32 hex digits, unique.
-            label: See `label_of`.
+            pack_id: 32 hex digits, unique.
+            count_key: See `count_key_of`.
             entries: The index entry of each record.
             records: Encoded records, in the order of their entries.
         """
         packed = b"".join(entries)
-        return cls(name, label, Tally.of_hashes(hashes(packed)), packed, tuple(map(len, records)), b"".join(records))
+        return cls(pack_id, count_key, Tally.of_hashes(hashes(packed)), packed, tuple(map(len, records)), b"".join(records))
 
     def to_bytes(self) -> bytes:
-        """Return the pack as bytes. The name comes first: see `name_of`."""
-        label = self.label.encode()
+        """Return the pack as bytes. The id comes first: see `pack_id_of`."""
+        count_key = self.count_key.encode()
         header = self._header.pack(
-            bytes.fromhex(self.name), len(label), len(self.sizes), self.received.count, *self.received.lanes
+            bytes.fromhex(self.id), len(count_key), len(self.sizes), self.received.count, *self.received.lanes
         )
         sizes = struct.pack(f">{len(self.sizes)}I", *self.sizes)
-        return b"".join((header, label, self.entries, sizes, self.records))
+        return b"".join((header, count_key, self.entries, sizes, self.records))
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Pack:
         """Return the pack that `to_bytes` has encoded."""
-        name, label_size, count, received, *lanes = cls._header.unpack_from(data)
-        entries = cls._header.size + label_size
+        pack_id, count_key_size, count, received, *lanes = cls._header.unpack_from(data)
+        entries = cls._header.size + count_key_size
         sizes = entries + ENTRY_BYTES * count
         records = sizes + 4 * count
         a, b, c, d = lanes
         return cls(
-            name.hex(),
+            pack_id.hex(),
             data[cls._header.size : entries].decode(),
             Tally(received, (a, b, c, d)),
             data[entries:sizes],
@@ -80,17 +80,17 @@ class Pack:
             offset += size
 
 
-def name_of(pack: bytes) -> str:
-    """Return the name of an encoded pack, without decoding the rest."""
+def pack_id_of(pack: bytes) -> str:
+    """Return the id of an encoded pack, without decoding the rest."""
     return pack[:16].hex()
 
 
-def label_of(event_type: str, reason: str = "") -> str:
-    """Return the key under which events of a type are counted, or its dead letters of one reason."""
+def count_key_of(event_type: str, reason: str = "") -> str:
+    """Return the key under which the events of a type are counted. With a reason: its dead letters of that reason."""
     return f"{event_type}\t{reason}"
 
 
-def read_label(label: str) -> tuple[str, str]:
-    """Return the event type and the reason of a label. The reason is empty unless the records are dead letters."""
-    event_type, _, reason = label.rpartition("\t")
+def parse_count_key(count_key: str) -> tuple[str, str]:
+    """Return the event type and the reason of a count key. The reason is empty unless the records are dead letters."""
+    event_type, _, reason = count_key.rpartition("\t")
     return event_type, reason

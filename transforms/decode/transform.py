@@ -73,5 +73,5 @@ class _Decode(beam.DoFn):  # type: ignore[misc]
         self._hours.add(packed.bucket.hour)
         self._messages += len(packed.message_ids)
         if self._leases:
-            self._leases.assign_pack(packed.name, packed.message_ids)
+            self._leases.assign_pack(packed.id, packed.message_ids)
         return in_hour((f"{packed.bucket.key}#{packed.shard}", packed.data), packed.bucket.hour)

@@ -23,7 +23,7 @@ from storage.buckets.manifest_store import finished_receipt
 from storage.buckets.part_files import DataFileWriter
 from storage.objects.base import ObjectStore
 from transforms.clocks import new_id
-from transforms.decode.packs import Pack, read_label
+from transforms.decode.packs import Pack, parse_count_key
 from transforms.dedup.conflicts import conflicting_event_of, stage_conflicts
 from transforms.dedup.delivered_index import DeliveredIndex
 
@@ -69,14 +69,14 @@ def write_data_file(
     seen: dict[bytes, bytes] = {}
     counters: dict[str, dict[Outcome, Tally]] = {}
     reasons: dict[str, dict[str, int]] = {}
-    names: list[str] = []
+    pack_ids: list[str] = []
     conflicting: list[bytes] = []
     elsewhere: set[bytes] = set()
     with DataFileWriter(schema) as writer:
         for data in packs:
             pack = Pack.from_bytes(data)
-            names.append(pack.name)
-            event_type, reason = read_label(pack.label)
+            pack_ids.append(pack.id)
+            event_type, reason = parse_count_key(pack.count_key)
             entries, lookup = split(pack.entries), find(pack.entries)
             ids = [index_entry[:HASH_BYTES] for index_entry in entries]
             partitioned = _Partitioned(fresh=[pack.entries])
@@ -98,7 +98,9 @@ def write_data_file(
         unique = new_id()
         data_file = writer.finish(store, bucket, shard, unique)
     files = write_elsewhere(store, shard, unique, elsewhere)
-    return Committable(unique, counters, reasons, (data_file,) if data_file else (), tuple(names), elsewhere=files), conflicting
+    return Committable(
+        unique, counters, reasons, (data_file,) if data_file else (), tuple(pack_ids), elsewhere=files
+    ), conflicting
 
 
 @dataclass

@@ -16,7 +16,7 @@ from schemas.shards import Shard
 from storage.buckets.committable import Committable
 from storage.buckets.manifest_store import DAMAGE
 from storage.objects.base import ObjectStore
-from transforms.decode.packs import name_of
+from transforms.decode.packs import pack_id_of
 from transforms.dedup.delivered_index import DeliveredIndexes
 from transforms.metrics import BUCKETS_SKIPPED, BYTES_WRITTEN, DATA_FILES_WRITTEN, BundleMetrics
 from transforms.pubsub.leases import leases_for
@@ -100,7 +100,7 @@ class _WriteDataFiles(beam.DoFn):  # type: ignore[misc]
                 if not (leases := leases_for(self._leased_subscription)):
                     raise
                 leases.failures.failed(bucket.folder, f"{bucket.folder}: {error}", blocks_closing=True)
-                leases.nack_later(map(name_of, element[1]))
+                leases.nack_later(map(pack_id_of, element[1]))
                 return
             committable = Committable("", failure=str(error))
         conflicts = committable.conflicts.data_files if committable.conflicts else ()

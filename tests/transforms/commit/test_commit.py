@@ -28,7 +28,7 @@ from storage.objects.base import ObjectStore, StoreError
 from storage.objects.local import Directory
 from tests.support.contracts import contract_of, field
 from transforms.commit import commit as commits
-from transforms.decode.packs import Pack, label_of
+from transforms.decode.packs import Pack, count_key_of
 from transforms.dedup.delivered_index import DeliveredIndexes
 from transforms.write.stage import write_data_file
 
@@ -61,7 +61,7 @@ def pack(*ids: str) -> bytes:
     row |= {"sent_at": None, "unknown_fields": None, "skewed_from": None}
     rows = [encoder(SCHEMA)({**row, "event_id": event_id}) for event_id in ids]
     return Pack.of(
-        uuid4().hex, label_of("thing"), [index_entry(id_hash(event_id), 0, digest_of(b"")) for event_id in ids], rows
+        uuid4().hex, count_key_of("thing"), [index_entry(id_hash(event_id), 0, digest_of(b"")) for event_id in ids], rows
     ).to_bytes()
 
 

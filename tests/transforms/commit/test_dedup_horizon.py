@@ -33,7 +33,7 @@ from storage.objects.local import Directory
 from tests.support.clock import PATIENCE
 from tests.support.contracts import contract_of, field
 from transforms.commit.commit import commit
-from transforms.decode.packs import Pack, label_of
+from transforms.decode.packs import Pack, count_key_of
 from transforms.dedup.delivered_index import DeliveredIndex, DeliveredIndexes
 from transforms.write import stage
 from transforms.write.stage import stage_records
@@ -73,7 +73,7 @@ class Process:
         """Stage a committable of events (id, x) that were received `late` microseconds after the hour began."""
         rows = [self.row(hour + timedelta(microseconds=late), *event) for event in events]
         entries = [index_entry(id_hash(event_id), late, digest_of(b"%d" % x)) for event_id, x in events]
-        pack = Pack.of(self.new_id(), label_of("thing"), entries, [encoder(SCHEMA)(row) for row in rows])
+        pack = Pack.of(self.new_id(), count_key_of("thing"), entries, [encoder(SCHEMA)(row) for row in rows])
         delivered = Blind(self.store, "thing", DAY) if blind else self.delivered.of("thing")
         return stage_records(self.store, Bucket("thing", hour), WHOLE, [pack.to_bytes()], SCHEMA, delivered)
 
