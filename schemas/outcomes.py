@@ -6,9 +6,8 @@ from enum import StrEnum
 
 
 class Outcome(StrEnum):
-    """A counter per event type and hour."""
+    """What became of a message. RECEIVED counts all of them: it is the sum of the three others."""
 
-    # The sum of the three others.
     RECEIVED = "received"
     DELIVERED = "delivered"
     DUPLICATE = "duplicate"

@@ -15,13 +15,10 @@ from schemas.envelope import parse_time
 from schemas.outcomes import Reason
 
 FLOAT_DIGITS = 15
-"""JSON numbers with a fraction or exponent are parsed as 64-bit floats, which preserve every number of this many digits.
-
-Not every number with more digits is preserved.
-"""
+"""JSON numbers with a fraction or exponent are parsed as 64-bit floats, which are exact up to this many decimal digits."""
 
 _FLOAT32_END = (2 - 2**-24) * 2.0**127
-"""The smallest number that rounds to infinity in 32 bits."""
+"""Smallest positive number that is too large for a 32-bit float: it is rounded to infinity."""
 
 _MAX_DECIMAL_LENGTH = 100
 _DECIMAL = re.compile(r"-?[0-9]+(\.[0-9]+)?")
@@ -102,6 +99,7 @@ def _date(value: Any) -> date:
 
 
 def _time(step: int) -> Reader:
+    """Return a reader of times of day, truncated to multiples of `step` microseconds."""
     rule = "must be a time of day such as 09:30:00 or 09:30:00.250"
 
     def read(value: Any) -> time:
@@ -115,6 +113,7 @@ def _time(step: int) -> Reader:
 
 
 def _moment(step: int, *, local: bool) -> Reader:
+    """Return a reader of timestamps, truncated to multiples of `step` microseconds. `local`: without an offset."""
     if local:
         rule = "must be a date and time without an offset, such as 2026-01-31T09:30:00"
     else:

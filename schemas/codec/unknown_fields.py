@@ -1,4 +1,4 @@
-"""Unknown fields: collectors of the fields of a value that its schema does not have. Each schema is compiled once."""
+"""Unknown fields: functions that collect those fields of a value that are not in its schema. Each schema is compiled once."""
 
 from __future__ import annotations
 

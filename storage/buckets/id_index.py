@@ -81,7 +81,7 @@ class IdIndex:
         """Create an empty index.
 
         Args:
-            horizon: Dedup horizon. Copies of an event are duplicates if their times are less than this apart.
+            horizon: Dedup horizon. Two events with the same id are duplicates if their received_at are less than this apart.
         """
         self._horizon = int(horizon.total_seconds()) * 1_000_000
         self._hours: dict[int, list[_Run]] = {}

@@ -29,8 +29,8 @@ Measured on the benchmark's events: 531 MB/s to 38.5 % of the size; zlib: 89 MB/
 BLOCK_BYTES = 1024 * 1024
 """Approximate size of an Avro block before compression. BigQuery reads blocks in parallel and accepts up to 16 MB."""
 
-_IN_MEMORY = 16 * 1024 * 1024
-"""Bytes of a file that are held in memory. A larger file goes to the disk until it is stored."""
+_IN_MEMORY_BYTES = 16 * 1024 * 1024
+"""Size up to which a file is held in memory. A larger file goes to the disk until it is stored."""
 
 
 class DataFileWriter:
@@ -40,7 +40,7 @@ class DataFileWriter:
     """
 
     def __init__(self, schema: dict[str, Any]) -> None:
-        self._file: BinaryIO = SpooledTemporaryFile(max_size=_IN_MEMORY)  # type: ignore[assignment]  # noqa: SIM115 - closed by __exit__
+        self._file: BinaryIO = SpooledTemporaryFile(max_size=_IN_MEMORY_BYTES)  # type: ignore[assignment]  # noqa: SIM115 - closed by __exit__
         self._sync = token_bytes(16)
         Writer(self._file, schema, codec=CODEC, sync_marker=self._sync).flush()
         self._entries: list[bytes] = []
