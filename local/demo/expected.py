@@ -1,4 +1,4 @@
-"""Expected results of the demo, computed from its input alone, and their differences to the audit's verdicts."""
+"""Expected results of the demo, computed from its input alone, and how the audit's verdicts differ from them."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from schemas.buckets import HOUR, hour_of
 from schemas.envelope import format_time, parse_time
 
 Key = tuple[str, datetime]
+"""Event type, "" if the events have none, and hour."""
 
 
 def flights_hours(file: Path) -> list[datetime]:
@@ -35,7 +36,7 @@ def expected_results(flights: Path, seed: int, events: int, hours: int, end: dat
 
 
 def differences(verdicts: Iterable[Mapping[str, Any]], expectation: Mapping[Key, Expected]) -> list[str]:
-    """Return a line for each event type and hour whose verdict is not the expected one."""
+    """Return a line for each event type and hour whose verdict is unexpected, missing, or not the expected one."""
     rows = {(row["event_type"], parse_time(row["hour"])): row for row in verdicts}
     result = [
         f"{event_type or '(no type)'} {format_time(hour)}: the input has no such event type and hour"

@@ -98,8 +98,8 @@ class Backlog:
             self._end(ack_id)
         self._compact()
 
-    def extend(self, now: float, ack_ids: Iterable[str], seconds: float) -> None:
-        """Let leases expire in `seconds` from now, which may be earlier than before.
+    def set_expiry(self, now: float, ack_ids: Iterable[str], seconds: float) -> None:
+        """Let leases expire in `seconds` from now, which may be later or earlier than before.
 
         With 0, the messages are available at once. Ack ids of expired leases are ignored.
         """
@@ -114,12 +114,12 @@ class Backlog:
 
     def expire(self, now: float) -> None:
         """End all leases until `now` or earlier. Their messages become available after those that already are."""
-        while (end := self.next_end()) is not None and end <= now:
+        while (expiry := self.next_expiry()) is not None and expiry <= now:
             lease = self._end(self._ends[0][1])
             if lease:
                 self._available.append(lease.message)
 
-    def next_end(self) -> float | None:
+    def next_expiry(self) -> float | None:
         """Return the time at which the next lease expires, or None if there is no lease."""
         while self._ends:
             until, ack_id = self._ends[0]

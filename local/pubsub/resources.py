@@ -56,7 +56,7 @@ class Resources:
 
         Args:
             clock: Returns seconds since 1970.
-            run: Digits with which all ids begin. Their number is the same in each run of a broker, their value is not.
+            run: Prefix of all ids: digits, of the same length in every run, different in each.
         """
         self._clock = clock
         self._run = run
@@ -156,13 +156,15 @@ class Resources:
         return self._backlogs[name]
 
     def acknowledge(self, request: Proto) -> Proto:
+        """Respond to a request of its own to acknowledge. `ack` does the same for a request on an open stream."""
         check_size("acknowledge", request, MAX_ACK_BYTES)
         self.ack(request.subscription, request.ack_ids)
         return Empty()
 
     def modify_ack_deadline(self, request: Proto) -> Proto:
+        """Respond to a request of its own to change leases. `set_expiry` does the same for a request on an open stream."""
         check_size("modify_ack_deadline", request, MAX_ACK_BYTES)
-        self.extend(request.subscription, request.ack_ids, request.ack_deadline_seconds)
+        self.set_expiry(request.subscription, request.ack_ids, request.ack_deadline_seconds)
         return Empty()
 
     def take(self, name: str, seconds: float, limit: int, flow: Flow) -> list[tuple[str, bytes]]:
@@ -179,17 +181,17 @@ class Resources:
         check_ack_ids(ack_ids)
         backlog.ack(self._clock(), ack_ids)
 
-    def extend(self, name: str, ack_ids: Sequence[str], seconds: int) -> None:
-        """Let leases expire in `seconds` from now; with 0, the messages are available at once. Expired leases stay expired."""
+    def set_expiry(self, name: str, ack_ids: Sequence[str], seconds: int) -> None:
+        """Let leases expire in `seconds` from now, later or earlier than before; 0: at once. Expired ones stay expired."""
         backlog = self.backlog(name)
         check_range("the deadline", seconds, 0, MAX_DEADLINE)
         check_ack_ids(ack_ids)
-        backlog.extend(self._clock(), ack_ids, seconds)
+        backlog.set_expiry(self._clock(), ack_ids, seconds)
 
-    def seconds_to_next_end(self, name: str) -> float | None:
+    def seconds_to_next_expiry(self, name: str) -> float | None:
         """Return the seconds until the next lease of the subscription expires, 0 or more, or None if there is no lease."""
-        end = self.backlog(name).next_end()
-        return None if end is None else max(end - self._clock(), 0.0)
+        expiry = self.backlog(name).next_expiry()
+        return None if expiry is None else max(expiry - self._clock(), 0.0)
 
     def _topic(self, name: str) -> Proto:
         if name not in self._topics:

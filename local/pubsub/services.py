@@ -124,7 +124,7 @@ class Services(grpc.GenericRpcHandler):  # type: ignore[misc]
 
     def _wait(self, subscription: str, at_most: float) -> None:
         """Wait for a notification, the expiry of the subscription's next lease, or `at_most` seconds."""
-        seconds = self._resources.seconds_to_next_end(subscription)
+        seconds = self._resources.seconds_to_next_expiry(subscription)
         self._changed.wait(at_most if seconds is None else min(at_most, seconds))
 
     def _wake(self) -> None:
@@ -178,7 +178,7 @@ class Stream:
         if request.ack_ids:
             self._resources.ack(self.name, request.ack_ids)
         for ack_id, seconds in zip(request.modify_deadline_ack_ids, request.modify_deadline_seconds, strict=True):
-            self._resources.extend(self.name, [ack_id], seconds)
+            self._resources.set_expiry(self.name, [ack_id], seconds)
 
 
 def unary(request_type: Proto, call: Callable[[Proto, grpc.ServicerContext], Proto]) -> grpc.RpcMethodHandler:

@@ -27,12 +27,12 @@ def test_take__expired_lease():
     assert (message, second != first) == (b"a", True)
 
 
-def test_extend__from_now():
+def test_set_expiry__from_now():
     """An extension counts from the present time and can shorten a lease."""
     backlog = filled(b"a", b"b")
     (a, _), (b, _) = backlog.take(0, 10, 2, Flow())
-    backlog.extend(5, [a], 10)
-    backlog.extend(5, [b], 1)
+    backlog.set_expiry(5, [a], 10)
+    backlog.set_expiry(5, [b], 1)
     assert payloads(backlog.take(6, 60, 2, Flow())) == [b"b"]
     assert backlog.take(14.9, 10, 2, Flow()) == []
     assert payloads(backlog.take(15, 10, 2, Flow())) == [b"a"]
@@ -43,29 +43,29 @@ def test_ack__expired_lease():
     backlog = filled(b"a")
     [(old, _)] = backlog.take(0, 10, 1, Flow())
     backlog.ack(10, [old])
-    backlog.extend(10, [old], 600)
+    backlog.set_expiry(10, [old], 600)
     assert payloads(backlog.take(10, 10, 1, Flow())) == [b"a"]
     backlog.ack(11, [old])
     assert len(backlog) == 1
 
 
-def test_extend__nack():
+def test_set_expiry__nack():
     """A nacked message is available after those that already were."""
     backlog = filled(b"a", b"b")
     [(ack_id, _)] = backlog.take(0, 10, 1, Flow())
-    backlog.extend(0, [ack_id], 0)
+    backlog.set_expiry(0, [ack_id], 0)
     assert payloads(backlog.take(0, 10, 2, Flow())) == [b"b", b"a"]
 
 
-def test_next_end__valid_leases_only():
+def test_next_expiry__valid_leases_only():
     """The next end is the earliest of the valid leases."""
     backlog = filled(b"a", b"b")
-    assert backlog.next_end() is None
+    assert backlog.next_expiry() is None
     (a, _), (b, _) = backlog.take(0, 10, 2, Flow())
-    backlog.extend(0, [b], 20)
-    assert backlog.next_end() == 10
+    backlog.set_expiry(0, [b], 20)
+    assert backlog.next_expiry() == 10
     backlog.ack(1, [a])
-    assert backlog.next_end() == 20
+    assert backlog.next_expiry() == 20
 
 
 def test_take__max_messages():
@@ -137,7 +137,7 @@ def test_backlog__no_message_is_lost(steps):
             for ack_id in chosen:
                 del leased[ack_id]
         elif step == "extend":
-            backlog.extend(now, chosen, number)
+            backlog.set_expiry(now, chosen, number)
             leased |= {ack_id: (leased[ack_id][0], now + number) for ack_id in chosen}
         else:
             now += number
