@@ -1,4 +1,4 @@
-"""Prism, Beam's streaming engine for one machine: starts it as a subprocess, and translates its errors."""
+"""Prism, Beam's streaming runner for one machine: starts it as a subprocess, and translates its errors."""
 
 from __future__ import annotations
 
@@ -31,8 +31,10 @@ TEN_YEARS = 315_360_000
 
 _MODULE = f"github.com/apache/beam/sdks/v2/go/cmd/prism@v{version.__version__}"
 _UNTIL_KILLED = 'exec 3<&0; (read -r _ <&3; kill -9 $$) >/dev/null 2>&1 & exec "$0" "$@" </dev/null 3<&-'
-"""Shell script that runs a program and kills it at the end of the input, which ends when this process is killed. Without its
-worker, Prism would run for ever, in a busy loop."""
+"""Shell script that runs Prism, and kills it at the end of the script's standard input.
+
+The input is a pipe from this Python process, which ends even if this process is killed. The steps run in this process, and
+without it, Prism would run for ever, in a busy loop."""
 _HELP = (
     "What to do: connect to a network, so that Beam can download it, or build it elsewhere with "
     f"`go install {_MODULE}`, and pass --prism_location=FILE"
@@ -123,23 +125,24 @@ def _wait(process: subprocess.Popen[bytes], endpoint: str, output: IO[bytes]) ->
 
 
 def what_failed(error: RuntimeError) -> Exception:
-    """Return the error of ours that an engine's error quotes, or the engine's own if it quotes none.
+    """Return the EventDeliveryError that failed a step, or `error` itself if it was another exception.
 
-    Prism reports a failed step as text, with the stack trace that the worker has sent.
+    Prism reports a failed step as a text that contains the stack trace. The last line of the stack trace has the class and the
+    message of the exception, from which the EventDeliveryError is created again.
     """
     text = str(error)
-    start, name, kind = max((text.rfind(name), name, kind) for name, kind in _names(EventDeliveryError))
+    start, prefix, kind = max((text.rfind(prefix), prefix, kind) for prefix, kind in _prefixes(EventDeliveryError))
     if start < 0:
         return error
-    message, _, _ = text[start + len(name) :].partition("\n\n")
+    message, _, _ = text[start + len(prefix) :].partition("\n\n")
     return kind(_one_line(without_step(message)))
 
 
-def _names(kind: type[EventDeliveryError]) -> Iterator[tuple[str, type[EventDeliveryError]]]:
-    """Yield the class and all that derive from it, with their names as a stack trace has them."""
+def _prefixes(kind: type[EventDeliveryError]) -> Iterator[tuple[str, type[EventDeliveryError]]]:
+    """Yield, for a class and all that derive from it, the text before the message in a stack trace, and the class."""
     yield f"{kind.__module__}.{kind.__qualname__}: ", kind
     for derived in kind.__subclasses__():
-        yield from _names(derived)
+        yield from _prefixes(derived)
 
 
 def _one_line(error: object) -> str:
