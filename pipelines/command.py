@@ -27,9 +27,9 @@ DRAIN_SECONDS = 600.0
 
 
 def run_main(main: Callable[[Sequence[str]], int]) -> int:
-    """Run the command of this process as `run_command` does. If it failed, end the process at once with its exit status.
+    """Call `run_command`, and return the exit status. If the command failed, end the process at once instead of returning.
 
-    Threads of the engine may still run after a failure. They keep DuckDB's client from a clean shutdown, which prints dozens of
+    Threads of the runner may still run after a failure. They keep DuckDB's client from a clean shutdown, which prints dozens of
     lines about leaked objects below the error.
     """
     status = run_command(main)
@@ -40,7 +40,9 @@ def run_main(main: Callable[[Sequence[str]], int]) -> int:
 
 
 def run_command(main: Callable[[Sequence[str]], int]) -> int:
-    """Run a command with the arguments of the process, and return its exit status. Call it in the main thread.
+    """Run a command with the arguments of the process, print its error if it fails, and return the exit status.
+
+    Call it in the main thread. The command runs in a thread of its own.
 
     An EventDeliveryError, or an OSError of a full disk, is printed as one line without a stack trace.
 

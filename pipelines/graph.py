@@ -47,14 +47,14 @@ class SweepScope(Enum):
 
 @dataclass(frozen=True)
 class Pace:
-    """How long each step of a stream collects, from the first event that waits for it."""
+    """How long the steps of a stream collect before they work."""
 
     write: timedelta
-    """Until a shard writes a data file."""
+    """Time from the first waiting event of a shard until the shard writes a data file."""
     commit: timedelta
-    """Until a bucket's data files are committed."""
+    """Time from the first waiting data file of a bucket until the bucket's data files are committed."""
     load: timedelta | None = None
-    """Until an open bucket is loaded. None: at each commit."""
+    """Time from the first waiting commit of an open bucket until the bucket is loaded. None: it is loaded after each commit."""
 
 
 DATAFLOW_PACE = Pace(PANE_EVERY, PANE_EVERY)
@@ -87,8 +87,8 @@ class Plan:
     shards: int
     """Shards of each event type."""
     leased_subscription: str | None = None
-    """Subscription whose messages this process has leased, so that the graph has to acknowledge them. None: the runner does,
-    or the messages come from an archive."""
+    """Subscription whose messages this process has leased, so that the graph has to acknowledge them. None: the runner
+    acknowledges them, or they come from an archive."""
     sweep_scope: SweepScope = SweepScope.ALL
     hours_seen: Sequence[datetime] = ()
     """Hours that earlier runs have seen and left to this run to sweep."""
@@ -96,7 +96,7 @@ class Plan:
 
 
 def build(pipeline: beam.Pipeline, plan: Plan) -> None:
-    """Add all steps of an event to a pipeline, for any runner."""
+    """Add all steps from the source to the reports to a pipeline, for any runner."""
     contracts, store, lateness = plan.contracts, plan.store, plan.allowed_lateness
     pace = plan.pace
     write_windows = HourlyWindows(lateness, plan.bounded, pace.write)

@@ -44,7 +44,7 @@ def clock_at_begin() -> None:
 
 
 WORKERS_PER_CORE, MOST_WORKERS = 2, 8
-"""Processes of `pytest -n auto`: a test spends half of its time waiting for a broker, an engine or a disk."""
+"""Processes of `pytest -n auto`: a test spends half of its time waiting for a broker, a runner or a disk."""
 
 
 @pytest.hookimpl(optionalhook=True)

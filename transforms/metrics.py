@@ -3,7 +3,7 @@
 A step updates its metrics once a bundle, from Beam's own thread: Beam silently drops updates from threads that a step has
 started. A step with threads collects values in a `BundleMetrics`, and reports them when the threads are done.
 
-Metrics are for dashboards and alerts, not for accounting: an engine may drop those of a bundle that it retries. The counters in
+Metrics are for dashboards and alerts, not for accounting: a runner may drop those of a bundle that it retries. The counters in
 manifests are exact.
 """
 

@@ -1,4 +1,4 @@
-"""The auditor without an engine: verdicts on hours that deliver's own steps have delivered."""
+"""The auditor without a runner: verdicts on hours that deliver's own steps have delivered."""
 
 from __future__ import annotations
 

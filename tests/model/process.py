@@ -1,4 +1,4 @@
-"""One process of deliver without an engine: it calls the same steps in turn, and can be killed at any write."""
+"""One process of deliver without a runner: it calls the same steps in turn, and can be killed at any write."""
 
 from __future__ import annotations
 

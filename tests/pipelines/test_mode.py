@@ -165,14 +165,14 @@ def test_stream__second_signal(world: World, prism_binary: str) -> None:
     with streaming(world, prism_binary, LATER) as running:
         world.publish(search("a"))
         assert eventually(lambda: backlog(world) == [])
-        engine = running.engine()
-        # Stop the engine, so that the drain would last until its time-out.
-        os.kill(engine, signal.SIGSTOP)
+        prism = running.prism()
+        # Stop Prism, so that the drain would last until its time-out.
+        os.kill(prism, signal.SIGSTOP)
         running.process.send_signal(signal.SIGTERM)
         assert running.prints("draining:")
         # It ends long before DRAIN_SECONDS.
         status, stderr = running.end()
-        os.kill(engine, signal.SIGKILL)
+        os.kill(prism, signal.SIGKILL)
     assert status == 128 + signal.SIGTERM, stderr
     assert backlog(world) == ["a"]
 
@@ -185,10 +185,10 @@ def test_stream__killed_and_restarted(world: World, prism_binary: str) -> None:
             world.publish(*map(search, ids[start : start + 100]))
         assert eventually(lambda: bool(world.manifests("search_made")))
         world.publish(*map(search, ids[1500:]))
-        engine = running.engine()
+        prism = running.prism()
         running.end(signal.SIGKILL)
         # Without its parent, Prism must end by itself: it would stay busy for ever.
-        assert eventually(lambda: not is_running(engine))
+        assert eventually(lambda: not is_running(prism))
     with streaming(world, prism_binary, SOON) as running:
         assert eventually(lambda: len(delivered(world)) >= len(ids))
         status, stderr = running.end()

@@ -35,7 +35,7 @@ MONTH = timedelta(days=31)
 
 
 class Stream:
-    """A sequence of events. Each one begins when the engine has no work left from the one before."""
+    """A sequence of events. Each one begins when the runner has no work left from the one before."""
 
     def __init__(self) -> None:
         self.source = test_stream.TestStream(coder=PickleCoder()).advance_watermark_to(LAST_HOUR.timestamp())

@@ -26,7 +26,7 @@ class Running:
         self.process = process
         self.log = log
 
-    def engine(self) -> int:
+    def prism(self) -> int:
         """Return Prism's process id."""
         children = subprocess.run(["pgrep", "-P", str(self.process.pid)], capture_output=True, text=True, check=True)
         return int(children.stdout)

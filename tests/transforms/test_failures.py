@@ -141,7 +141,7 @@ def test_commit__does_not_close_before_redelivery(leases: Leases, tmp_path: Path
     assert leases.failures.unresolved() == []
 
 
-def test_commit__raises_for_an_engine_that_retries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_commit__raises_for_a_runner_that_retries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without leases, damage is raised so that the runner retries."""
 
     def refuse(*_: Any) -> Any:

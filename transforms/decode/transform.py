@@ -31,7 +31,7 @@ class Decode(beam.PTransform):  # type: ignore[misc]
     def __init__(self, contracts: Contracts, allowed_lateness: timedelta, shards: int, subscription: str | None) -> None:
         """Configure the step: see `Decoder`.
 
-        `subscription` is the one whose messages this process has leased, or None if the engine acknowledges messages.
+        `subscription` is the one whose messages this process has leased, or None if the runner acknowledges messages.
         """
         super().__init__()
         self._fn = _Decode(contracts, allowed_lateness, shards, subscription)

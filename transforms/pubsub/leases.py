@@ -219,7 +219,7 @@ _leases_by_subscription: dict[str, Leases] = {}
 
 
 def leases_for(subscription: str | None) -> Leases | None:
-    """Return the leases that this process has on the subscription, or None: then the engine acknowledges, or runs elsewhere."""
+    """Return the leases that this process has on the subscription, or None: then the runner acknowledges, or runs elsewhere."""
     return _leases_by_subscription.get(subscription) if subscription else None
 
 

@@ -77,7 +77,7 @@ class _Reader(UnboundedReader):  # type: ignore[misc]
         try:
             batch = next(self._batches, None)
         except Exception:
-            # A generator that has raised is exhausted. An engine that retries would take that for the end of the source.
+            # A generator that has raised is exhausted. A runner that retries would take that for the end of the source.
             self._batches = self._all_batches()
             raise
         bounds = [MAX_TIMESTAMP] if batch is None else [_published(received) for received in batch]

@@ -1,4 +1,4 @@
-"""A source of archived messages, in batches that fit into memory, for an engine in this process."""
+"""A source of archived messages, in batches that fit into memory, for a runner in this process."""
 
 from __future__ import annotations
 

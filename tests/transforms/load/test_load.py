@@ -248,8 +248,8 @@ def test_not_loaded__names_the_first_few() -> None:
     assert str(not_loaded([f"{number}: broken" for number in range(8)])).splitlines()[-2:] == ["  4: broken", "  and 3 more"]
 
 
-def test_load_step__unbounded_engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In an unbounded run the step pauses before it raises, so that the engine does not retry at once."""
+def test_load_step__unbounded_runner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In an unbounded run the step pauses before it raises, so that the runner does not retry at once."""
     store, jobs = Directory(tmp_path), Jobs()
     pauses: list[float] = []
     monkeypatch.setattr("transforms.load.transform.time.sleep", pauses.append)
@@ -263,7 +263,7 @@ def test_load_step__unbounded_engine(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 def bundle(step: DoFn, *elements: object) -> list[WindowedValue]:
-    """Process the elements in one bundle, as an engine does, and return its outputs."""
+    """Process the elements in one bundle, as a runner does, and return its outputs."""
     step.start_bundle()
     for element in elements:
         step.process(element)

@@ -153,7 +153,7 @@ def test_advance__outage_and_refusal(broker_address: str, topic: str, leases: Le
 
 @pytest.mark.parametrize("until", [None, BEGIN + timedelta(days=1)])
 def test_start__retry_after_a_failed_pull(broker_address: str, topic: str, leases: Leases, until: datetime | None) -> None:
-    """A failed pull does not count as the end of the source if the engine retries."""
+    """A failed pull does not count as the end of the source if the runner retries."""
     publish(broker_address, topic, b"a")
     leases.client = Failing(leases.client, PermissionDenied("no"))
     reader = PubSubSource(leases.subscription, until).create_reader(None, None)

@@ -1,4 +1,4 @@
-"""Replay without an engine: a message that is refused again is the same dead letter, for whatever reason."""
+"""Replay without a runner: a message that is refused again is the same dead letter, for whatever reason."""
 
 from __future__ import annotations
 
