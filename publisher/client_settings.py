@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 
@@ -101,7 +102,8 @@ def check_topic(client: PublisherClient, topic: str) -> None:
     except exceptions.NotFound:
         raise PublisherError(f"topic {topic} does not exist. What to do: create it, or correct its name") from None
     except (exceptions.GoogleAPICallError, GoogleAuthError) as error:
-        hint = "What to do: start it, and check PUBSUB_EMULATOR_HOST, which has to be unset for Cloud Pub/Sub"
+        remedy = "start the broker (python -m local.pubsub) or unset PUBSUB_EMULATOR_HOST"
+        hint = f"What to do: {remedy if os.environ.get('PUBSUB_EMULATOR_HOST') else 'check the network'}"
         raise PublisherError(f"Pub/Sub can't be reached at {client.target}: {one_line(error)}. {hint}") from None
 
 

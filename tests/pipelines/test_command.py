@@ -102,6 +102,7 @@ def test_command__unreachable_pubsub(world: World, module: str) -> None:
     done = run(module, *flags, host=f"127.0.0.1:{free_port()}")
     assert done.returncode == 2
     assert "Pub/Sub can't be used" in done.stderr
+    assert "What to do: start the broker (python -m local.pubsub) or unset PUBSUB_EMULATOR_HOST\n" in done.stderr
     assert "Traceback" not in done.stderr
 
 

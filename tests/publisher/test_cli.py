@@ -302,6 +302,7 @@ def test_main__unreachable_broker(monkeypatch: pytest.MonkeyPatch, printed: Prin
     out, err = printed()
     assert out == ""
     assert err.startswith(f"error: Pub/Sub can't be reached at {address}")
+    assert err.endswith(" What to do: start the broker (python -m local.pubsub) or unset PUBSUB_EMULATOR_HOST\n")
     assert err.count("\n") == 1
 
 

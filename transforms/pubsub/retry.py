@@ -32,6 +32,9 @@ TRANSIENT = (
 )
 """Errors after which the same request may succeed."""
 
+CHECK_NETWORK = "check the network and the account's permissions"
+"""Remedy for a request that has failed."""
+
 T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
@@ -86,31 +89,36 @@ def message_of(error: Exception) -> str:
     return error.message if isinstance(error, GoogleAPICallError) else str(error)
 
 
-def check_subscription(client: pubsub_v1.SubscriberClient, subscription: str) -> str:
+def check_subscription(client: pubsub_v1.SubscriberClient, subscription: str, if_unreachable: str = CHECK_NETWORK) -> str:
     """Return the name of the subscription's topic.
+
+    Args:
+        if_unreachable: Remedy to name if Pub/Sub does not answer.
 
     Raises:
         PubSubError: The subscription can't be used. Raised within REQUEST_SECONDS, without a retry.
     """
     call = lambda: client.get_subscription(subscription=subscription, timeout=REQUEST_SECONDS, retry=None)  # noqa: E731
-    return str(_check(call, subscription).topic)
+    return str(_check(call, subscription, if_unreachable).topic)
 
 
-def check_topic(client: pubsub_v1.PublisherClient, topic: str) -> None:
+def check_topic(client: pubsub_v1.PublisherClient, topic: str, if_unreachable: str = CHECK_NETWORK) -> None:
     """Check that the topic exists.
+
+    Args:
+        if_unreachable: Remedy to name if Pub/Sub does not answer.
 
     Raises:
         PubSubError: The topic can't be used. Raised within REQUEST_SECONDS, without a retry.
     """
-    _check(lambda: client.get_topic(topic=topic, timeout=REQUEST_SECONDS, retry=None), topic)
+    _check(lambda: client.get_topic(topic=topic, timeout=REQUEST_SECONDS, retry=None), topic, if_unreachable)
 
 
-def _check(call: Callable[[], Any], name: str) -> Any:
+def _check(call: Callable[[], Any], name: str, if_unreachable: str) -> Any:
     try:
         return call()
     except NotFound:
         raise PubSubError(f"{name} does not exist. What to do: create it, or correct the name") from None
     except GoogleAPIError as error:
-        raise PubSubError(
-            f"{name}: Pub/Sub can't be used: {message_of(error)}. What to do: check the network and the account's permissions"
-        ) from None
+        remedy = if_unreachable if isinstance(error, TRANSIENT) else CHECK_NETWORK
+        raise PubSubError(f"{name}: Pub/Sub can't be used: {message_of(error)}. What to do: {remedy}") from None
