@@ -1,7 +1,10 @@
 """Run one SQL query on a DuckDB file.
 
-The default format is a table on a terminal, and CSV otherwise. In CSV and JSON, timestamps are in UTC as in RFC 3339,
-and bytes are in base64. In CSV, a NULL is an empty field, an empty text is "", and a nested value is JSON.
+The default format is a table on a terminal, and CSV otherwise. A table omits columns and rows that do not fit the terminal.
+Name columns, or use --format json, to see all columns of a wide table.
+
+In CSV and JSON, timestamps are in UTC as in RFC 3339, and bytes are in base64. In CSV, a NULL is an empty field, an empty text
+is "", and a nested value is JSON.
 """
 
 from __future__ import annotations
@@ -48,18 +51,38 @@ def _query(argv: Sequence[str] | None) -> int:
     if not flags.file.exists():
         raise UserError(f"{flags.file} does not exist. What to do: give a DuckDB file; `make demo` creates demo/tables.duckdb")
     try:
-        query = sys.stdin.read() if flags.query in (None, "-") else flags.query
-        with duckdb.connect(flags.file, read_only=True) as db:
-            count = len(db.extract_statements(query))
-            if count != 1:
-                raise UserError(
-                    f"the query has {count} statements. What to do: run them one by one" if count else "the query is empty"
-                )
+        db = duckdb.connect(flags.file, read_only=True)
+    except duckdb.Error as error:
+        raise UserError(
+            f"{_sentence(error)} What to do: give a DuckDB file, and end the program that writes to it, if any"
+        ) from None
+    try:
+        with db:
+            query = sys.stdin.read() if flags.query in (None, "-") else flags.query
+            _check_single(db, query)
             db.execute("SET TimeZone = 'UTC'").fetchall()
             _WRITERS[flags.format or (TABLE if sys.stdout.isatty() else CSV)](db, query)
     except (duckdb.Error, ValueError) as error:
-        raise UserError(str(error)) from None
+        raise UserError(f"{_sentence(error)} What to do: correct the query; the query SHOW TABLES lists the tables") from None
     return 0
+
+
+def _check_single(db: duckdb.DuckDBPyConnection, query: str) -> None:
+    """Raise UserError unless the text is one query."""
+    count = len(db.extract_statements(query))
+    if not count:
+        raise UserError("the query is empty. What to do: pass one, for example SHOW TABLES")
+    if count > 1:
+        raise UserError(f"there are {count} queries in one. What to do: run them one by one")
+
+
+def _sentence(error: Exception) -> str:
+    """Return an error's message as a sentence on one line. DuckDB's excerpt of the query is replaced by a line number."""
+    message, excerpt, query = str(error).partition("\n\nLINE ")
+    text = " ".join(message.split())
+    if excerpt:
+        return f"{text} (line {query.partition(':')[0]} of the query)."
+    return text if text.endswith((".", "!", "?")) else f"{text}."
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -69,13 +92,13 @@ def _parser() -> argparse.ArgumentParser:
         "query",
         metavar="QUERY",
         nargs="?",
-        help="one SQL statement; if it is missing or -, it is read from the standard input. For example: "
+        help="one SQL query; if it is missing or -, it is read from the standard input. For example: "
         '"SELECT event_type, hour, status FROM verdicts ORDER BY hour DESC LIMIT 20"',
     )
     parser.add_argument(
         "--format",
         choices=_WRITERS,
-        help=f"{TABLE}: omits columns and rows that do not fit the terminal; {CSV}: with a header; "
+        help=f"{TABLE}: as much as fits the terminal; {CSV}: with a header; "
         f"{JSON}: an array with one object per row (default: {TABLE} on a terminal, else {CSV})",
     )
     return parser
@@ -98,7 +121,7 @@ def _write_json(db: duckdb.DuckDBPyConnection, query: str) -> None:
     columns, rows = _run(db, query)
     names = [name for name, _ in columns]
     if repeated := [name for name, count in Counter(names).items() if count > 1]:
-        raise ValueError(f"several columns are named {', '.join(repeated)}: rename them with AS")
+        raise UserError(f"several columns are named {', '.join(repeated)}. What to do: rename them with AS")
     documents = {name for name, column_type in columns if column_type == "JSON"}
     separator = "["
     for row in rows:

@@ -106,7 +106,7 @@ def test_main__csv_rows(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
 def test_main__json_names_repeated(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(file), "SELECT 1 AS a, 2 AS a, 3 AS b", "--format=json"]) == 2
     output = capsys.readouterr()
-    assert (output.out, output.err) == ("", "error: several columns are named a: rename them with AS\n")
+    assert (output.out, output.err) == ("", "error: several columns are named a. What to do: rename them with AS\n")
 
 
 def test_main__table(file: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -151,14 +151,24 @@ def test_main__no_answer(file: Path, query: str, form: str, capsys: pytest.Captu
     assert main([str(file), query, f"--format={form}"]) == 2
     output = capsys.readouterr()
     assert output.err.startswith("error: ")
+    assert "What to do: " in output.err
+    assert output.err.count("\n") == 1
     assert output.out == ""
+
+
+def test_main__line_of_error(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The excerpt that DuckDB prints on lines of its own becomes a line number."""
+    assert main([str(file), "SELECT word\nFROM nothing_of_this_name"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: Catalog Error: Table with name nothing_of_this_name does not exist!")
+    assert " (line 2 of the query). What to do: " in error
 
 
 @pytest.mark.parametrize("form", ["table", "csv", "json"])
 def test_main__several_statements(file: Path, form: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(file), "SELECT 1; SELECT 2;", f"--format={form}"]) == 2
     output = capsys.readouterr()
-    assert (output.out, output.err) == ("", "error: the query has 2 statements. What to do: run them one by one\n")
+    assert (output.out, output.err) == ("", "error: there are 2 queries in one. What to do: run them one by one\n")
 
 
 def test_main__no_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
