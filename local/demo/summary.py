@@ -30,8 +30,8 @@ def read_verdicts(file: Path) -> list[dict[str, Any]]:
 
 
 def summary_table(verdicts: Sequence[dict[str, Any]]) -> Table:
-    """Return a table of at most 80 columns, with the events and the COMPLETE hours of each event type, and the totals."""
-    table = Table("event type", *_NUMBERS.values(), "hours\nCOMPLETE", box=SIMPLE_HEAD, padding=0, show_edge=False)
+    """Return a table of at most 80 columns, with the events and the COMPLETE buckets of each event type, and the totals."""
+    table = Table("event type", *_NUMBERS.values(), "buckets\nCOMPLETE", box=SIMPLE_HEAD, padding=0, show_edge=False)
     for column in table.columns:
         column.no_wrap = True
         column.justify = "left" if column is table.columns[0] else "right"
