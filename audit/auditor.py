@@ -13,6 +13,7 @@ from audit.skewed import SkewedIds
 from audit.verdicts import Evidence, Verdict, judge
 from schemas.audit_reports import DeliveredReport, PublishedReport
 from schemas.buckets import DEAD_LETTERS, FIRST_HOUR, Bucket
+from schemas.errors import plural
 from schemas.fingerprints import Tally
 from schemas.outcomes import Outcome
 from schemas.tables import Table, dead_letters_table
@@ -162,7 +163,8 @@ class _Judging:
         """Skewed events in this hour that no verdict on their own hour can account for."""
         ids = [*seen.ids.items(), *dead_letter_scan.ids.get(kind, {}).items()]
         number = sum(len(hashes) for claimed, hashes in ids if claimed != hour and not self._is_reported(kind, claimed))
-        return (f"{number} skewed events belong to hours on which no publisher has reported",) if number else ()
+        events = plural(number, "skewed event belongs", "skewed events belong")
+        return (f"{number} {events} to hours on which no publisher has reported",) if number else ()
 
     def _is_reported(self, kind: str, hour: datetime) -> bool:
         if hour < FIRST_HOUR:

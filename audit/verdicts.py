@@ -8,6 +8,7 @@ from datetime import datetime
 from enum import StrEnum
 
 from schemas.audit_reports import DeliveredReport, PublishedReport
+from schemas.errors import plural
 from schemas.fingerprints import Tally, total
 from schemas.outcomes import Outcome
 from storage.tables.base import RowCounts
@@ -114,10 +115,16 @@ def _findings(e: Evidence) -> Iterator[tuple[Status, str]]:
     yield from ((Status.SURPLUS, f"{name} is in the bucket's folder, but in no manifest") for name in e.unexpected)
 
     if e.unheld:
-        yield Status.MISSING, f"{e.unheld} ids were dropped as duplicates of rows in other hours, which do not contain them"
+        ids = plural(
+            e.unheld,
+            "id was dropped as a duplicate of a row in another hour, which does not contain it",
+            "ids were dropped as duplicates of rows in other hours, which do not contain them",
+        )
+        yield Status.MISSING, f"{e.unheld} {ids}"
     published, received, delivered = _published(e), _counters(e, Outcome.RECEIVED), _counters(e, Outcome.DELIVERED)
     if _lost(e):
-        yield Status.MISSING, f"{published.count} messages were published, {received.count} received"
+        messages = plural(published.count, "message was", "messages were")
+        yield Status.MISSING, f"{published.count} {messages} published, {received.count} received"
     ways_out = delivered + _counters(e, Outcome.DUPLICATE) + _counters(e, Outcome.DEAD_LETTER)
     yield from _differ("received", received, "delivered, duplicate or dead letter", ways_out)
     yield from _differ("counted as delivered", delivered, "in the files", e.files.distinct)
@@ -128,16 +135,17 @@ def _findings(e: Evidence) -> Iterator[tuple[Status, str]]:
         ("dead-letter files", e.dead_files),
         ("dead-letter table", e.dead_table),
     ):
-        if row_counts.rows > row_counts.distinct.count:
-            yield Status.SURPLUS, f"{row_counts.rows} rows in the {place} have only {row_counts.distinct.count} distinct ids"
+        if row_counts.rows > (distinct := row_counts.distinct.count):
+            ids = plural(distinct, "id")
+            yield Status.SURPLUS, f"{row_counts.rows} rows in the {place} have only {distinct} distinct {ids}"
     dead = _counters(e, Outcome.DEAD_LETTER).count
     if e.refused.count != dead:
         side = Status.MISSING if e.refused.count < dead else Status.SURPLUS
-        yield side, f"{dead} dead letters were counted, {e.refused.count} are in the files"
+        letters = plural(dead, "dead letter was", "dead letters were")
+        yield side, f"{dead} {letters} counted, {e.refused.count} found in the files"
     if dead or e.refused.count:
-        yield from _differ(
-            "dead letters of the hour are in the files", e.dead_files.distinct, "in the table", e.dead_table.distinct
-        )
+        letters = plural(e.dead_files.distinct.count, "dead letter of the hour is", "dead letters of the hour are")
+        yield from _differ(f"{letters} in the files", e.dead_files.distinct, "in the table", e.dead_table.distinct)
     if e.published:
         yield from _sets_differ(e)
 
@@ -185,7 +193,7 @@ def _sets_differ(e: Evidence) -> Iterator[tuple[Status, str]]:
     distinct = total(report.distinct for report in e.published)
     reporters = len({report.reporter for report in e.published})
     if reporters == 1 or distinct.count <= e.arrived.count:
-        yield from _differ("ids were published", distinct, "arrived", e.arrived)
+        yield from _differ(f"{plural(distinct.count, 'id was', 'ids were')} published", distinct, "arrived", e.arrived)
     elif not _lost(e):
         numbers = f"{distinct.count} ids were reported by {reporters} publishers, {e.arrived.count} arrived"
         yield Status.UNKNOWN, f"{numbers}: the audit can't yet tell ids that several publishers report from lost ones"

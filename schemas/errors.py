@@ -1,4 +1,4 @@
-"""The base of all errors that end a command, and how their messages list several items.
+"""The base of all errors that end a command, and how messages state numbers and list several items.
 
     EventDeliveryError
     ├── ContractError         schemas.registry.contracts
@@ -38,6 +38,11 @@ class EventDeliveryError(Exception):
 
     exit_status: ClassVar[int] = 2
     """Exit status of the command that the error ends: 2, failed."""
+
+
+def plural(number: int, singular: str, other: str | None = None) -> str:
+    """Return the noun that fits the number, such as "id" or "ids". The default plural is the singular and an s."""
+    return singular if number == 1 else other or f"{singular}s"
 
 
 def first_few(items: Sequence[str], named: int = NAMED) -> list[str]:

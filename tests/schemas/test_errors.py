@@ -10,7 +10,7 @@ from importlib import import_module
 import pytest
 
 from schemas import errors
-from schemas.errors import EventDeliveryError, first_few, with_list
+from schemas.errors import EventDeliveryError, first_few, plural, with_list
 
 MEMBERS = re.findall(r"(\w+)  +([a-z_.]+)$", errors.__doc__ or "", re.MULTILINE)
 
@@ -52,3 +52,8 @@ def test_first_few__says_how_many_more_there_are(items: list[str], shown: list[s
 
 def test_with_list__puts_each_item_on_a_line() -> None:
     assert with_list("not read:", ["a", "b", "c"], 2) == "not read:\n  a\n  b\n  and 1 more"
+
+
+def test_plural__one_and_others() -> None:
+    assert [plural(number, "id") for number in (0, 1, 2)] == ["ids", "id", "ids"]
+    assert [plural(number, "id was", "ids were") for number in (0, 1, 2)] == ["ids were", "id was", "ids were"]
