@@ -20,7 +20,8 @@ def add_stores(flags: argparse.ArgumentParser) -> None:
         "--audit_topic",
         required=True,
         type=resource("topics"),
-        help="Pub/Sub topic that the counts are published to, for the audit: projects/PROJECT/topics/NAME",
+        help="Pub/Sub topic that the numbers and fingerprints of event ids are published to, for the audit: "
+        "projects/PROJECT/topics/NAME",
     )
     flags.add_argument(
         "--contracts",
@@ -37,15 +38,15 @@ def add_settings(flags: argparse.ArgumentParser) -> None:
         "--allowed_lateness",
         type=duration,
         default=timedelta(days=7),
-        help="deliver events that are published later than this after the end of their hour to the hour of their publish time "
-        "(default: 7d)",
+        help="how long after the end of its hour an event may be published and still belong to it; a later one goes to the "
+        "hour of its publish time (default: 7d)",
     )
     flags.add_argument(
         "--dedup_horizon",
         type=horizon,
         default=timedelta(hours=24),
-        help="treat an event as a duplicate if an event of the same type and id was delivered to an hour at most this far away "
-        "(default: 24h; 1h to 31d)",
+        help="treat an event as a duplicate if an event of the same type and id was delivered whose time of receipt is less "
+        "than this before or after its own (default: 24h; 1h to 31d)",
     )
 
 

@@ -1,7 +1,7 @@
-"""audit: prove for each event type and hour that no event is missing or duplicated, or report how many are.
+"""Prove for each event type and hour that no event is missing or duplicated, or report how many are.
 
-Pulls the reports of publishers and of deliver, stores them beside the buckets, counts the rows in files and tables, and
-compares these counts.
+Pulls the reports of publishers and of deliver, and stores them beside the buckets. Then compares number and fingerprint of the
+event ids that were published, are in files, and are in tables.
 
 Exit status: 0 if every verdict is COMPLETE; 1 if some verdict is not, an hour has no report, or a message could not be parsed
 as a report; 2 if the audit failed.
@@ -35,10 +35,11 @@ from cli.command import CommandParser, UserError
 from cli.progress import progress_bar, status_line
 from pipelines.arguments import hours, resource
 from pipelines.command import run_main
-from pipelines.pubsub_clients import subscriber
+from pipelines.pubsub_clients import if_unreachable, subscriber
 from schemas.audit_reports import parse_report
 from schemas.buckets import DEAD_LETTERS, FIRST_HOUR, HOUR, LAST_HOUR
 from schemas.envelope import format_time
+from schemas.errors import plural
 from storage.buckets.listing import buckets_of, event_types_of
 from storage.objects.base import ObjectStore
 from storage.open import open_store, open_tables
@@ -81,7 +82,7 @@ def main(argv: Sequence[str]) -> int:
     if flags.verdicts:
         write_json(flags.verdicts, [])  # fails before a report is pulled if the file can't be updated
     with subscriber() as client:
-        check_subscription(client, flags.subscription)
+        check_subscription(client, flags.subscription, if_unreachable())
         unreadable = take_reports(client, flags.subscription, store)
     audited = every_hour(*flags.hours) if flags.hours else all_hours(store)
     rows = audit(store, tables, audited)
@@ -92,12 +93,20 @@ def main(argv: Sequence[str]) -> int:
         if row["status"] != Status.COMPLETE:
             print(f"{_printable(row['event_type'])} {row['hour']}: {row['status']}: {'; '.join(row['findings'])}")
     if unreported:
-        print(f"UNKNOWN: {len(unreported)} of {len(audited)} hours have neither a report nor a bucket, first {unreported[0]}")
+        print(f"UNKNOWN: {len(unreported)} of {len(audited)} hours with neither a report nor a bucket, first {unreported[0]}")
     if unreadable:
-        print(f"{unreadable} messages could not be parsed as reports; they are stored in {store.uri}/{UNREADABLE}/")
+        print(f"{unreadable} {plural(unreadable, 'message')} could not be parsed as a report; see {store.uri}/{UNREADABLE}/")
     counts = Counter(row["status"] for row in rows)
-    print(", ".join(f"{count} {status}" for status, count in sorted(counts.items())) or "UNKNOWN: there are no reports yet")
+    print(_totals(counts))
     return 0 if set(counts) == {Status.COMPLETE} and not unreported and not unreadable else 1
+
+
+def _totals(counts: Counter[str]) -> str:
+    """Return the last line: how many verdicts there are, and how many of each status."""
+    if not counts:
+        return "UNKNOWN: there are no reports yet"
+    by_status = ", ".join(f"{count} {status}" for status, count in sorted(counts.items()))
+    return f"{counts.total()} {plural(counts.total(), 'verdict')}: {by_status}"
 
 
 def _printable(event_type: str) -> str:

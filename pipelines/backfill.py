@@ -1,4 +1,4 @@
-"""backfill: rebuild the buckets of some hours from the archive, the files that a Cloud Storage subscription has written.
+"""Rebuild the buckets of some hours from the archive, the files that a Cloud Storage subscription has written.
 
 The messages take the same steps as in deliver. Events that are delivered already are duplicates, so complete hours keep their
 rows, and deleted hours get theirs back. With --ids it delivers only the listed events, and closes no bucket; `python -m
@@ -32,10 +32,10 @@ from pipelines.arguments import add_stores, hours
 from pipelines.command import run_main
 from pipelines.graph import LOCAL_SHARDS, Plan, SweepScope, launch
 from pipelines.progress import map_with_progress
-from pipelines.pubsub_clients import publisher
+from pipelines.pubsub_clients import if_unreachable, publisher
 from pipelines.runners import LOCAL, beam_options
 from schemas.buckets import FIRST_HOUR
-from schemas.errors import with_list
+from schemas.errors import plural, with_list
 from schemas.registry.contracts import load_contracts
 from schemas.tables import tables_of
 from storage.open import open_store, open_tables
@@ -74,7 +74,7 @@ def main(argv: Sequence[str]) -> int:
     store.check_writable()
     tables.check_writable(store)
     with publisher() as client:
-        check_topic(client, flags.audit_topic)
+        check_topic(client, flags.audit_topic, if_unreachable())
     files = archive_files(archive, wanted)
     if not files:
         raise UserError(f"{archive.uri}: no file can contain events of these hours. What to do: check --archive and --hours")
@@ -102,7 +102,9 @@ def main(argv: Sequence[str]) -> int:
             launch(options, plan).wait_until_finish()
         except TableStoreError as error:
             problems.append(str(error))
-    print(f"{reading.messages} messages read from {len(files)} archive files")
+    print(
+        f"{reading.messages} {plural(reading.messages, 'message')} read from {len(files)} archive {plural(len(files), 'file')}"
+    )
     absent = [f"{kind} {event_id}: not in the archive" for kind, event_id in sorted(set(wanted.ids or ()) - reading.found)]
     if problems := [*reading.problems, *absent, *dict.fromkeys(problems)]:
         raise UserError(with_list("all other events were delivered; these problems are left:", problems))

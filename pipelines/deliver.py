@@ -1,10 +1,11 @@
-"""deliver: deliver events from a Pub/Sub subscription exactly once to hourly Avro files and table partitions.
+"""Deliver events from a Pub/Sub subscription exactly once to hourly Avro files and table partitions.
 
 On one machine it delivers the messages that were published before it started, and ends. With --mode=stream it runs on Beam's
 Prism until SIGTERM or SIGINT, and then delivers the messages that it has pulled. In both modes a message is acknowledged after
 its event is in a manifest. On Dataflow it runs until it is drained.
 
-Buckets of an hour that is not over are written, but not closed.
+A bucket closes when its hour is over. A run that ends writes the buckets of the current hour without closing them; a later run
+closes them. A stream closes each bucket soon after the end of its hour.
 
 Exit status: 0 if all messages were delivered, also for a stream that a signal ended; 2 if a bucket could not be delivered to or
 loaded, or something else failed; 130 or 143 if a signal interrupted it.
@@ -40,10 +41,10 @@ from pipelines.graph import DATAFLOW_PACE, DATAFLOW_SHARDS, LOCAL_SHARDS, Plan, 
 from pipelines.memory import give_back_freed
 from pipelines.prism import running_prism, what_failed
 from pipelines.progress import map_with_progress
-from pipelines.pubsub_clients import publisher, subscriber
+from pipelines.pubsub_clients import if_unreachable, publisher, subscriber
 from pipelines.runners import DATAFLOW, LOCAL, PRISM, add_runner, beam_options, is_dry_run, parse
 from schemas.envelope import DEDUP_KEY
-from schemas.errors import with_list
+from schemas.errors import plural, with_list
 from schemas.registry.contracts import load_contracts
 from schemas.tables import tables_of
 from storage.objects.base import ObjectStore
@@ -150,14 +151,14 @@ def check(store: ObjectStore, tables: TableStore, subscription: str, audit_topic
     store.check_writable()
     tables.check_writable(store)
     with subscriber() as client:
-        topic = check_subscription(client, subscription)
+        topic = check_subscription(client, subscription, if_unreachable())
     if topic == audit_topic:
         raise UserError(
             f"--audit_topic={audit_topic} is the topic of {subscription}, so the counts would be delivered as events. "
             "What to do: pass another topic"
         )
     with publisher() as client:
-        check_topic(client, audit_topic)
+        check_topic(client, audit_topic, if_unreachable())
 
 
 def dry_run(options: PipelineOptions, plan: Plan) -> None:
@@ -199,9 +200,9 @@ def progress_of(leases: Leases) -> str:
 
 def failure_summary(failures: Sequence[str]) -> str:
     """Return one message for the failures that are unresolved when a stream ends."""
-    number = "1 bucket" if len(failures) == 1 else f"{len(failures)} buckets"
+    buckets = plural(len(failures), "bucket failed and was skipped", "buckets failed and were skipped")
     head = (
-        f"{number} failed and were skipped; all others were delivered and loaded. No event is lost: the next run retries them,"
+        f"{len(failures)} {buckets}; all others were delivered and loaded. No event is lost: the next run retries them,"
         f" and nacked messages are redelivered within {NACK_DELAY_SECONDS} s:"
     )
     return with_list(head, failures)

@@ -1,4 +1,4 @@
-"""missing: list the archived events that are neither delivered nor dead letters.
+"""List the archived events that are neither delivered nor dead letters.
 
 Prints one event per line: event type, tab, event id, as `python -m pipelines.backfill --ids` reads them. Compares the archive
 with the id indexes of the buckets. It delivers nothing, but completes commits that were interrupted, as every command does.
@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from cli.command import CommandParser, UserError
 from pipelines.arguments import add_settings, hours
 from pipelines.command import run_main
-from schemas.errors import with_list
+from schemas.errors import plural, with_list
 from storage.open import open_store
 from transforms.dedup.delivered_index import DeliveredIndexes
 from transforms.recovery.archive import Wanted, archive_files
@@ -60,11 +60,19 @@ def main(argv: Sequence[str]) -> int:
     )
     for kind, event_id in printable:
         print(f"{kind}\t{event_id}")
-    problems = reading.problems
+    incomplete = []
+    if unread := len(reading.problems):  # They are in the log.
+        incomplete.append(
+            f"{unread} {plural(unread, 'part')} of the archive, named above, can't be read. "
+            "What to do: restore these files from a copy, then list again"
+        )
     if unprintable := len(missing_events) - len(printable):
-        problems.append(f"{unprintable} ids or types contain line breaks or tabs: backfill their hours without --ids")
-    if problems:
-        raise UserError(with_list("the list may lack events, because of these problems:", problems))
+        incomplete.append(
+            f"{unprintable} missing {plural(unprintable, 'event has', 'events have')} a line break or tab in the id or type. "
+            "What to do: backfill their hours without --ids"
+        )
+    if incomplete:
+        raise UserError(with_list("the list lacks events, or may lack some:", incomplete))
     return 0
 
 

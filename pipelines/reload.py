@@ -1,4 +1,4 @@
-"""reload: replace the table partitions of some hours by the rows of the data files in their manifests.
+"""Replace the table partitions of some hours by the rows of the data files in their manifests.
 
 For tables that were dropped or corrupted, and for files that were restored: if the audit finds that table and files differ.
 Pulls no messages, publishes no counts, and can be repeated.
@@ -23,6 +23,7 @@ from pipelines.arguments import hours
 from pipelines.command import run_main
 from pipelines.progress import map_with_progress
 from schemas.buckets import HOUR, Bucket
+from schemas.errors import plural
 from schemas.registry.contracts import DEFAULT_FOLDER, load_contracts
 from schemas.tables import tables_of
 from storage.buckets.manifest_store import DAMAGE, finished_receipt
@@ -78,7 +79,7 @@ def main(argv: Sequence[str]) -> int:
     if failures := [result for result in results if isinstance(result, str)]:
         raise not_loaded(failures)
     rows = [result for result in results if isinstance(result, int)]
-    print(f"{len(rows)} partitions loaded, {sum(rows)} rows")
+    print(f"{len(rows)} {plural(len(rows), 'partition')} loaded, {sum(rows)} {plural(sum(rows), 'row')}")
     return 0
 
 

@@ -1,4 +1,4 @@
-"""replay: publish dead letters again, so that deliver reads them once more. Fix the contract or the program first.
+"""Publish dead letters again, so that deliver reads them once more. Fix the contract or the program first.
 
 The messages keep their attributes and event ids, and are delivered to their own hours. A replay can be repeated, even after an
 interruption: it skips dead letters whose events have been delivered since, and one that is rejected again is the same dead
@@ -27,9 +27,9 @@ from cli.command import CommandParser, UserError
 from cli.progress import progress_bar
 from pipelines.arguments import duration, hours, resource
 from pipelines.command import run_main
-from pipelines.pubsub_clients import publisher
+from pipelines.pubsub_clients import if_unreachable, publisher
 from schemas.buckets import DEAD_LETTERS
-from schemas.errors import first_few, with_list
+from schemas.errors import first_few, plural, with_list
 from schemas.outcomes import Reason
 from storage.buckets.listing import buckets_of
 from storage.open import open_store
@@ -54,7 +54,7 @@ def parser() -> argparse.ArgumentParser:
         "--reason",
         required=True,
         action="append",
-        choices=sorted(Reason),
+        choices=sorted(map(str, Reason)),
         help="reason of the dead letters to publish; can be repeated. One of %(choices)s",
         metavar="REASON",
     )
@@ -83,20 +83,23 @@ def main(argv: Sequence[str]) -> int:
     buckets = list(buckets_of(store, DEAD_LETTERS, first, last))
     replay = Replay(store, frozenset(flags.reason), now, flags.allowed_lateness)
     with publisher() as client, progress_bar("hours replayed", len(buckets)) as show_done:
-        check_topic(client, flags.topic)
+        check_topic(client, flags.topic, if_unreachable())
         outbox, unpublished = Outbox(client, flags.topic), []
         for done, bucket in enumerate(buckets, 1):
             problems = [outbox.add(dead_letter) for dead_letter in replay.due(bucket)]
             unpublished += [f"{bucket.folder}: {problem}" for problem in problems if problem]
             show_done(done)
         outbox.flush()
-    print(f"{outbox.published} dead letters published again; {replay.delivered} more are delivered already")
+    print(
+        f"{outbox.published} dead {plural(outbox.published, 'letter')} published again; "
+        f"{replay.delivered} delivered already, and skipped"
+    )
     if not replay.read and not unpublished and not replay.problems:
         print(f"There are no dead letters with the reason {' or '.join(flags.reason)} in these hours")
     if replay.refused:
         first_hours = ", ".join(first_few([f"{hour:%Y-%m-%dT%H}" for hour in sorted(replay.refused)]))
         print(
-            f"{sum(replay.refused.values())} were replayed after the allowed lateness and rejected again: "
+            f"{sum(replay.refused.values())} replayed after the allowed lateness and rejected again: "
             f"replay them from {first_hours}"
         )
     if replay.problems:

@@ -20,11 +20,22 @@ from cli.command import CommandParser, exit_status_of
 from cli.progress import progress_bar
 from publisher.client import EventPublisher
 from publisher.errors import PublisherError
-from publisher.event_file import Line, parse_line, read_lines
+from publisher.event_file import OPTIONAL, REQUIRED, Line, parse_line, read_lines
 from publisher.simulate import EVENT_TYPES, hours_of, simulate
 from schemas.buckets import HOUR, hour_of
 from schemas.envelope import format_time, parse_time
-from schemas.errors import with_list
+from schemas.errors import plural, with_list
+
+_STATUSES = (__doc__ or "").strip().rpartition("\n\n")[2]
+"""The exit statuses, for the help of each command."""
+_FILE_RULES = (
+    f"An object has {' and '.join(sorted(REQUIRED))}, and may have {', '.join(sorted(OPTIONAL))}. "
+    "Lines that can't be published are written to FILE.failed.ndjson."
+)
+_TRAFFIC = (
+    "It has duplicates, dead letters and late events, as real traffic does. "
+    "Equal values of --seed, --events, --hours and --end make equal traffic."
+)
 
 _PARTS = {"first": (1,), "second": (2,), "all": (1, 2)}
 _ERRORS_SHOWN = 10
@@ -138,9 +149,10 @@ def _between(hours: set[datetime], console: Console) -> list[datetime]:
 def _summary(arguments: argparse.Namespace, publisher: EventPublisher, seconds: float, errors: list[str]) -> int:
     """Print how many events and counts were published and how many were not, and return the exit status."""
     rate = publisher.acknowledged / max(seconds, 0.001)
-    print(f"published {publisher.acknowledged:,} events to {arguments.topic} in {seconds:.1f} s ({rate:,.0f}/s)")
+    events = f"{publisher.acknowledged:,} {plural(publisher.acknowledged, 'event')}"
+    print(f"published {events} to {arguments.topic} in {seconds:.1f} s ({rate:,.0f}/s)")
     if arguments.audit_topic is not None:
-        print(f"reported {publisher.reported:,} counts to {arguments.audit_topic}")
+        print(f"reported {publisher.reported:,} {plural(publisher.reported, 'count')} to {arguments.audit_topic}")
     if errors:
         print(with_list(f"not published: {len(errors):,}", errors, _ERRORS_SHOWN), file=sys.stderr)
     if publisher.unreported:
@@ -164,9 +176,19 @@ def _parser() -> argparse.ArgumentParser:
     common = CommandParser(add_help=False)
     common.add_argument("--topic", required=True, help="topic of the events: projects/PROJECT/topics/NAME")
     common.add_argument("--audit_topic", help="topic of the audit, for the counts of published events (default: no reports)")
-    publish = commands.add_parser("publish", parents=[common], help="publish a file with one JSON object per line")
+    publish = commands.add_parser(
+        "publish",
+        parents=[common],
+        help="publish a file with one JSON object per line",
+        description=f"Publish a file with one JSON object per line. {_FILE_RULES}\n\n{_STATUSES}",
+    )
     publish.add_argument("file", type=Path, metavar="FILE", help="FILE.ndjson or FILE.ndjson.gz")
-    simulated = commands.add_parser("simulate", parents=[common], help="publish simulated traffic of a music service")
+    simulated = commands.add_parser(
+        "simulate",
+        parents=[common],
+        help="publish simulated traffic of a music service",
+        description=f"Publish simulated traffic of a music service. {_TRAFFIC}\n\n{_STATUSES}",
+    )
     simulated.add_argument("--events", type=_positive, default=20_000, help="number of distinct events (default: %(default)s)")
     simulated.add_argument("--hours", type=_hours, default=3, help="number of full hours (default: %(default)s)")
     simulated.add_argument("--seed", type=int, default=1, help="seed of the random generator (default: %(default)s)")

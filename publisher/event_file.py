@@ -15,8 +15,10 @@ import orjson
 from publisher.errors import PublisherError
 from schemas.envelope import parse_time
 
-_REQUIRED = {"event_type", "payload"}
-_OPTIONAL = {"event_id", "received_at", "sent_at", "schema_version", "content_type"}
+REQUIRED = {"event_type", "payload"}
+"""Keys of every line."""
+OPTIONAL = {"event_id", "received_at", "sent_at", "schema_version", "content_type"}
+"""Keys that a line may have."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,9 +79,9 @@ def parse_line(data: bytes) -> Event:
         raise ValueError(f"not JSON: {error.msg} at column {error.colno}") from None
     if not isinstance(value, dict):
         raise ValueError("not a JSON object")
-    if missing := _REQUIRED - value.keys():
+    if missing := REQUIRED - value.keys():
         raise ValueError(f"{', '.join(sorted(missing))} is missing")
-    if unknown := value.keys() - _REQUIRED - _OPTIONAL:
+    if unknown := value.keys() - REQUIRED - OPTIONAL:
         raise ValueError(f"unknown key {min(unknown)!r:.80}")
     if not isinstance(value["payload"], dict):
         raise ValueError("payload is not an object")

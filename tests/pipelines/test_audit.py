@@ -150,7 +150,7 @@ def sql(statement: str) -> Callable[[World], object]:
         (sql(f"INSERT INTO search_made SELECT * FROM search_made WHERE {A}"), "SURPLUS", "in the table have"),
         (sql(f"UPDATE search_made SET event_id = 'c' WHERE {A}"), "MISSING_AND_SURPLUS", "but with different ids"),
         (sql("DROP TABLE search_made"), "MISSING", "2 in the files, 0 in the table"),
-        (sql("DELETE FROM dead_letters"), "MISSING", "dead letters"),
+        (sql("DELETE FROM dead_letters"), "MISSING", "dead letter of the hour is in the files, 0 in the table"),
         (lambda w: w.report("search_made", LAST_HOUR, ["lost"], 2), "MISSING", "5 messages were published, 4 received"),
     ],
 )
@@ -175,7 +175,7 @@ def test_audit__damaged_dead_letters(world: World) -> None:
     assert world.audit() == 1
     row = verdicts(world)["search_made"]
     assert row["status"] == "UNKNOWN"
-    assert "1 dead letters were counted, 0 are in the files" in row["findings"]
+    assert "1 dead letter was counted, 0 found in the files" in row["findings"]
 
 
 def test_audit__manifest_of_another_bucket(world: World) -> None:
@@ -204,7 +204,7 @@ def test_audit__listing_fails(world: World, monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.mark.parametrize(
     ("hours_off", "findings"),
-    [(0, []), (1, ["1 ids were dropped as duplicates of rows in other hours, which do not contain them"])],
+    [(0, []), (1, ["1 id was dropped as a duplicate of a row in another hour, which does not contain it"])],
     ids=["of its own hour", "of another hour"],
 )
 def test_audit__event_dropped_as_duplicate(
@@ -400,7 +400,7 @@ def test_audit__hours_without_reports(world: World, capsys: pytest.CaptureFixtur
     deliver_some(world)
     first = LAST_HOUR - timedelta(hours=2)
     assert world.audit(f"--hours={first:%Y-%m-%dT%H}..{LAST_HOUR:%Y-%m-%dT%H}") == 1
-    assert f"UNKNOWN: 2 of 3 hours have neither a report nor a bucket, first {first:%Y-%m-%dT%H}" in capsys.readouterr().out
+    assert f"UNKNOWN: 2 of 3 hours with neither a report nor a bucket, first {first:%Y-%m-%dT%H}" in capsys.readouterr().out
     assert {row["status"] for row in verdicts(world).values()} == {"COMPLETE"}
     assert world.audit(f"--hours={LAST_HOUR:%Y-%m-%dT%H}..{LAST_HOUR:%Y-%m-%dT%H}") == 0
 
@@ -449,7 +449,7 @@ def test_audit__message_is_no_report(
     deliver_some(world)
     assert world.audit() == 1
     folder = world.storage / "audit" / "unreadable"
-    assert f"1 messages could not be parsed as reports; they are stored in {folder}/" in capsys.readouterr().out
+    assert f"1 message could not be parsed as a report; see {folder}/" in capsys.readouterr().out
     assert (folder / message_id).read_bytes() == data
     assert message_id in caplog.text
     assert "hello" not in caplog.text
@@ -523,7 +523,7 @@ def test_audit__skewed_event_lost_or_unreported(world: World, monkeypatch: pytes
     assert world.audit() == 1
     found = by_hour(world)
     assert found["search_made", "early"] == ("MISSING", ["4 ids were published, 3 arrived"])
-    problem = "1 skewed events belong to hours on which no publisher has reported"
+    problem = "1 skewed event belongs to hours on which no publisher has reported"
     assert found["search_made", "now"] == ("UNKNOWN", [problem])
 
 
@@ -619,7 +619,7 @@ def forge(world: World, event_id: str) -> None:
         (
             lambda w: forge(w, "lost"),
             ("COMPLETE", "MISSING"),
-            "1 ids were dropped as duplicates of rows in other hours, which do not",
+            "1 id was dropped as a duplicate of a row in another hour, which does not",
         ),
     ],
 )

@@ -135,7 +135,7 @@ def test_reload__restores_lost_rows(world, capsys):
 
     assert run_reload(world, (LAST_HOUR, LAST_HOUR), "--type=search_made") == 0
     assert in_table(world) == ["a"]
-    assert capsys.readouterr().out == "1 partitions loaded, 1 rows\n"
+    assert capsys.readouterr().out == "1 partition loaded, 1 row\n"
     for _ in range(2):
         assert run_reload(world, (HOUR_BEFORE, LAST_HOUR)) == 0
         assert capsys.readouterr().out == "6 partitions loaded, 3 rows\n"

@@ -102,16 +102,20 @@ def test_missing__names_and_repairs(world: World, capsys: pytest.CaptureFixture[
     assert capsys.readouterr().out == f"\t{lost_ids[3]}\nsearch_made\tlost too\n"
 
 
-def test_missing__unreadable_files_and_ids(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+def test_missing__unreadable_files_and_ids(
+    world: World, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """A problem of the archive is logged once, and the error says how many there are and what to do."""
     archive = world.folder / "archive"
     messages = [search("a\nb", LAST_HOUR), search("plain", LAST_HOUR), search("with \x85 and \u2028", LAST_HOUR)]
     write_archive(archive, archived(messages, ["1", "2", "3"]))
     (archive / "notes.txt").write_text("no Avro")
     with pytest.raises(
         UserError,
-        match=r"(?s)the list may lack events.*notes.txt is not a readable Avro.*1 ids or types contain line breaks or tabs",
-    ):
+        match=r"(?s)the list lacks events.*1 part of the archive, .*restore.*1 missing event has a line break or tab.*backfill",
+    ) as raised:
         missing.main([f"--archive={archive}", f"--storage={world.storage}", BOTH])
+    assert ("notes.txt is not a readable Avro" in caplog.text, "notes.txt" in str(raised.value)) == (True, False)
     named = capsys.readouterr().out
     (world.folder / "ids").write_bytes(named.encode())
     assert backfill.read_ids(world.folder / "ids") == {("search_made", "plain"), ("search_made", "with \x85 and \u2028")}
