@@ -173,6 +173,8 @@ class Delivery(RuleBasedStateMachine):
         """
         mine, others = self.choose_waiting(order, part), self.choose_waiting(order, other_part)
         staged = self.process.write(mine)
+        if not committed:
+            self.oracle.note_concurrent(message.message_id for message in [*mine, *others])
         manifests, durable = self.process.commit(staged, self.now) if committed else ([], [])
         durable += self.other.run(others, self.now)
         if not committed:

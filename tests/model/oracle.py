@@ -69,6 +69,13 @@ class Oracle:
     Any of these messages may have become the row, up to an hour away from the messages that were dropped as its duplicates.
     """
 
+    raced: set[Event] = field(default_factory=set)
+    """Events of which two processes had different payloads at the same time.
+
+    The process that commits second has compared its messages with each other first. It may have refused one whose payload the
+    other process delivers, so one message can be a row and a dead letter (docs/guarantees.md, "Conflicts").
+    """
+
     def check(self, rows: Collection[Row], dead_letters: Collection[Row], *, settled: bool) -> None:
         """Check the promises.
 
@@ -117,7 +124,9 @@ class Oracle:
         copies = Counter((dead_letter.identity, hour_of(dead_letter.received_at)) for dead_letter in dead_letters)
         assert set(copies.values()) <= {1}, copies
         refused = {(dead_letter.identity, dead_letter.received_at) for dead_letter in dead_letters}
-        both = [row for row in rows if (row.identity, row.received_at) in refused and row.event not in self.ambiguous]
+        both = [
+            row for row in rows if (row.identity, row.received_at) in refused and row.event not in self.ambiguous | self.raced
+        ]
         now_valid = {sent.identity for sent in self.sent.values() if sent.payload == LARGE and self.contract_fixed}
         assert {row.identity for row in both} <= now_valid, f"{both} are dead letters too"
 
@@ -131,7 +140,7 @@ class Oracle:
     def _may_be_refused(self, sent: Sent, by_event: dict[Event, list[tuple[datetime, set[bytes]]]]) -> bool:
         near = list(self._payloads_nearby(sent, by_event))
         conflicts = any(payloads != {sent.payload} for payloads in near) or (sent.event in self.ambiguous and near)
-        return sent.payload in (BROKEN, LARGE) or bool(conflicts)
+        return sent.payload in (BROKEN, LARGE) or bool(conflicts) or sent.event in self.raced
 
     def _is_delivered(self, sent: Sent, by_event: dict[Event, list[tuple[datetime, set[bytes]]]]) -> bool:
         """Return whether it is a row, or a duplicate of one."""
@@ -140,6 +149,14 @@ class Oracle:
         return any(
             sent.payload in payloads or sent.event in self.ambiguous for payloads in self._payloads_nearby(sent, by_event)
         )
+
+    def note_concurrent(self, message_ids: Iterable[str]) -> None:
+        """Record that two processes handle these messages at the same time."""
+        payloads: dict[Event, set[bytes]] = {}
+        for message_id in message_ids:
+            sent = self.sent[message_id]
+            payloads.setdefault(sent.event, set()).add(sent.payload)
+        self.raced |= {event for event, different in payloads.items() if len(different) > 1}
 
     def note_rebuilt(self, hour: datetime) -> None:
         """Record that the hour was deleted, and delivered again from all published messages."""

@@ -286,7 +286,7 @@ def test_deliver__redelivery_after_each_run(local: Delivery, monkeypatch: pytest
     """Messages that are redelivered after each of several runs are duplicates."""
     local.publish(*(f"a{number}" for number in range(10)))
     with monkeypatch.context() as patch:
-        patch.setattr(Backlog, "ack", lambda backlog, now, ack_ids: backlog.extend(now, ack_ids, 0))
+        patch.setattr(Backlog, "ack", lambda backlog, now, ack_ids: backlog.set_expiry(now, ack_ids, 0))
         for _ in range(5):
             assert local.run() == (0, "")
     assert local.run() == (0, "")
