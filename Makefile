@@ -86,7 +86,8 @@ $(BIN)/python:
 # Updates an existing environment in place: pip checks and builds all packages before it replaces the first one.
 # - `--no-deps` and `pip check`: pip before 23.3 does not apply a pin to the same package with an extra.
 # - google-apitools has no wheel. It is built with the locked setuptools; pip would use the newest.
-$(INSTALLED): | $(BIN)/python
+# Runs again, whatever is marked, if the Python that .venv links to has gone.
+$(INSTALLED): $(shell test -x $(BIN)/python || echo FORCE) | $(BIN)/python
 	@rm -f $(VENV)/.installed*
 	@for package in setuptools google-apitools; do \
 		awk "/^[^ ]/ { wanted = /^$$package==/ } wanted" requirements.txt > $(VENV)/$$package.txt; \
@@ -97,3 +98,5 @@ $(INSTALLED): | $(BIN)/python
 	$(BIN)/python -m pip check
 	$(BIN)/python -m pip install --no-deps --no-build-isolation --no-index -e .
 	@touch $@
+
+FORCE:

@@ -218,6 +218,17 @@ def test_make_venv__updates_in_place(checkout: Path) -> None:
     assert (checkout / ".venv" / "bin" / "python").exists()
 
 
+def test_make_venv__python_gone(checkout: Path) -> None:
+    """An environment whose Python was removed is created and installed again."""
+    make_venv(checkout)
+    python = checkout / ".venv" / "bin" / "python"
+    python.unlink()
+    python.symlink_to("/no/such/python")
+    planned = subprocess.run(["make", "-n", "venv"], cwd=checkout, capture_output=True, text=True, check=True).stdout
+    assert "-m venv --clear" in planned
+    assert "-r requirements.txt" in planned
+
+
 def test_make_venv__begins_again_after_a_failure(checkout: Path) -> None:
     (checkout / "fail").touch()
     assert make_venv(checkout) == STEPS[:1]
